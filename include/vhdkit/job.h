@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Jobs: long operations with progress, pause and cancel.
+ *
+ *   created --start--> running <--pause/resume--> paused
+ *                        |  (cancel, error, end)
+ *                        v
+ *                    concluded --free-->
+ *
+ * A job runs in its image's context.  Images of a running job may be read, not written or closed.  Every job
+ * leaves consistent images wherever it stops, and finishes what is left when it is made and run again.
+ */
+#ifndef VHDKIT_JOB_H
+#define VHDKIT_JOB_H
+
+#include <vhdkit/image.h>
+
+G_BEGIN_DECLS
+
+typedef struct VhdkitJob VhdkitJob;
+
+typedef enum
+{
+  VHDKIT_JOB_CREATED,
+  VHDKIT_JOB_RUNNING,
+  VHDKIT_JOB_PAUSED,
+  VHDKIT_JOB_CONCLUDED,
+} VhdkitJobState;
+
+/* @done and @total in bytes of work; total may grow, done never exceeds it, and only the state says that
+ * a job has ended. */
+typedef struct
+{
+  VhdkitJobState state;
+  int64_t done, total;
+} VhdkitJobProgress;
+
+typedef void (*VhdkitJobCallback) (VhdkitJob *job, void *opaque);
+
+/* @concluded is called once, from the context's loop; may be NULL. */
+void vhdkit_job_start (VhdkitJob *job, VhdkitJobCallback concluded, void *opaque);
+/* Start, drive the context until the job has concluded, return its result.  @progress (may be NULL) is
+ * called from time to time, at most every 100 ms. */
+bool vhdkit_job_run (VhdkitJob *job, VhdkitJobCallback progress, void *opaque, GError **error);
+/* Requests; looked at in safe places.  [any thread, and signal handlers] */
+void vhdkit_job_cancel (VhdkitJob *job);
+void vhdkit_job_pause (VhdkitJob *job);
+void vhdkit_job_resume (VhdkitJob *job);
+/* Bytes per second, 0: no limit. */
+void vhdkit_job_set_rate_limit (VhdkitJob *job, int64_t bytes_per_second);
+void vhdkit_job_get_progress (VhdkitJob *job, VhdkitJobProgress *progress);
+/* The result of a concluded job: false and a copy of its error, or true. */
+bool vhdkit_job_get_result (VhdkitJob *job, GError **error);
+/* Created or concluded jobs only. */
+void vhdkit_job_free (VhdkitJob *job);
+
+/* --- commit -------------------------------------------------------------------------------------------- */
+
+typedef struct
+{
+  size_t struct_size;   /* sizeof (VhdkitCommitOptions) */
+  int source_layer;     /* uppermost layer merged; 0: the leaf of @image */
+  int target_layer;     /* layer merged into, > source_layer */
+  unsigned parallel;    /* coroutines, 0: default */
+  bool shrink_target;   /* the source is smaller than the target: cut the target (else refused) */
+} VhdkitCommitOptions;
+
+/* What a commit did. */
+typedef struct
+{
+  int64_t bytes_copied, bytes_cloned, bytes_zeroed;
+} VhdkitCommitStats;
+
+/* Merge the layers from @source_layer down to the one above @target_layer into @target_layer.  @image is
+ * opened read-only; the job makes the target writable.  The view through the source stays the same at every
+ * instant and after a crash.  Layers below the target are not touched; other children of the target are
+ * invalidated. */
+VhdkitJob *vhdkit_commit_new (VhdkitImage *image, const VhdkitCommitOptions *options, GError **error);
+void vhdkit_commit_get_stats (VhdkitJob *job, VhdkitCommitStats *stats);
+
+/* --- compact ------------------------------------------------------------------------------------------- */
+
+typedef struct
+{
+  size_t struct_size;  /* sizeof (VhdkitCompactOptions) */
+  bool no_zero_scan;   /* drop nothing by content */
+  bool no_block_moves; /* move nothing, only cut what is free at the end */
+  unsigned parallel;
+} VhdkitCompactOptions;
+
+typedef struct
+{
+  int64_t blocks_allocated, blocks_dropped, blocks_moved; /* at the start; by the job */
+  int64_t file_size_before, file_size_after;              /* bytes */
+} VhdkitCompactStats;
+
+/* Shrink the container of @image's leaf, opened read-write, without changing what a guest can see. */
+VhdkitJob *vhdkit_compact_new (VhdkitImage *image, const VhdkitCompactOptions *options, GError **error);
+void vhdkit_compact_get_stats (VhdkitJob *job, VhdkitCompactStats *stats);
+
+/* --- convert ------------------------------------------------------------------------------------------- */
+
+typedef struct
+{
+  size_t struct_size;     /* sizeof (VhdkitConvertOptions) */
+  unsigned parallel;      /* coroutines, 1..16; 0: 8 */
+  bool in_order;          /* write in the order of guest offsets */
+  bool target_is_zero;    /* @target is fresh and reads as zeros where it has no parent */
+  int64_t sparse_bytes;   /* a run of zeros this long is not written; 0: write all zeros out; multiple of 512 */
+  bool above_target_parent; /* @target has a parent: copy only what differs from what it shows by allocation */
+  bool copy_range;        /* try copy_file_range and extent sharing */
+} VhdkitConvertOptions;
+
+/* Copy all of @source into @target (opened read-write, at least as large, same context). */
+VhdkitJob *vhdkit_convert_new (VhdkitImage *source, VhdkitImage *target, const VhdkitConvertOptions *options,
+                               GError **error);
+
+/* --- compare ------------------------------------------------------------------------------------------- */
+
+typedef struct
+{
+  size_t struct_size; /* sizeof (VhdkitCompareOptions) */
+  bool strict;        /* different sizes or allocation make a difference */
+} VhdkitCompareOptions;
+
+typedef struct
+{
+  bool equal;
+  bool sizes_differ;  /* the rest of the larger one is then compared with zeros */
+  bool allocation_differs; /* strict: first_difference names where */
+  int64_t first_difference; /* bytes, -1: none */
+  int failed_side;    /* of a job that failed: 0 or 1 */
+} VhdkitCompareStats;
+
+VhdkitJob *vhdkit_compare_new (VhdkitImage *a, VhdkitImage *b, const VhdkitCompareOptions *options,
+                               GError **error);
+void vhdkit_compare_get_stats (VhdkitJob *job, VhdkitCompareStats *stats);
+
+G_END_DECLS
+
+#endif
