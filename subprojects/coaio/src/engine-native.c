@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Linux AIO.
+ *
+ *   co_submit ─▶ queued ─ io_submit, a batch ─▶ in flight ─▶ completion ring (memory shared with the kernel)
+ *                  ▲                                             │ read without a system call
+ *                  └─ io_submit says EAGAIN: waits ◀── room ─────┴─▶ coroutine goes on
+ *
+ * What completes inside io_submit () is reaped right after it, so storage that never waits costs one system call
+ * per batch and never meets epoll.  The context's eventfd is told of every completion; it is needed only when the
+ * thread sleeps, and costs little otherwise.
+ */
+#include "coaio-config.h"
+
+#include <errno.h>
+#include <libaio.h>
+#include <string.h>
+
+#include "context-int.h"
+#include "file.h"
+
+#define MAX_IN_FLIGHT 1024
+/* When the system-wide limit (fs.aio-max-nr) is nearly used up. */
+#define FEW_IN_FLIGHT 64
+#define BATCH         32
+
+/* On the stack of the coroutine that waits. */
+typedef struct NativeRequest NativeRequest;
+struct NativeRequest
+{
+  struct iocb iocb; /* first: the kernel gives this address back */
+  NativeRequest *next;
+  Coroutine *co;
+  ssize_t result;
+};
+
+/* The head of the completion ring, as the kernel has shared it since 2.6; the events follow. */
+typedef struct
+{
+  unsigned id;
+  unsigned n_events;
+  _Atomic unsigned head; /* ours */
+  _Atomic unsigned tail; /* the kernel's */
+  unsigned magic;
+  unsigned compat_features;
+  unsigned incompat_features;
+  unsigned header_length;
+  struct io_event events[];
+} CompletionRing;
+
+#define RING_MAGIC 0xa10a10a1
+
+typedef struct
+{
+  AioEngineState base;
+  io_context_t kernel;
+  CompletionRing *ring; /* NULL: use io_getevents () */
+  NativeRequest *queued, **queued_end;
+  unsigned n_queued;
+  unsigned n_in_flight;
+  unsigned max_in_flight;
+  /* From io_getevents (), not yet looked at. */
+  unsigned n_fetched, next_fetched;
+  struct io_event fetched[BATCH];
+} Native;
+
+/* --- lifetime ------------------------------------------------------------------------------------------- */
+
+static bool
+native_probe (void)
+{
+  io_context_t kernel = NULL;
+
+  if (io_setup (1, &kernel) < 0)
+    return false;
+  io_destroy (kernel);
+  return true;
+}
+
+static CompletionRing *
+find_ring (io_context_t kernel)
+{
+  CompletionRing *ring = (CompletionRing *) kernel;
+
+#ifdef HAVE_VALGRIND
+  /* It knows what io_getevents () has written, and nothing of this. */
+  if (RUNNING_ON_VALGRIND)
+    return NULL;
+#endif
+  return ring->magic == RING_MAGIC && ring->incompat_features == 0 && ring->header_length == sizeof *ring
+             ? ring
+             : NULL;
+}
+
+static AioEngineState *
+native_attach (AioContext *ctx)
+{
+  Native *self = g_new0 (Native, 1);
+
+  self->max_in_flight = MAX_IN_FLIGHT;
+  if (io_setup (MAX_IN_FLIGHT, &self->kernel) < 0)
+    {
+      self->max_in_flight = FEW_IN_FLIGHT;
+      if (io_setup (FEW_IN_FLIGHT, &self->kernel) < 0)
+        {
+          g_free (self);
+          return NULL;
+        }
+    }
+  self->base.ops = &aio_engine_native;
+  self->base.ctx = ctx;
+  self->ring = find_ring (self->kernel);
+  self->queued_end = &self->queued;
+  return &self->base;
+}
+
+static void
+native_detach (AioEngineState *state)
+{
+  Native *self = (Native *) state;
+
+  g_assert (self->n_queued == 0 && self->n_in_flight == 0);
+  io_destroy (self->kernel);
+  g_free (self);
+}
+
+/* --- submission ----------------------------------------------------------------------------------------- */
+
+static NativeRequest *
+pop_queued (Native *self)
+{
+  NativeRequest *request = self->queued;
+
+  self->queued = request->next;
+  if (!self->queued)
+    self->queued_end = &self->queued;
+  self->n_queued--;
+  return request;
+}
+
+static void
+native_flush (AioEngineState *state)
+{
+  Native *self = (Native *) state;
+
+  while (self->n_queued > 0 && self->n_in_flight < self->max_in_flight)
+    {
+      struct iocb *batch[BATCH];
+      unsigned max = MIN (self->max_in_flight - self->n_in_flight, BATCH);
+      unsigned n = 0;
+      int ret;
+
+      for (NativeRequest *request = self->queued; request && n < max; request = request->next)
+        batch[n++] = &request->iocb;
+      ret = io_submit (self->kernel, n, batch);
+      if (ret > 0)
+        {
+          self->n_in_flight += (unsigned) ret;
+          while (ret-- > 0)
+            pop_queued (self);
+        }
+      else if (ret == -EAGAIN && self->n_in_flight > 0)
+        break;
+      else
+        {
+          /* Its coroutine may be the running one, which has not yielded yet. */
+          NativeRequest *request = pop_queued (self);
+
+          request->result = ret < 0 ? ret : -EIO;
+          aio_co_schedule (state->ctx, request->co);
+        }
+    }
+}
+
+static ssize_t coroutine_fn
+native_co_submit (AioEngineState *state, const AioRequest *request)
+{
+  Native *self = (Native *) state;
+  bool vector = request->niov != 1;
+  bool read = request->kind == AIO_REQUEST_READ;
+  NativeRequest native;
+
+  if (request->kind == AIO_REQUEST_FDATASYNC)
+    return aio_threads_co_submit (state->ctx, request);
+
+  native.iocb = (struct iocb) {
+    .aio_lio_opcode = vector ? (read ? IO_CMD_PREADV : IO_CMD_PWRITEV) : (read ? IO_CMD_PREAD : IO_CMD_PWRITE),
+    .aio_fildes = request->file->fd,
+    .u.c.buf = vector ? (void *) request->iov : request->iov->iov_base,
+    .u.c.nbytes = vector ? (unsigned long) request->niov : request->iov->iov_len,
+    .u.c.offset = request->offset,
+  };
+  if (!request->file->memory) io_set_eventfd (&native.iocb, state->ctx->event_fd);
+  native.next = NULL;
+  native.co = request->co;
+
+  *self->queued_end = &native;
+  self->queued_end = &native.next;
+  self->n_queued++;
+  /* Inside dispatch the rest of the queue goes at its end. */
+  if (self->n_queued >= BATCH || state->ctx->depth == 0)
+    native_flush (state);
+  co_leave (co_thread (), request->co, CO_LEFT_YIELDED);
+  return native.result;
+}
+
+/* --- completion ----------------------------------------------------------------------------------------- */
+
+static bool
+native_has_completions (AioEngineState *state)
+{
+  Native *self = (Native *) state;
+
+  if (!self->ring)
+    return self->next_fetched < self->n_fetched;
+  return atomic_load_explicit (&self->ring->head, memory_order_relaxed)
+         != atomic_load_explicit (&self->ring->tail, memory_order_acquire);
+}
+
+static NativeRequest *
+fetch_one (Native *self)
+{
+  struct io_event *event;
+
+  if (self->next_fetched == self->n_fetched)
+    {
+      struct timespec now = { 0 };
+      int ret = self->n_in_flight > 0 ? io_getevents (self->kernel, 0, BATCH, self->fetched, &now) : 0;
+
+      self->next_fetched = 0;
+      self->n_fetched = ret > 0 ? (unsigned) ret : 0;
+      if (self->n_fetched == 0)
+        return NULL;
+    }
+  event = &self->fetched[self->next_fetched++];
+  ((NativeRequest *) event->obj)->result = (ssize_t) event->res;
+  return (NativeRequest *) event->obj;
+}
+
+static inline NativeRequest *
+reap_one (Native *self)
+{
+  CompletionRing *ring = self->ring;
+  NativeRequest *request;
+  unsigned head;
+
+  if (!ring)
+    return fetch_one (self);
+  head = atomic_load_explicit (&ring->head, memory_order_relaxed);
+  if (head == atomic_load_explicit (&ring->tail, memory_order_acquire))
+    return NULL;
+  request = (NativeRequest *) ring->events[head].obj;
+  request->result = (ssize_t) ring->events[head].res;
+  atomic_store_explicit (&ring->head, head + 1 == ring->n_events ? 0 : head + 1, memory_order_release);
+  return request;
+}
+
+static unsigned
+native_serve (AioEngineState *state, unsigned budget)
+{
+  Native *self = (Native *) state;
+  CoThread *thread = co_thread ();
+  NativeRequest *request;
+  unsigned n = 0;
+
+  native_flush (state);
+  while (n < budget && (request = reap_one (self)))
+    {
+      n++;
+      self->n_in_flight--;
+      co_enter (thread, request->co);
+    }
+  return n;
+}
+
+const AioEngineOps aio_engine_native = {
+  .probe = native_probe,
+  .attach = native_attach,
+  .detach = native_detach,
+  .co_submit = native_co_submit,
+  .flush = native_flush,
+  .serve = native_serve,
+  .has_completions = native_has_completions,
+};
