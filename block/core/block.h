@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The block core as jobs and the public API see it: opening chains, whole-chain status, node life.
+ * Requests to a node are those of <vhdkit/driver.h>; here a node is its own handle.
+ *
+ * Context: co_ functions run in a coroutine of the node's AioContext.
+ */
+#ifndef BLOCK_CORE_BLOCK_H
+#define BLOCK_CORE_BLOCK_H
+
+#include <vhdkit/driver.h>
+
+G_BEGIN_DECLS
+
+/* More layers than this are refused. */
+#define BDRV_MAX_CHAIN_DEPTH 512
+
+/* How to open a chain.  All strings are borrowed for the call. */
+typedef struct
+{
+  int flags;       /* BdrvOpenFlags */
+  bool has_engine; /* else: threads for buffered files, native for O_DIRECT */
+  AioEngine engine;
+  const char *format;                /* of the leaf; NULL: probe */
+  const char *const *format_options; /* "name=value", for the leaf */
+  const char *parent;                /* the leaf's parent, named by the user: policy checks of section 7 that
+                                      * guard against a stranger's image do not apply to it */
+  const char *parent_format;
+  const char *confine;          /* directory every file of the chain must be below, or NULL */
+  const char *const *drive_map; /* "C:=/mnt/c", or NULL */
+  const char *const *filters;   /* "driver,name=value,…" put between each protocol node and its format */
+} BdrvOpenParams;
+
+/* Opens @filename, its format and, unless BDRV_O_NO_BACKING, its parents (read-only).  One reference is the
+ * caller's.  On failure nothing on disk has changed. */
+BlockDriverState *coroutine_fn bdrv_co_open (const char *filename, const BdrvOpenParams *params,
+                                             GError **error);
+
+/* Only the protocol node (and filters) of @filename, for creating: made if it is not there, emptied. */
+BlockDriverState *coroutine_fn bdrv_co_create_file (const char *filename, const BdrvOpenParams *params,
+                                                    GError **error);
+
+BlockDriverState *bdrv_ref (BlockDriverState *bs);
+/* Drops a reference; the last one drains, writes back and closes the node and unrefs its children.  Returns
+ * the first error of writing back, 0 otherwise. */
+int coroutine_fn bdrv_co_unref (BlockDriverState *bs);
+
+/* Makes a node of an open chain writable, container file first: locks are upgraded, IN_USE if they cannot. */
+bool coroutine_fn bdrv_co_reopen_rw (BlockDriverState *bs, GError **error);
+
+/* Waits until no request to @bs is in flight. */
+void coroutine_fn bdrv_co_drain (BlockDriverState *bs);
+
+/* --- drivers and options ------------------------------------------------------------------------------- */
+
+/* By name or alias, or NULL. */
+const BlockDriver *bdrv_find_driver (const char *name);
+/* All registered drivers, in order; NULL-terminated, owned by the registry. */
+const BlockDriver *const *bdrv_list_drivers (void);
+/* Makes @format's image in the already open @file. */
+bool coroutine_fn bdrv_co_create (const BlockDriver *drv, BlockDriverState *file,
+                                  const BlockCreateParams *params, GError **error);
+
+/* Parses "name=value" strings against @defs. */
+BlockOptions *block_options_parse (const BlockOptionDef *defs, const char *const *options, GError **error);
+void block_options_free (BlockOptions *options);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (BlockOptions, block_options_free)
+
+/* --- chains and status --------------------------------------------------------------------------------- */
+
+/* bs and its parents: 1 for a node without a parent. */
+int bdrv_chain_depth (const BlockDriverState *bs);
+/* The @depth-th node from the leaf, 0: @bs itself; NULL past the base. */
+BlockDriverState *bdrv_chain_get (BlockDriverState *bs, int depth);
+
+/* The topmost answer of the nodes from @bs down to, not including, @base (NULL: all).
+ * Returns status bits; without ALLOCATED no node of them decides.  *depth (may be NULL) is the layer that
+ * decides.  What lies past the end of a node above the deciding one is ZERO | ALLOCATED at that node's depth:
+ * a short layer hides what is below.  *pnum > 0. */
+int coroutine_fn bdrv_co_block_status_above (BlockDriverState *bs, BlockDriverState *base, int64_t offset,
+                                             int64_t bytes, int64_t *pnum, int64_t *map,
+                                             BlockDriverState **file, int *depth);
+
+/* --- facts --------------------------------------------------------------------------------------------- */
+
+/* Whether two nodes have the same host file as container. */
+bool bdrv_same_file (const BlockDriverState *a, const BlockDriverState *b);
+/* The protocol node below @bs (filters skipped), @bs itself if it is one. */
+BlockDriverState *bdrv_protocol_node (BlockDriverState *bs);
+/* What bdrv_warn () collected: of char *, oldest first; borrowed. */
+const GPtrArray *bdrv_get_warnings (const BlockDriverState *bs);
+/* Bytes of host storage of the container, or -errno. */
+int64_t coroutine_fn bdrv_co_get_allocated_size (BlockDriverState *bs);
+/* Host path of the container, absolute, symlinks resolved; borrowed. */
+const char *bdrv_get_host_path (const BlockDriverState *bs);
+/* How the child's own words name its parent (first path), or NULL; free with g_free (). */
+char *bdrv_get_parent_name (BlockDriverState *bs);
+
+G_END_DECLS
+
+#endif

@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Opening the parents of an image.
+ *
+ * What a child says of its parent may have been written by an attacker, who wants us to read some other file
+ * as part of his disk.  So a file that an image names is opened only if
+ *  - it is a regular file, below `confine` if that is given;
+ *  - it is of a format that the child's link allows;
+ *  - it has the identity that the child recorded (a link without one is followed only on demand).
+ * Candidates are tried in the child's order; one that does not fit is closed and the next is tried.  A parent
+ * the user named is bound by the recorded identity only.
+ *
+ * Parents are opened read-only, in a loop: depth costs neither stack nor more than linear time.  A chain that
+ * comes back to one of its files is refused.
+ */
+#include "core-int.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+/* One run of bdrv_co_open_parents. */
+typedef struct
+{
+  const BdrvOpenParams *params;
+  GHashTable *layers;   /* BdrvFileKey * to BlockDriverState *: the chain so far, as found by path */
+  GHashTable *host_ids; /* BdrvFileKey *: the same files, as their drivers know them */
+} ChainOpen;
+
+/* The search for one parent. */
+typedef struct
+{
+  const BlockParentLink *link;
+  GHashTable *tried; /* paths */
+  GString *reasons;  /* why the candidates so far are not it */
+  unsigned candidates;
+  bool mismatch; /* one could be opened and has another identity */
+  bool refused;  /* one is against the policy */
+  bool in_use;
+} ParentSearch;
+
+static guint
+file_key_hash (gconstpointer data)
+{
+  const BdrvFileKey *key = data;
+
+  return (guint)(key->id[0] * 31 + key->id[1] * UINT64_C (0x9e3779b97f4a7c15) + (key->id[1] >> 32));
+}
+
+static gboolean
+file_key_equal (gconstpointer a, gconstpointer b)
+{
+  return memcmp (a, b, sizeof (BdrvFileKey)) == 0;
+}
+
+/* --- one candidate ------------------------------------------------------------------------------------- */
+
+static bool
+has_identity_of_link (BlockDriverState *bs, const BlockParentLink *link)
+{
+  uint8_t identity[BLOCK_IDENTITY_SIZE];
+
+  if (!bs->drv->get_identity || !bs->drv->get_identity (bs, identity))
+    return false;
+  for (int i = 0; i < link->identities && i < 2; i++)
+    if (memcmp (identity, link->identity[i], sizeof identity) == 0)
+      return true;
+  return false;
+}
+
+static void
+set_mismatch (GError **error, const char *path, BlockDriverState *bs)
+{
+  bool has = bs->drv->get_identity != NULL;
+
+  bdrv_set_path_error (error, path, VHDKIT_ERROR_PARENT_MISMATCH, 0, "%s",
+                       has ? "has another identity than the child recorded"
+                           : "has no identity, the child recorded one");
+}
+
+/* Among the formats the link allows, what @file is. */
+static const BlockDriver *coroutine_fn
+co_choose_parent_format (BlockDriverState *file, const BlockParentLink *link, GError **error)
+{
+  const BlockDriver *drv;
+
+  if (!bdrv_co_probe (file, link->formats, &drv, error))
+    return NULL;
+  /* A plain disk is recognised by nothing: it is what the link says. */
+  if (!drv && !link->has_identity && g_strv_contains (link->formats, "raw"))
+    return bdrv_find_format ("raw", error);
+  if (!drv)
+    {
+      g_autofree char *formats = g_strjoinv (", ", (char **)link->formats);
+      bdrv_set_error (error, file, VHDKIT_ERROR_PARENT_NOT_FOUND,
+                      "is not an image of a format its child can have as a parent (%s)", formats);
+    }
+  return drv;
+}
+
+static BlockDriverState *coroutine_fn
+co_open_parent_image (const char *path, const struct stat *st, const char *format,
+                      const BlockParentLink *link, const BdrvOpenParams *params, GError **error)
+{
+  int flags = (params->flags & ~(BDRV_O_RDWR | BDRV_O_CHECK)) | BDRV_O_CHILD;
+  BlockDriverState *file = bdrv_co_open_protocol (path, st, flags, params, error);
+
+  if (!file)
+    return NULL;
+  const BlockDriver *drv =
+      format ? bdrv_find_format (format, error) : co_choose_parent_format (file, link, error);
+  if (!drv)
+    {
+      bdrv_co_unref (file);
+      return NULL;
+    }
+  BlockDriverState *bs = bdrv_co_open_format (drv, file, path, flags, NULL, error);
+  if (!bs)
+    return NULL;
+  if (link->has_identity && !has_identity_of_link (bs, link))
+    {
+      set_mismatch (error, path, bs);
+      bdrv_co_unref (bs);
+      return NULL;
+    }
+  return bs;
+}
+
+static void
+set_cycle (GError **error, const char *path)
+{
+  bdrv_set_path_error (error, path, VHDKIT_ERROR_CORRUPT, 0, "chain cycle: the file is its own descendant");
+}
+
+/* Whether the file @st describes is in the chain already, and so no candidate.  Looked at before opening: the
+ * leaf's own locks would be in the way. */
+static bool
+check_cycle (ChainOpen *chain, const char *path, const struct stat *st, const BlockParentLink *link,
+             bool *cycle, GError **error)
+{
+  BdrvFileKey key;
+
+  bdrv_file_key_from_stat (&key, st);
+  BlockDriverState *layer = g_hash_table_lookup (chain->layers, &key);
+  if (!layer)
+    return true;
+  *cycle = !link->has_identity || has_identity_of_link (layer, link);
+  if (*cycle)
+    set_cycle (error, path);
+  else
+    set_mismatch (error, path, layer);
+  return false;
+}
+
+/* false: the file that was really opened is in the chain already. */
+static bool
+add_layer (ChainOpen *chain, const struct stat *st, BlockDriverState *bs)
+{
+  const BlockDriverState *file = bdrv_protocol_node (bs);
+  BdrvFileKey key;
+
+  bdrv_file_key_from_stat (&key, st);
+  g_hash_table_insert (chain->layers, g_memdup2 (&key, sizeof key), bs);
+  if (!file->drv->get_host_id || !file->drv->get_host_id ((BlockDriverState *)file, key.id))
+    return true;
+  return g_hash_table_add (chain->host_ids, g_memdup2 (&key, sizeof key));
+}
+
+/* Opens @path if it fits.  *cycle: the search is over. */
+static BlockDriverState *coroutine_fn
+co_try_path (ChainOpen *chain, const char *path, BdrvNamedBy named_by, const char *format,
+             const BlockParentLink *link, bool *cycle, GError **error)
+{
+  struct stat st;
+
+  if (!bdrv_check_path (path, named_by, chain->params->confine, &st, error)
+      || !check_cycle (chain, path, &st, link, cycle, error))
+    return NULL;
+  BlockDriverState *bs = co_open_parent_image (path, &st, format, link, chain->params, error);
+  if (!bs)
+    return NULL;
+  *cycle = !add_layer (chain, &st, bs);
+  if (!*cycle)
+    return bs;
+  set_cycle (error, path);
+  bdrv_co_unref (bs);
+  return NULL;
+}
+
+/* --- the search ---------------------------------------------------------------------------------------- */
+
+static void
+add_reason (ParentSearch *search, const BlockParentPath *path, const GError *error)
+{
+  g_autofree char *shown = bdrv_printable (path->path ? path->path : "");
+
+  search->candidates++;
+  search->mismatch |= error->code == VHDKIT_ERROR_PARENT_MISMATCH;
+  search->refused |= error->code == VHDKIT_ERROR_PERMISSION;
+  search->in_use |= error->code == VHDKIT_ERROR_IN_USE;
+  g_string_append_printf (search->reasons, "%s%s '%s': %s", search->reasons->len > 0 ? "; " : "",
+                          path->origin ? path->origin : "name", shown, error->message);
+}
+
+static void
+set_search_error (const ParentSearch *search, GError **error)
+{
+  VhdkitError code = VHDKIT_ERROR_PARENT_NOT_FOUND;
+
+  if (search->mismatch)
+    code = VHDKIT_ERROR_PARENT_MISMATCH;
+  else if (search->refused)
+    code = VHDKIT_ERROR_PERMISSION;
+  else if (search->in_use)
+    code = VHDKIT_ERROR_IN_USE;
+  g_set_error (error, VHDKIT_ERROR, code, "%s: %s", search->mismatch ? "none fits" : "not found",
+               search->candidates > 0 ? search->reasons->str : "the image names none");
+}
+
+/* Tries all paths one name may mean.  true: the search is over, with *parent or @error. */
+static bool coroutine_fn
+co_try_name (ChainOpen *chain, ParentSearch *search, BlockDriverState *child, const BlockParentPath *name,
+             BlockDriverState **parent, GError **error)
+{
+  g_autoptr (GError) reason = NULL;
+  g_autoptr (GPtrArray) paths =
+      bdrv_resolve_parent_path (name, bdrv_get_host_path (child), child->filename, chain->params->drive_map,
+                                chain->params->confine, &reason);
+
+  if (!paths)
+    add_reason (search, name, reason);
+  for (guint i = 0; paths && i < paths->len; i++)
+    {
+      const char *path = g_ptr_array_index (paths, i);
+      bool cycle = false;
+
+      if (!g_hash_table_add (search->tried, g_strdup (path)))
+        continue;
+      g_clear_error (&reason);
+      *parent = co_try_path (chain, path, BDRV_NAMED_BY_IMAGE, NULL, search->link, &cycle, &reason);
+      if (*parent)
+        return true;
+      if (cycle)
+        {
+          g_propagate_error (error, g_steal_pointer (&reason));
+          return true;
+        }
+      add_reason (search, name, reason);
+    }
+  return false;
+}
+
+static BlockDriverState *coroutine_fn
+co_search_parent (ChainOpen *chain, BlockDriverState *child, const BlockParentLink *link, GError **error)
+{
+  BlockDriverState *parent = NULL;
+
+  if (!link->has_identity && !(chain->params->flags & BDRV_O_RAW_PARENT))
+    {
+      g_set_error (
+          error, VHDKIT_ERROR, VHDKIT_ERROR_PERMISSION,
+          "has no identity to recognise it by (raw): opened only when the user names it or allows raw "
+          "parents");
+      return NULL;
+    }
+
+  g_autoptr (GHashTable) tried = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
+  g_autoptr (GString) reasons = g_string_new (NULL);
+  ParentSearch search = { .link = link, .tried = tried, .reasons = reasons };
+
+  for (guint i = 0; link->paths && i < link->paths->len; i++)
+    if (co_try_name (chain, &search, child, g_ptr_array_index (link->paths, i), &parent, error))
+      return parent;
+  set_search_error (&search, error);
+  return NULL;
+}
+
+/* --- the chain ----------------------------------------------------------------------------------------- */
+
+static void
+warn_of_differences (BlockDriverState *child, const BlockParentLink *link, BlockDriverState *parent)
+{
+  BlockDriverState *file = bdrv_protocol_node (parent);
+  g_autofree char *name = bdrv_printable (parent->filename);
+  int64_t seconds;
+
+  if (link->has_time_stamp && link->time_stamp != 0 && file->drv->get_mtime
+      && file->drv->get_mtime (file, &seconds) && seconds != link->time_stamp)
+    bdrv_warn (child,
+               "parent %s was changed at %" PRId64 " (Unix time), the child recorded %" PRId64
+               ": if its contents have changed, this image shows wrong data",
+               name, seconds, link->time_stamp);
+  if (child->bytes < parent->bytes)
+    bdrv_warn (child, "is smaller than its parent %s: %" PRId64 " and %" PRId64 " bytes", name, child->bytes,
+               parent->bytes);
+}
+
+static BlockDriverState *coroutine_fn
+co_open_parent (ChainOpen *chain, BlockDriverState *child, const char *named, const BlockParentLink *link,
+                GError **error)
+{
+  bool cycle = false;
+
+  if (!named)
+    return co_search_parent (chain, child, link, error);
+  return co_try_path (chain, named, BDRV_NAMED_BY_USER, chain->params->parent_format, link, &cycle, error);
+}
+
+bool coroutine_fn
+bdrv_co_open_parents (BlockDriverState *leaf, const BdrvOpenParams *params, GError **error)
+{
+  g_autoptr (GHashTable) layers = g_hash_table_new_full (file_key_hash, file_key_equal, g_free, NULL);
+  g_autoptr (GHashTable) host_ids = g_hash_table_new_full (file_key_hash, file_key_equal, g_free, NULL);
+  ChainOpen chain = { .params = params, .layers = layers, .host_ids = host_ids };
+  const char *named = params->parent;
+  BlockDriverState *child = leaf;
+  struct stat st;
+
+  if (stat (bdrv_get_host_path (leaf), &st) == 0)
+    add_layer (&chain, &st, leaf);
+  for (int depth = 1;; depth++)
+    {
+      g_auto (BlockParentLink) link = { 0 };
+
+      if (!child->drv->get_parent_link || !child->drv->get_parent_link (child, &link))
+        break;
+      if (depth == BDRV_MAX_CHAIN_DEPTH)
+        {
+          bdrv_set_error (error, child, VHDKIT_ERROR_UNSUPPORTED, "the chain has more than %d layers",
+                          BDRV_MAX_CHAIN_DEPTH);
+          return false;
+        }
+      BlockDriverState *parent = co_open_parent (&chain, child, named, &link, error);
+      if (!parent)
+        {
+          g_autofree char *name = bdrv_printable (child->filename);
+          g_prefix_error (error, "parent of %s: ", name);
+          return false;
+        }
+      child->backing = parent;
+      warn_of_differences (child, &link, parent);
+      child = parent;
+      named = NULL;
+    }
+  if (named)
+    {
+      bdrv_set_error (error, leaf, VHDKIT_ERROR_INVALID_ARGUMENT, "the image has no parent, one was named");
+      return false;
+    }
+  return true;
+}
