@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the drivers `file` and `host_device` share: a node that is a descriptor of the host's. */
+#ifndef FILE_INT_H
+#define FILE_INT_H
+
+#include <sys/stat.h>
+
+#include <vhdkit/driver.h>
+
+#include "file-lock.h"
+
+/* Two neighbouring extents of a file, as last asked of the file system: [start, middle) of one kind,
+ * [middle, end) of the other.  Empty when start == end. */
+typedef struct
+{
+  int64_t start, middle, end; /* bytes */
+  bool data_first;
+} FileExtents;
+
+typedef struct
+{
+  int fd;
+  AioFile *aio;
+  AioEngine engine;
+  FileLocks locks;
+  char *host_path;
+  uint64_t host_id[2];
+  bool is_device;
+  int64_t fs_block_size; /* unit of the file system's extents (file), logical sector (device) */
+
+  /* A read-only descriptor that was in use before the node became writable: requests may still run on it. */
+  int retired_fd;
+  AioFile *retired_aio;
+
+  FileExtents extents;
+  unsigned extents_generation; /* an answer asked for before it changed is not kept */
+  bool keep_extents;           /* nobody else writes to the file */
+
+  /* Found out not to work here. */
+  bool no_punch_hole, no_zero_range, no_block_zeroout, no_seek, no_clone;
+  bool copy_file_range; /* copy_range=cfr */
+  bool clone;           /* copy_range is not off */
+  int flush_error;      /* -errno of the first flush that failed */
+} FileState;
+
+/* Opens descriptor, engine and locks; what differs between the kinds of file is behind @check. */
+typedef bool FileCheckFunc (const BlockDriverState *bs, const struct stat *st, GError **error);
+bool coroutine_fn file_co_open_common (BlockDriverState *bs, const BlockOptions *options, bool is_device,
+                                       FileCheckFunc *check, GError **error);
+
+/* Members of both drivers. */
+bool coroutine_fn file_co_reopen_rw (BlockDriverState *bs, GError **error);
+int coroutine_fn file_co_close (BlockDriverState *bs);
+int coroutine_fn file_co_preadv (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVector *qiov,
+                                 size_t qiov_offset);
+int coroutine_fn file_co_flush (BlockDriverState *bs);
+bool file_get_host_id (BlockDriverState *bs, uint64_t id[2]);
+const char *file_get_host_path (BlockDriverState *bs);
+
+/* Options of both drivers: rows of a table. */
+/* clang-format off */
+#define FILE_COMMON_OPTIONS                                                                                  \
+  { "aio", BLOCK_OPTION_STRING, NULL,                                                                        \
+    "I/O engine: threads, native or io_uring; native for O_DIRECT, else threads" },                          \
+  { "confine", BLOCK_OPTION_STRING, NULL, "directory that the file must lie below, links resolved" },        \
+  { "locking", BLOCK_OPTION_STRING, "auto",                                                                  \
+    "image locks: on (required), auto (where the file system has them) or off" }
+/* clang-format on */
+
+/* Whether fallocate or an ioctl said that it never will. */
+bool file_errno_is_unsupported (int code);
+
+/* A call of the host's that may block, in the thread pool. */
+typedef struct
+{
+  int fd;
+  int mode; /* of fallocate */
+  int64_t offset, bytes;
+} FileRangeWork;
+int coroutine_fn file_co_fallocate (FileState *s, int mode, int64_t offset, int64_t bytes);
+
+#endif

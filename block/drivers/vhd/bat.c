@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The block allocation table: which sector of the file a block starts at (specification, "Block Allocation
+ * Table and Data Blocks"). */
+#include <inttypes.h>
+
+#include "vhd.h"
+
+static inline int64_t
+bat_entry_offset (const VhdState *s, uint32_t block)
+{
+  return (int64_t)s->header.table_offset + (int64_t)block * 4;
+}
+
+bool
+vhd_sector_is_sound (VhdState *s, uint32_t sector, bool *truncated)
+{
+  int64_t start = vhd_sector_to_offset (sector);
+  int64_t limit = vhd_blocks_limit (s);
+
+  if (truncated)
+    *truncated = false;
+  if (start < s->metadata_end && vhd_find_metadata (s, start, s->block_span))
+    return false;
+  if (start + s->block_span <= limit)
+    return true;
+
+  /* COMPAT: tapdisk writes the end footer only when it closes; a killed one leaves the last block short.
+   * Its bitmap must be there (formats: checklist 14). */
+  if (s->end_footer_valid || s->writable || start + s->bitmap_bytes > limit)
+    return false;
+  if (truncated)
+    *truncated = true;
+  return true;
+}
+
+/* The entry as the disk has it. */
+static inline int coroutine_fn
+bat_read (VhdState *s, uint32_t block, uint32_t *sector)
+{
+  int64_t entry = bat_entry_offset (s, block);
+  Be32 disk;
+  void *page = bdrv_meta_cache_peek (s->bat, entry);
+
+  if (G_LIKELY (page))
+    {
+      memcpy (&disk, (uint8_t *)page + entry % VHD_BAT_PAGE, sizeof disk);
+      bdrv_meta_cache_put (s->bat, page);
+    }
+  else
+    {
+      int ret = bdrv_co_meta_cache_get (s->bat, entry, &page);
+
+      if (ret < 0)
+        return ret;
+      memcpy (&disk, (uint8_t *)page + entry % VHD_BAT_PAGE, sizeof disk);
+      bdrv_meta_cache_put (s->bat, page);
+    }
+  *sector = be32_get (disk);
+  return 0;
+}
+
+int coroutine_fn
+vhd_co_lookup (VhdState *s, uint32_t block, uint32_t *sector)
+{
+  int ret;
+
+  ret = bat_read (s, block, sector);
+  if (G_UNLIKELY (ret < 0))
+    return ret;
+  /* After the read, which may have yielded. */
+  if (G_UNLIKELY (g_hash_table_size (s->changes) > 0))
+    {
+      const VhdChange *change = g_hash_table_lookup (s->changes, GUINT_TO_POINTER (block));
+
+      if (change)
+        {
+          *sector = change->sector;
+          return 0;
+        }
+    }
+  if (*sector != VHD_BAT_UNUSED && G_UNLIKELY (!vhd_sector_is_sound (s, *sector, NULL)))
+    return -EIO;
+  return 0;
+}
+
+int64_t coroutine_fn
+vhd_co_unused_run (VhdState *s, uint32_t block, int64_t max)
+{
+  int64_t n = 0;
+
+  max = MIN (max, (int64_t)s->blocks - block);
+  while (n < max)
+    {
+      uint32_t sector;
+      int ret = vhd_co_lookup (s, block + n, &sector);
+
+      /* A broken entry ends the run; whoever asks for it gets the error. */
+      if (ret < 0)
+        return n > 0 ? n : ret;
+      if (sector != VHD_BAT_UNUSED)
+        break;
+      n++;
+    }
+  return n;
+}
+
+int coroutine_fn
+vhd_co_for_each_block (VhdState *s, VhdBatVisitor *visit, void *opaque)
+{
+  for (uint32_t block = 0; block < s->blocks; block++)
+    {
+      uint32_t sector;
+      int ret = bat_read (s, block, &sector);
+      const VhdChange *change;
+
+      if (ret < 0)
+        return ret;
+      change = g_hash_table_lookup (s->changes, GUINT_TO_POINTER (block));
+      if (change)
+        sector = change->sector;
+      if (sector == VHD_BAT_UNUSED)
+        continue;
+      ret = visit (s, block, sector, opaque);
+      if (ret != 0)
+        return ret;
+    }
+  return 0;
+}
+
+int coroutine_fn
+vhd_co_bat_store (VhdState *s, const VhdChange *changes, size_t n)
+{
+  g_autofree VhdWrite *writes = g_new (VhdWrite, MAX (n, 1));
+  uint8_t *buffers = bdrv_try_alloc_buffer (s->bs->file, MAX (n, 1) * VHD_SECTOR_SIZE);
+  size_t n_writes = 0;
+  int ret = 0;
+
+  if (!buffers)
+    return -ENOMEM;
+
+  for (size_t i = 0; i < n && ret == 0; i++)
+    {
+      int64_t entry = bat_entry_offset (s, changes[i].block);
+      int64_t start = round_down (entry, VHD_SECTOR_SIZE);
+      Be32 disk = be32 (changes[i].sector);
+      uint8_t *buffer = buffers + (n_writes - 1) * VHD_SECTOR_SIZE;
+
+      if (n_writes == 0 || writes[n_writes - 1].file_offset != start)
+        {
+          void *page;
+
+          ret = bdrv_co_meta_cache_get (s->bat, start, &page);
+          if (ret < 0)
+            break;
+          buffer = buffers + n_writes * VHD_SECTOR_SIZE;
+          memcpy (buffer, (uint8_t *)page + start % VHD_BAT_PAGE, VHD_SECTOR_SIZE);
+          bdrv_meta_cache_put (s->bat, page);
+          writes[n_writes++] = (VhdWrite){ .file_offset = start, .bytes = VHD_SECTOR_SIZE, .buf = buffer };
+        }
+      memcpy (buffer + (entry - start), &disk, sizeof disk);
+    }
+
+  if (ret == 0)
+    ret = vhd_co_write_batch (s, writes, n_writes);
+  if (ret == 0)
+    {
+      for (size_t i = 0; i < n_writes; i++)
+        {
+          void *page;
+
+          ret = bdrv_co_meta_cache_get (s->bat, writes[i].file_offset, &page);
+          if (ret < 0)
+            break;
+          memcpy ((uint8_t *)page + writes[i].file_offset % VHD_BAT_PAGE, writes[i].buf, VHD_SECTOR_SIZE);
+          bdrv_meta_cache_put (s->bat, page);
+        }
+    }
+  bdrv_free_buffer (buffers);
+  return ret;
+}
+
+/* --- the whole table -------------------------------------------------------------------------------------
+ */
+
+typedef struct
+{
+  GArray *used;
+  size_t most; /* more blocks than the file has room for must overlap */
+  GError **error;
+} Collect;
+
+static int coroutine_fn
+collect_block (VhdState *s, uint32_t block, uint32_t sector, void *opaque)
+{
+  Collect *collect = opaque;
+  VhdUsedBlock used = { sector, block };
+  int64_t start = vhd_sector_to_offset (sector);
+
+  if (!vhd_sector_is_sound (s, sector, NULL))
+    {
+      const VhdRange *metadata = vhd_find_metadata (s, start, s->block_span);
+
+      if (metadata)
+        bdrv_set_error (collect->error, s->bs, VHDKIT_ERROR_CORRUPT,
+                        "BAT entry %u: block at offset %" PRId64 " overlaps the %s at offset %" PRId64, block,
+                        start, metadata->what, metadata->file_offset);
+      else
+        bdrv_set_error (collect->error, s->bs, VHDKIT_ERROR_CORRUPT,
+                        "BAT entry %u: block at offset %" PRId64 " of %" PRId64
+                        " bytes is outside the file, blocks end at %" PRId64,
+                        block, start, s->block_span, vhd_blocks_limit (s));
+      return -EINVAL;
+    }
+  if (collect->used->len >= collect->most)
+    {
+      bdrv_set_error (collect->error, s->bs, VHDKIT_ERROR_CORRUPT,
+                      "BAT: more blocks than fit the file (%zu), some overlap", collect->most);
+      return -EINVAL;
+    }
+  g_array_append_val (collect->used, used);
+  return 0;
+}
+
+static int
+compare_used (const void *a, const void *b)
+{
+  const VhdUsedBlock *x = a, *y = b;
+
+  return x->sector < y->sector ? -1 : x->sector > y->sector;
+}
+
+GArray *coroutine_fn
+vhd_co_collect_blocks (VhdState *s, GError **error)
+{
+  g_autoptr (GArray) used = g_array_new (false, false, sizeof (VhdUsedBlock));
+  Collect collect = { used, vhd_blocks_limit (s) / s->bitmap_bytes + 1, error };
+  bool sorted = true;
+  int ret;
+
+  if (s->end_footer_valid || s->writable)
+    collect.most = vhd_blocks_limit (s) / s->block_span;
+  ret = vhd_co_for_each_block (s, collect_block, &collect);
+  if (ret < 0)
+    {
+      if (error && !*error)
+        bdrv_set_error_errno (error, s->bs, ret, "cannot read the BAT");
+      return NULL;
+    }
+
+  for (guint i = 1; i < used->len && sorted; i++)
+    sorted = g_array_index (used, VhdUsedBlock, i - 1).sector <= g_array_index (used, VhdUsedBlock, i).sector;
+  if (!sorted)
+    g_array_sort (used, compare_used);
+
+  for (guint i = 1; i < used->len; i++)
+    {
+      const VhdUsedBlock *a = &g_array_index (used, VhdUsedBlock, i - 1);
+      const VhdUsedBlock *b = &g_array_index (used, VhdUsedBlock, i);
+
+      if (vhd_sector_to_offset (b->sector) - vhd_sector_to_offset (a->sector) < s->block_span)
+        {
+          bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
+                          "BAT entries %u and %u: blocks at offsets %" PRId64 " and %" PRId64 " overlap",
+                          a->block, b->block, vhd_sector_to_offset (a->sector),
+                          vhd_sector_to_offset (b->sector));
+          return NULL;
+        }
+    }
+  return g_steal_pointer (&used);
+}

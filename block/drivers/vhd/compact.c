@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What compaction needs of the format: what lies where, how a block is dropped or moved, how the end is cut.
+ * The order of writes is that of a round (vhd.h); the plan is the job's. */
+#include <inttypes.h>
+
+#include "vhd.h"
+
+/* Bytes copied at a time. */
+#define COPY_BYTES (1 << 20)
+
+static void
+add_extent (GArray *extents, int64_t file_offset, int64_t bytes, int64_t offset)
+{
+  BlockExtent extent = { file_offset, bytes, offset };
+
+  g_array_append_val (extents, extent);
+}
+
+static int
+compare_extents (const void *a, const void *b)
+{
+  const BlockExtent *x = a, *y = b;
+
+  return x->file_offset < y->file_offset ? -1 : x->file_offset > y->file_offset;
+}
+
+/* Locators of other writers may reserve space that others use too: such a range ends where the next begins.
+ */
+static void
+clip_metadata (GArray *extents)
+{
+  for (guint i = 0; i + 1 < extents->len;)
+    {
+      BlockExtent *a = &g_array_index (extents, BlockExtent, i);
+      const BlockExtent *b = &g_array_index (extents, BlockExtent, i + 1);
+
+      if (a->file_offset + a->bytes > b->file_offset)
+        {
+          if (a->offset >= 0)
+            {
+              /* A block over the reserve of a locator: the locator's own text was checked not to be there. */
+              int64_t end = b->file_offset + b->bytes;
+              int64_t block_end = a->file_offset + a->bytes;
+
+              if (end <= block_end)
+                {
+                  g_array_remove_index (extents, i + 1);
+                  continue;
+                }
+              g_array_index (extents, BlockExtent, i + 1) = (BlockExtent){ block_end, end - block_end, -1 };
+            }
+          else
+            {
+              a->bytes = b->file_offset - a->file_offset;
+            }
+        }
+      i++;
+    }
+}
+
+bool coroutine_fn
+vhd_co_get_layout (BlockDriverState *bs, BlockLayout *layout, GError **error)
+{
+  VhdState *s = bs->opaque;
+  g_autoptr (GArray) used = NULL;
+  int ret;
+
+  if (vhd_is_fixed (s))
+    {
+      bdrv_set_error (error, bs, VHDKIT_ERROR_UNSUPPORTED,
+                      "a fixed VHD has no blocks that could be dropped or moved");
+      return false;
+    }
+  ret = bs->read_only ? 0 : vhd_co_publish (s);
+  if (ret < 0)
+    {
+      bdrv_set_error_errno (error, bs, ret, "cannot write back its metadata");
+      return false;
+    }
+  used = vhd_co_collect_blocks (s, error);
+  if (!used)
+    return false;
+
+  layout->extents = g_array_sized_new (false, false, sizeof (BlockExtent), used->len + VHD_MAX_METADATA);
+  for (int i = 0; i < s->n_metadata; i++)
+    add_extent (layout->extents, s->metadata[i].file_offset, s->metadata[i].bytes, -1);
+  for (int i = 0; i < VHD_LOCATORS; i++)
+    if (vhd_locator_is_sound (s, i))
+      add_extent (layout->extents, s->header.locators[i].offset, vhd_locator_space (&s->header.locators[i]),
+                  -1);
+  for (guint i = 0; i < used->len; i++)
+    {
+      const VhdUsedBlock *block = &g_array_index (used, VhdUsedBlock, i);
+
+      add_extent (layout->extents, vhd_sector_to_offset (block->sector), s->block_span,
+                  (int64_t)block->block * s->block_size);
+    }
+  g_array_sort (layout->extents, compare_extents);
+  clip_metadata (layout->extents);
+
+  layout->block_size = s->block_size;
+  layout->alignment = 4096;
+  layout->alignment_phase = (4096 - s->bitmap_bytes % 4096) % 4096;
+  layout->data_offset = s->bitmap_bytes;
+  layout->tail_bytes = VHD_FOOTER_SIZE;
+  layout->file_size = bdrv_length (bs->file);
+  return true;
+}
+
+int coroutine_fn
+vhd_co_drop_block (BlockDriverState *bs, int64_t offset)
+{
+  VhdState *s = bs->opaque;
+
+  return vhd_co_drop (s, offset / s->block_size);
+}
+
+/* A range of the container to another place of it: shared by the file system where it can, holes kept. */
+static int coroutine_fn
+copy_in_file (VhdState *s, int64_t from, int64_t to, int64_t bytes, uint8_t *buffer)
+{
+  BlockDriverState *file = s->bs->file;
+
+  for (int64_t done = 0; done < bytes;)
+    {
+      int64_t n = bytes - done, map;
+      BlockDriverState *at;
+      int status = bdrv_co_block_status (file, from + done, n, &n, &map, &at);
+      int ret;
+
+      if (status < 0)
+        return status;
+      if (status & BDRV_BLOCK_ZERO)
+        {
+          ret = bdrv_co_pwrite_zeroes (file, to + done, n, BDRV_REQ_MAY_UNMAP);
+        }
+      else
+        {
+          n = MIN (n, COPY_BYTES);
+          ret = bdrv_co_pread (file, from + done, n, buffer);
+          if (ret == 0)
+            ret = bdrv_co_pwrite (file, to + done, n, buffer, 0);
+        }
+      if (ret < 0)
+        return ret;
+      done += n;
+    }
+  return 0;
+}
+
+static int coroutine_fn
+copy_block (VhdState *s, const BlockMove *move, uint8_t *buffer)
+{
+  BlockDriverState *file = s->bs->file;
+  int64_t head = s->bitmap_bytes;
+  int ret;
+
+  /* Bitmap by itself: data is 4 KiB-aligned at both places, or can be, and then extents can be shared. */
+  ret = copy_in_file (s, move->from, move->to, head, buffer);
+  if (ret < 0)
+    return ret;
+  if (s->clone_in_file && (move->from + head) % 4096 == 0 && (move->to + head) % 4096 == 0)
+    {
+      BlockDriverState *protocol = file;
+
+      while (protocol->file)
+        protocol = protocol->file;
+      ret = bdrv_co_copy_range_to (file, move->to + head, s->block_size, protocol, move->from + head);
+      if (ret == 0)
+        return 0;
+      s->clone_in_file = false;
+    }
+  return copy_in_file (s, move->from + head, move->to + head, s->block_size, buffer);
+}
+
+static bool coroutine_fn
+is_where_it_was (VhdState *s, const BlockMove *move)
+{
+  uint32_t sector;
+
+  return vhd_co_lookup (s, move->offset / s->block_size, &sector) == 0 && sector != VHD_BAT_UNUSED
+         && vhd_sector_to_offset (sector) == move->from;
+}
+
+int coroutine_fn
+vhd_co_relocate (BlockDriverState *bs, const BlockMove *moves, int n)
+{
+  VhdState *s = bs->opaque;
+  uint8_t *buffer;
+  int ret = 0;
+
+  ret = vhd_co_publish (s);
+  if (ret < 0)
+    return ret;
+  buffer = bdrv_try_alloc_buffer (bs->file, COPY_BYTES);
+  if (!buffer)
+    return -ENOMEM;
+  /* The targets are space that blocks gave up: a slow read may still be there. */
+  vhd_co_wait_old_requests (s);
+  /* From here on free space is what the job's plan says. */
+  g_array_set_size (s->free_slots, 0);
+
+  for (int i = 0; i < n && ret == 0; i++)
+    ret = is_where_it_was (s, &moves[i]) ? copy_block (s, &moves[i], buffer) : -EINVAL;
+  bdrv_free_buffer (buffer);
+  if (ret < 0)
+    return ret;
+
+  co_mutex_lock (&s->alloc_lock);
+  for (int i = 0; i < n; i++)
+    {
+      uint32_t block = moves[i].offset / s->block_size;
+      VhdChange *change = vhd_change_for (s, block, moves[i].from / VHD_SECTOR_SIZE);
+
+      change->sector = moves[i].to / VHD_SECTOR_SIZE;
+      change->fresh = false;
+      vhd_bitmap_forget (s, block);
+    }
+  co_mutex_unlock (&s->alloc_lock);
+  /* Copies, flush, table, flush: I1, I3. */
+  ret = vhd_co_publish (s);
+  g_array_set_size (s->free_slots, 0);
+  return ret;
+}
+
+int coroutine_fn
+vhd_co_trim (BlockDriverState *bs)
+{
+  VhdState *s = bs->opaque;
+  g_autoptr (GArray) used = NULL;
+  int ret;
+
+  ret = vhd_co_publish (s);
+  if (ret < 0)
+    return ret;
+  used = vhd_co_collect_blocks (s, NULL);
+  if (!used)
+    return -EIO;
+  vhd_co_wait_old_requests (s);
+  g_array_set_size (s->free_slots, 0);
+  s->data_end = vhd_metadata_space_end (s);
+  if (used->len > 0)
+    {
+      const VhdUsedBlock *last = &g_array_index (used, VhdUsedBlock, used->len - 1);
+
+      s->data_end = MAX (s->data_end, vhd_sector_to_offset (last->sector) + s->block_span);
+    }
+  return vhd_co_cut (s);
+}
