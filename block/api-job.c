@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Jobs as the host sees them: handles on the jobs of the floor below, with the images they run on.
+ */
+#include "api.h"
+
+#include "commit.h"
+#include "compact.h"
+#include "compare.h"
+#include "convert.h"
+
+/* Least time between two calls of a progress callback. */
+#define PROGRESS_INTERVAL_NS (100 * 1000 * 1000)
+
+struct VhdkitJob
+{
+  VhdkitContext *context;
+  VhdkitImage *images[2]; /* [1]: NULL unless there are two */
+  Job *job;
+  VhdkitJobCallback concluded;
+  void *concluded_opaque;
+};
+
+/* What vhdkit_job_run () keeps for its progress calls. */
+typedef struct
+{
+  VhdkitJob *job;
+  AioTimer *timer;
+  VhdkitJobCallback progress;
+  void *opaque;
+} ProgressTimer;
+
+/* --- life ---------------------------------------------------------------------------------------------- */
+
+/* Takes @job; NULL stays NULL. */
+static VhdkitJob *
+job_wrap (Job *job, VhdkitImage *image, VhdkitImage *other)
+{
+  if (job == NULL)
+    return NULL;
+
+  VhdkitJob *handle = g_new0 (VhdkitJob, 1);
+  handle->context = image->context;
+  handle->images[0] = image;
+  handle->images[1] = other;
+  handle->job = job;
+  return handle;
+}
+
+static bool
+image_check_idle (VhdkitImage *image, GError **error)
+{
+  if (image->jobs == 0)
+    return true;
+  bdrv_set_error (error, image->bs, VHDKIT_ERROR_IN_USE, "another job runs on this image");
+  return false;
+}
+
+static void
+job_count_images (VhdkitJob *job, int change)
+{
+  for (size_t i = 0; i < G_N_ELEMENTS (job->images); i++)
+    if (job->images[i] != NULL)
+      job->images[i]->jobs += change;
+}
+
+static void
+job_concluded (Job *inner, void *opaque)
+{
+  VhdkitJob *job = opaque;
+
+  job_count_images (job, -1);
+  if (job->concluded != NULL)
+    job->concluded (job, job->concluded_opaque);
+}
+
+void
+vhdkit_job_start (VhdkitJob *job, VhdkitJobCallback concluded, void *opaque)
+{
+  g_return_if_fail (job_get_state (job->job) == JOB_CREATED);
+  job->concluded = concluded;
+  job->concluded_opaque = opaque;
+  job_count_images (job, 1);
+  job_start (job->job, job_concluded, job);
+}
+
+static void
+progress_timer_fired (void *opaque)
+{
+  ProgressTimer *timer = opaque;
+
+  timer->progress (timer->job, timer->opaque);
+  aio_timer_mod (timer->timer, aio_clock_ns () + PROGRESS_INTERVAL_NS);
+}
+
+bool
+vhdkit_job_run (VhdkitJob *job, VhdkitJobCallback progress, void *opaque, GError **error)
+{
+  ProgressTimer timer = { .job = job, .progress = progress, .opaque = opaque };
+
+  if (progress != NULL)
+    {
+      timer.timer = aio_timer_new (job->context->aio, progress_timer_fired, &timer);
+      aio_timer_mod (timer.timer, aio_clock_ns () + PROGRESS_INTERVAL_NS);
+    }
+  if (job_get_state (job->job) == JOB_CREATED)
+    vhdkit_job_start (job, NULL, NULL);
+  while (job_get_state (job->job) != JOB_CONCLUDED)
+    api_poll (job->context, true);
+  if (progress != NULL)
+    aio_timer_free (timer.timer);
+  return vhdkit_job_get_result (job, error);
+}
+
+void
+vhdkit_job_cancel (VhdkitJob *job)
+{
+  job_cancel (job->job);
+}
+
+void
+vhdkit_job_pause (VhdkitJob *job)
+{
+  job_pause (job->job);
+}
+
+void
+vhdkit_job_resume (VhdkitJob *job)
+{
+  job_resume (job->job);
+}
+
+void
+vhdkit_job_set_rate_limit (VhdkitJob *job, int64_t bytes_per_second)
+{
+  job_set_rate_limit (job->job, bytes_per_second);
+}
+
+void
+vhdkit_job_get_progress (VhdkitJob *job, VhdkitJobProgress *progress)
+{
+  static const VhdkitJobState states[] = {
+    [JOB_CREATED] = VHDKIT_JOB_CREATED,
+    [JOB_RUNNING] = VHDKIT_JOB_RUNNING,
+    [JOB_PAUSED] = VHDKIT_JOB_PAUSED,
+    [JOB_CONCLUDED] = VHDKIT_JOB_CONCLUDED,
+  };
+
+  progress->state = states[job_get_state (job->job)];
+  job_get_progress (job->job, &progress->done, &progress->total);
+}
+
+bool
+vhdkit_job_get_result (VhdkitJob *job, GError **error)
+{
+  if (job_get_state (job->job) != JOB_CONCLUDED)
+    {
+      g_set_error (error, VHDKIT_ERROR, VHDKIT_ERROR_INVALID_ARGUMENT, "the job has not concluded");
+      return false;
+    }
+  if (job->job->error == NULL)
+    return true;
+  g_propagate_error (error, g_error_copy (job->job->error));
+  return false;
+}
+
+void
+vhdkit_job_free (VhdkitJob *job)
+{
+  if (job == NULL)
+    return;
+  g_return_if_fail (job_get_state (job->job) == JOB_CREATED || job_get_state (job->job) == JOB_CONCLUDED);
+  job_free (job->job);
+  g_free (job);
+}
+
+/* --- commit -------------------------------------------------------------------------------------------- */
+
+VhdkitJob *
+vhdkit_commit_new (VhdkitImage *image, const VhdkitCommitOptions *options, GError **error)
+{
+  VhdkitCommitOptions own;
+  int depth = vhdkit_image_get_depth (image);
+
+  if (!api_copy_options (&own, sizeof own, options, "VhdkitCommitOptions", error)
+      || !image_check_idle (image, error))
+    return NULL;
+  if (own.source_layer < 0 || own.target_layer <= own.source_layer)
+    {
+      bdrv_set_error (error, image->bs, VHDKIT_ERROR_INVALID_ARGUMENT,
+                      "layer %d cannot be merged into layer %d: the target must be an ancestor",
+                      own.source_layer, own.target_layer);
+      return NULL;
+    }
+  if (own.target_layer >= depth)
+    {
+      bdrv_set_error (error, image->bs, VHDKIT_ERROR_NOT_FOUND, "no layer %d to merge into: the chain has %d",
+                      own.target_layer, depth);
+      return NULL;
+    }
+
+  CommitParams params = {
+    .source = bdrv_chain_get (image->bs, own.source_layer),
+    .target = bdrv_chain_get (image->bs, own.target_layer),
+    .parallel = own.parallel,
+    .shrink_target = own.shrink_target,
+  };
+  return job_wrap (commit_job_new (image->context->aio, &params, error), image, NULL);
+}
+
+void
+vhdkit_commit_get_stats (VhdkitJob *job, VhdkitCommitStats *stats)
+{
+  CommitStats inner = commit_job_get_stats (job->job);
+
+  *stats = (VhdkitCommitStats){
+    .bytes_copied = inner.bytes_copied,
+    .bytes_cloned = inner.bytes_cloned,
+    .bytes_zeroed = inner.bytes_zeroed,
+  };
+}
+
+/* --- compact ------------------------------------------------------------------------------------------- */
+
+VhdkitJob *
+vhdkit_compact_new (VhdkitImage *image, const VhdkitCompactOptions *options, GError **error)
+{
+  VhdkitCompactOptions own;
+
+  if (!api_copy_options (&own, sizeof own, options, "VhdkitCompactOptions", error)
+      || !image_check_idle (image, error))
+    return NULL;
+
+  CompactParams params = {
+    .bs = image->bs,
+    .no_zero_scan = own.no_zero_scan,
+    .no_block_moves = own.no_block_moves,
+    .parallel = own.parallel,
+  };
+  return job_wrap (compact_job_new (image->context->aio, &params, error), image, NULL);
+}
+
+void
+vhdkit_compact_get_stats (VhdkitJob *job, VhdkitCompactStats *stats)
+{
+  CompactStats inner = compact_job_get_stats (job->job);
+
+  *stats = (VhdkitCompactStats){
+    .blocks_allocated = inner.blocks_allocated,
+    .blocks_dropped = inner.blocks_dropped,
+    .blocks_moved = inner.blocks_moved,
+    .file_size_before = inner.file_size_before,
+    .file_size_after = inner.file_size_after,
+  };
+}
+
+/* --- convert and compare ------------------------------------------------------------------------------- */
+
+static bool
+images_check_pair (VhdkitImage *a, VhdkitImage *b, GError **error)
+{
+  if (a->context == b->context)
+    return true;
+  bdrv_set_error (error, a->bs, VHDKIT_ERROR_INVALID_ARGUMENT, "the two images belong to different contexts");
+  return false;
+}
+
+VhdkitJob *
+vhdkit_convert_new (VhdkitImage *source, VhdkitImage *target, const VhdkitConvertOptions *options,
+                    GError **error)
+{
+  VhdkitConvertOptions own;
+
+  if (!api_copy_options (&own, sizeof own, options, "VhdkitConvertOptions", error)
+      || !images_check_pair (source, target, error) || !image_check_idle (target, error))
+    return NULL;
+
+  ConvertParams params = {
+    .source = source->bs,
+    .target = target->bs,
+    .parallel = own.parallel,
+    .in_order = own.in_order,
+    .target_is_zero = own.target_is_zero,
+    .sparse_bytes = own.sparse_bytes,
+    .above_target_parent = own.above_target_parent,
+    .copy_range = own.copy_range,
+  };
+  return job_wrap (convert_job_new (source->context->aio, &params, error), source, target);
+}
+
+VhdkitJob *
+vhdkit_compare_new (VhdkitImage *a, VhdkitImage *b, const VhdkitCompareOptions *options, GError **error)
+{
+  VhdkitCompareOptions own;
+
+  if (!api_copy_options (&own, sizeof own, options, "VhdkitCompareOptions", error)
+      || !images_check_pair (a, b, error))
+    return NULL;
+
+  CompareParams params = { .side = { a->bs, b->bs }, .strict = own.strict };
+  return job_wrap (compare_job_new (a->context->aio, &params, error), a, b);
+}
+
+void
+vhdkit_compare_get_stats (VhdkitJob *job, VhdkitCompareStats *stats)
+{
+  CompareStats inner = compare_job_get_stats (job->job);
+
+  *stats = (VhdkitCompareStats){
+    .equal = inner.equal,
+    .sizes_differ = inner.sizes_differ,
+    .allocation_differs = inner.allocation_differs,
+    .first_difference = inner.first_difference,
+    .failed_side = inner.failed_side,
+  };
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Merging layers of a chain into one of their ancestors; see commit.c. */
+#ifndef JOBS_COMMIT_H
+#define JOBS_COMMIT_H
+
+#include "block.h"
+#include "job.h"
+
+G_BEGIN_DECLS
+
+typedef struct
+{
+  BlockDriverState *source; /* uppermost layer merged */
+  BlockDriverState *target; /* an ancestor of it */
+  unsigned parallel;        /* coroutines, 0: default */
+  bool shrink_target;       /* a source smaller than the target: cut the target at the end */
+} CommitParams;
+
+typedef struct
+{
+  int64_t bytes_copied, bytes_cloned, bytes_zeroed;
+} CommitStats;
+
+/* The nodes are borrowed until the job has concluded. */
+Job *commit_job_new (AioContext *context, const CommitParams *params, GError **error);
+/* Zeros for a job of another kind. */
+CommitStats commit_job_get_stats (const Job *job);
+
+G_END_DECLS
+
+#endif

@@ -1,0 +1,443 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The copy engine: see copy.h for its rules. */
+#include "copy.h"
+
+#include "checked.h"
+#include "zero.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* Extents can be shared in units of the host file system's blocks. */
+#define SHARE_ALIGNMENT 4096
+/* Ranges refused one after the other before a file is given up: layouts that do not fit never will. */
+#define SHARE_MAX_MISALIGNED 8
+#define MIN_BUFFER_BYTES     (64 * 1024)
+/* Zero runs are found in pieces of this size where they may be that long. */
+#define ZERO_GRANULARITY 4096
+
+/* --- errors -------------------------------------------------------------------------------------------- */
+
+int
+copy_fail (CopyEngine *engine, const BlockDriverState *node, const char *verb, int64_t offset, int64_t bytes,
+           int ret)
+{
+  if (engine->ret == 0)
+    {
+      engine->ret = ret;
+      engine->failed_node = node;
+      engine->failed_verb = verb;
+      engine->failed_offset = offset;
+      engine->failed_bytes = bytes;
+    }
+  return ret;
+}
+
+void
+copy_set_error (const CopyEngine *engine, GError **error)
+{
+  if (engine->ret == -ECANCELED)
+    job_set_cancelled (engine->job, error);
+  else
+    bdrv_set_error_errno (error, engine->failed_node, engine->ret,
+                          "%s of %" G_GINT64_FORMAT " bytes at offset %" G_GINT64_FORMAT " failed",
+                          engine->failed_verb, engine->failed_bytes, engine->failed_offset);
+}
+
+/* --- sharing extents ----------------------------------------------------------------------------------- */
+
+bool
+copy_may_share (const CopyEngine *engine, const BlockDriverState *file)
+{
+  return engine->share_extents && file != NULL
+         && (engine->unshareable == NULL || !g_ptr_array_find (engine->unshareable, file, NULL));
+}
+
+static void
+never_share (CopyEngine *engine, BlockDriverState *file)
+{
+  if (engine->unshareable == NULL)
+    engine->unshareable = g_ptr_array_new ();
+  g_ptr_array_add (engine->unshareable, file);
+  engine->misaligned = 0;
+}
+
+/* Whether the item starts with a page of zeros.  Such an item is read in full: zero data must not take up
+ * space in the target, not even shared space. */
+static bool coroutine_fn
+item_co_starts_with_zeros (CopyEngine *engine, const CopyItem *item)
+{
+  uint8_t page[SHARE_ALIGNMENT];
+
+  return engine->sparse_bytes > 0 && bdrv_co_pread (engine->source, item->offset, sizeof page, page) == 0
+         && buffer_is_zero (page, sizeof page);
+}
+
+/* 1: done, 0: has to be copied.  Errors other than "cannot be" show again, with their side, when the range
+ * is copied. */
+static int coroutine_fn
+item_co_share (CopyEngine *engine, const CopyItem *item)
+{
+  if (((item->offset | item->bytes | item->file_offset) & (SHARE_ALIGNMENT - 1)) != 0
+      || item_co_starts_with_zeros (engine, item))
+    return 0;
+
+  int ret = bdrv_co_copy_range_to (engine->target, item->offset, item->bytes, item->file, item->file_offset);
+  switch (ret)
+    {
+    case 0:
+      engine->misaligned = 0;
+      engine->bytes_cloned += item->bytes;
+      return 1;
+    case -ENOTSUP:
+#if EOPNOTSUPP != ENOTSUP
+    case -EOPNOTSUPP:
+#endif
+    case -EXDEV:
+      never_share (engine, item->file);
+      return 0;
+    case -EINVAL:
+      if (++engine->misaligned == SHARE_MAX_MISALIGNED)
+        never_share (engine, item->file);
+      return 0;
+    default:
+      return 0;
+    }
+}
+
+/* --- writing ------------------------------------------------------------------------------------------- */
+
+int coroutine_fn
+copy_co_write_data (CopyEngine *engine, int64_t offset, int64_t bytes, const uint8_t *buf)
+{
+  int ret = bdrv_co_pwrite (engine->target, offset, bytes, buf, 0);
+
+  if (ret < 0)
+    return copy_fail (engine, engine->target, "write", offset, bytes, ret);
+  engine->bytes_copied += bytes;
+  return 0;
+}
+
+/* The length of the run of zeros or data at @buf, judged in pieces that end on multiples of the granularity
+ * in the guest's space. */
+static int64_t
+zero_run (const CopyEngine *engine, int64_t offset, int64_t bytes, const uint8_t *buf, bool *zero)
+{
+  int64_t granularity = engine->sparse_bytes < ZERO_GRANULARITY ? BDRV_SECTOR_SIZE : ZERO_GRANULARITY;
+  int64_t head = MIN (round_up (offset, granularity) - offset, bytes);
+  int64_t run = 0;
+
+  if (head > 0)
+    {
+      *zero = buffer_is_zero (buf, (size_t)head);
+      run = head;
+    }
+  if (run < bytes)
+    {
+      bool rest_zero;
+      int64_t rest =
+          (int64_t)buffer_zero_run (buf + run, (size_t)(bytes - run), (size_t)granularity, &rest_zero);
+
+      if (run == 0 || rest_zero == *zero)
+        {
+          *zero = rest_zero;
+          run += rest;
+        }
+    }
+  return run;
+}
+
+int coroutine_fn
+copy_co_write_sparse (CopyEngine *engine, int64_t offset, int64_t bytes, const uint8_t *buf)
+{
+  int64_t data = 0; /* bytes before pos that are still to be written */
+  int64_t pos = 0;
+  int ret = 0;
+
+  if (engine->sparse_bytes == 0)
+    return copy_co_write_data (engine, offset, bytes, buf);
+
+  while (ret == 0 && pos < bytes)
+    {
+      bool zero;
+      int64_t run = zero_run (engine, offset + pos, bytes - pos, buf + pos, &zero);
+
+      if (zero && (run >= engine->sparse_bytes || run == bytes))
+        {
+          if (data > 0)
+            ret = copy_co_write_data (engine, offset + pos - data, data, buf + pos - data);
+          data = 0;
+          if (ret == 0)
+            ret = engine->co_zero (engine, offset + pos, run);
+        }
+      else
+        data += run;
+      pos += run;
+    }
+  if (ret == 0 && data > 0)
+    ret = copy_co_write_data (engine, offset + pos - data, data, buf + pos - data);
+  return ret;
+}
+
+int coroutine_fn
+copy_co_zero_visible (CopyEngine *engine, int64_t offset, int64_t bytes)
+{
+  BlockDriverState *target = engine->target;
+
+  while (bytes > 0)
+    {
+      int64_t pnum, map;
+      BlockDriverState *file;
+      int ret = bdrv_co_block_status_above (target, NULL, offset, bytes, &pnum, &map, &file, NULL);
+
+      if (ret < 0)
+        return copy_fail (engine, target, "look-up of the allocation", offset, bytes, ret);
+      if ((ret & BDRV_BLOCK_ALLOCATED) && !(ret & BDRV_BLOCK_ZERO))
+        {
+          ret = bdrv_co_pwrite_zeroes (target, offset, pnum, BDRV_REQ_MAY_UNMAP);
+          if (ret < 0)
+            return copy_fail (engine, target, "write of zeros", offset, pnum, ret);
+          engine->bytes_zeroed += pnum;
+        }
+      offset += pnum;
+      bytes -= pnum;
+    }
+  return 0;
+}
+
+/* --- workers ------------------------------------------------------------------------------------------- */
+
+/* A buffer that grows to what its worker's items need. */
+typedef struct
+{
+  uint8_t *data;
+  int64_t bytes;
+} WorkerBuffer;
+
+static bool
+worker_buffer_reserve (const CopyEngine *engine, WorkerBuffer *buffer, int64_t bytes)
+{
+  const BlockDriverState *pickier =
+      engine->source->limits.memory_alignment > engine->target->limits.memory_alignment ? engine->source
+                                                                                        : engine->target;
+  int64_t wanted = MIN_BUFFER_BYTES;
+
+  if (bytes <= buffer->bytes)
+    return true;
+  while (wanted < bytes)
+    wanted *= 2;
+  bdrv_free_buffer (buffer->data);
+  buffer->data = bdrv_try_alloc_buffer (pickier, (size_t)wanted);
+  buffer->bytes = buffer->data != NULL ? wanted : 0;
+  return buffer->data != NULL;
+}
+
+/* Waits until all items before @ticket are written; -ECANCELED when one of them failed. */
+static int coroutine_fn
+wait_turn (CopyEngine *engine, uint64_t ticket)
+{
+  while (engine->in_order && engine->next_write != ticket)
+    {
+      if (engine->ret < 0)
+        return -ECANCELED;
+      co_queue_wait (&engine->order_queue, NULL);
+    }
+  return 0;
+}
+
+static void coroutine_fn
+turn_done (CopyEngine *engine)
+{
+  if (!engine->in_order)
+    return;
+  engine->next_write++;
+  co_queue_restart_all (&engine->order_queue);
+}
+
+static const BlockDriverState *
+deciding_node (const CopyEngine *engine, const CopyItem *item)
+{
+  const BlockDriverState *node = bdrv_chain_get (engine->source, item->depth);
+
+  return node != NULL ? node : engine->source;
+}
+
+static int coroutine_fn
+item_co_copy (CopyEngine *engine, const CopyItem *item, WorkerBuffer *buffer, uint64_t ticket)
+{
+  if (!worker_buffer_reserve (engine, buffer, item->bytes))
+    return copy_fail (engine, engine->source, "buffer for the read", item->offset, item->bytes, -ENOMEM);
+
+  int ret = bdrv_co_pread (engine->source, item->offset, item->bytes, buffer->data);
+  if (ret < 0)
+    return copy_fail (engine, deciding_node (engine, item), "read", item->offset, item->bytes, ret);
+  ret = wait_turn (engine, ticket);
+  if (ret < 0)
+    return ret;
+  return engine->co_write != NULL ? engine->co_write (engine, item->offset, item->bytes, buffer->data)
+                                  : copy_co_write_sparse (engine, item->offset, item->bytes, buffer->data);
+}
+
+static int coroutine_fn
+item_co_process (CopyEngine *engine, const CopyItem *item, WorkerBuffer *buffer, uint64_t ticket)
+{
+  int ret = 0;
+
+  if (!item->zero && !copy_may_share (engine, item->file))
+    return item_co_copy (engine, item, buffer, ticket);
+  ret = wait_turn (engine, ticket);
+  if (ret < 0)
+    return ret;
+  if (item->zero)
+    return engine->co_zero (engine, item->offset, item->bytes);
+  return item_co_share (engine, item) ? 0 : item_co_copy (engine, item, buffer, ticket);
+}
+
+/* The next item and its place in the order; 1, 0 or -errno as co_next (). */
+static int coroutine_fn
+next_item (CopyEngine *engine, CopyItem *item, uint64_t *ticket)
+{
+  int ret = 0;
+
+  co_mutex_lock (&engine->planner_lock);
+  /* Looked at here: it may have changed while waiting for the lock. */
+  if (engine->ret == 0)
+    ret = engine->co_next (engine, item);
+  *ticket = engine->next_ticket;
+  if (ret > 0)
+    engine->next_ticket++;
+  co_mutex_unlock (&engine->planner_lock);
+  return ret;
+}
+
+static void coroutine_fn
+worker_entry (void *opaque)
+{
+  CopyEngine *engine = opaque;
+  WorkerBuffer buffer = { 0 };
+  CopyItem item;
+  uint64_t ticket;
+  int ret = 0;
+
+  while (ret == 0 && engine->ret == 0)
+    {
+      ret = job_co_pause_point (engine->job);
+      if (ret < 0)
+        break;
+      ret = next_item (engine, &item, &ticket);
+      if (ret <= 0)
+        break;
+      ret = item.zero ? 0 : job_co_throttle (engine->job, item.bytes);
+      if (ret == 0)
+        ret = item_co_process (engine, &item, &buffer, ticket);
+      if (ret == 0)
+        {
+          turn_done (engine);
+          job_progress_add (engine->job, item.bytes);
+        }
+    }
+  if (ret < 0)
+    {
+      copy_fail (engine, engine->source, "copy", 0, 0, ret);
+      co_queue_restart_all (&engine->order_queue);
+    }
+
+  bdrv_free_buffer (buffer.data);
+}
+
+int coroutine_fn
+copy_co_run (CopyEngine *engine)
+{
+  unsigned workers = CLAMP (engine->workers, 1, COPY_MAX_WORKERS);
+
+  engine->max_item_bytes = MIN (COPY_ITEM_BYTES, COPY_BUFFER_BYTES / workers);
+  /* A power of two, so that a buffer that doubles stays within it. */
+  while (!is_power_of_two ((uint64_t)engine->max_item_bytes))
+    engine->max_item_bytes &= engine->max_item_bytes - 1;
+  co_mutex_init (&engine->planner_lock);
+  co_queue_init (&engine->order_queue);
+  job_co_run_workers (engine->job, workers, worker_entry, engine);
+  co_mutex_clear (&engine->planner_lock);
+  co_queue_clear (&engine->order_queue);
+  g_clear_pointer (&engine->unshareable, g_ptr_array_unref);
+  return engine->ret;
+}
+
+/* --- walking over what layers decide -------------------------------------------------------------------- */
+
+/* Fills cursor->run with what comes next; 1, 0 at the end, -errno. */
+static int coroutine_fn
+cursor_co_look (CopyCursor *cursor)
+{
+  while (cursor->run.bytes == 0 && cursor->offset < cursor->end)
+    {
+      CopyItem *run = &cursor->run;
+      int64_t pnum, map = 0;
+      BlockDriverState *file = NULL;
+      int depth = 0;
+      int ret = bdrv_co_block_status_above (cursor->source, cursor->base, cursor->offset,
+                                            cursor->end - cursor->offset, &pnum, &map, &file, &depth);
+
+      if (ret < 0)
+        return ret;
+      if ((ret & BDRV_BLOCK_ALLOCATED) || cursor->all)
+        *run = (CopyItem){
+          .offset = cursor->offset,
+          .bytes = pnum,
+          .zero = (ret & BDRV_BLOCK_ZERO) || !(ret & BDRV_BLOCK_ALLOCATED),
+          .depth = (ret & BDRV_BLOCK_ALLOCATED) ? depth : 0,
+          .file = (ret & BDRV_BLOCK_OFFSET_VALID) ? file : NULL,
+          .file_offset = map,
+        };
+      cursor->offset += pnum;
+    }
+  return cursor->run.bytes > 0;
+}
+
+/* Whether cursor->run goes on where @item ends, as one piece. */
+static bool
+cursor_run_continues (const CopyCursor *cursor, const CopyEngine *engine, const CopyItem *item)
+{
+  const CopyItem *run = &cursor->run;
+
+  if (run->offset != item->offset + item->bytes || run->zero != item->zero)
+    return false;
+  if (item->zero || engine == NULL)
+    return true;
+  if (run->file == item->file && run->file_offset == item->file_offset + item->bytes)
+    return true;
+  return !copy_may_share (engine, item->file) && !copy_may_share (engine, run->file);
+}
+
+int coroutine_fn
+copy_cursor_co_next (CopyCursor *cursor, const CopyEngine *engine, int64_t max_data, int64_t max_zero,
+                     CopyItem *item)
+{
+  int ret = cursor_co_look (cursor);
+
+  if (ret <= 0)
+    return ret;
+
+  int64_t unit = cursor->run.zero ? max_zero : max_data;
+  int64_t room = unit - cursor->run.offset % unit;
+
+  *item = cursor->run;
+  item->bytes = 0;
+  do
+    {
+      int64_t take = MIN (cursor->run.bytes, room);
+
+      if (item->bytes > 0
+          && (cursor->run.file != item->file || cursor->run.file_offset != item->file_offset + item->bytes))
+        item->file = NULL; /* in several pieces */
+      item->bytes += take;
+      room -= take;
+      cursor->run.offset += take;
+      cursor->run.file_offset += take;
+      cursor->run.bytes -= take;
+      ret = room > 0 ? cursor_co_look (cursor) : 0;
+    }
+  while (ret > 0 && cursor_run_continues (cursor, engine, item));
+  /* An error is met again by the next call; what was found before it is good. */
+  return 1;
+}
