@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* vhd-img check */
+#include "vhd-img.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "output.h"
+
+enum
+{
+  STATUS_SOUND = 0,
+  STATUS_NOT_CHECKED = 1,
+  STATUS_CORRUPT = 2,
+  STATUS_LEAKS = 3,
+  STATUS_UNSUPPORTED = 63,
+};
+
+typedef struct
+{
+  ImageOptions image;
+  OutputFormat output;
+  bool quiet;
+  const char *repair;
+  VhdkitCacheMode cache, source_cache;
+} CheckArgs;
+
+static const OptionDef options[] = {
+  OPTIONS_FORMAT (CheckArgs, image),
+  OPTIONS_OUTPUT (CheckArgs),
+  { 'r', "repair", "WHAT", OPTION_STRING, OPTION_MAIN, offsetof (CheckArgs, repair),
+    "Repair: leaks (give lost space back; refuses an image that is corrupt) or all" },
+  OPTIONS_QUIET (CheckArgs),
+  OPTIONS_CACHE (CheckArgs),
+  OPTIONS_SOURCE_CACHE (CheckArgs),
+  OPTIONS_SHARE (CheckArgs, image),
+  OPTIONS_CHAIN (CheckArgs, image),
+  OPTIONS_END,
+};
+
+typedef struct
+{
+  VhdkitCheckSeverity severity;
+  char *text;
+} Finding;
+
+static void
+finding_clear (gpointer finding)
+{
+  g_free (((Finding *)finding)->text);
+}
+
+static void
+add_finding (void *opaque, VhdkitCheckSeverity severity, const char *text)
+{
+  Finding finding = { severity, g_strdup (text) };
+  g_array_append_val ((GArray *)opaque, finding);
+}
+
+static const char *
+severity_name (VhdkitCheckSeverity severity)
+{
+  static const char *const names[] = {
+    [VHDKIT_CHECK_INFO] = "note",
+    [VHDKIT_CHECK_WARNING] = "warning",
+    [VHDKIT_CHECK_LEAK] = "leak",
+    [VHDKIT_CHECK_ERROR] = "error",
+  };
+  return names[severity];
+}
+
+static void
+print_percentages (const VhdkitCheckResult *result)
+{
+  if (result->total_blocks <= 0)
+    return;
+  double allocated = 100.0 * (double)result->allocated_blocks / (double)result->total_blocks;
+  double fragmented = result->allocated_blocks > 0
+                          ? 100.0 * (double)result->fragmented_blocks / (double)result->allocated_blocks
+                          : 0;
+  printf ("%" PRId64 "/%" PRId64 " = %.2f%% allocated, %.2f%% fragmented\n", result->allocated_blocks,
+          result->total_blocks, allocated, fragmented);
+}
+
+static void
+print_human (const VhdkitCheckResult *result, const GArray *findings)
+{
+  for (guint i = 0; i < findings->len; i++)
+    {
+      const Finding *finding = &g_array_index (findings, Finding, i);
+      g_autofree char *text = printable (finding->text);
+      printf ("%s: %s\n", severity_name (finding->severity), text);
+    }
+  if (result->corruptions_fixed > 0 || result->leaks_fixed > 0)
+    printf ("Repaired: %" PRId64 " errors, %" PRId64 " leaks.\n", result->corruptions_fixed,
+            result->leaks_fixed);
+  if (result->corruptions == 0 && result->leaks == 0 && result->check_errors == 0)
+    printf ("No errors were found on the image.\n");
+  if (result->corruptions > 0)
+    printf ("%" PRId64 " errors were found on the image: do not write to it.\n", result->corruptions);
+  if (result->leaks > 0)
+    printf ("%" PRId64 " leaks were found on the image: space is lost, no data.\n", result->leaks);
+  if (result->check_errors > 0)
+    printf ("%" PRId64 " parts of the image could not be checked.\n", result->check_errors);
+  print_percentages (result);
+  if (result->image_end_offset > 0)
+    printf ("Image end offset: %" PRId64 "\n", result->image_end_offset);
+}
+
+static void
+print_json (const VhdkitCheckResult *result, const GArray *findings, const char *path, const char *format)
+{
+  const struct
+  {
+    const char *key;
+    int64_t value;
+  } counts[] = {
+    { "total-clusters", result->total_blocks },
+    { "allocated-clusters", result->allocated_blocks },
+    { "fragmented-clusters", result->fragmented_blocks },
+    { "corruptions", result->corruptions },
+    { "leaks", result->leaks },
+    { "corruptions-fixed", result->corruptions_fixed },
+    { "leaks-fixed", result->leaks_fixed },
+  };
+  JsonWriter json = { 0 };
+  json_begin (&json, NULL, '{');
+  json_int (&json, "image-end-offset", result->image_end_offset);
+  json_int (&json, "check-errors", result->check_errors);
+  for (size_t i = 0; i < G_N_ELEMENTS (counts); i++)
+    if (counts[i].value != 0)
+      json_int (&json, counts[i].key, counts[i].value);
+  json_string (&json, "filename", path);
+  json_string (&json, "format", format);
+  json_begin (&json, "findings", '[');
+  for (guint i = 0; i < findings->len; i++)
+    {
+      const Finding *finding = &g_array_index (findings, Finding, i);
+      json_begin (&json, NULL, '{');
+      json_string (&json, "severity", severity_name (finding->severity));
+      json_string (&json, "text", finding->text);
+      json_end (&json, '}');
+    }
+  json_end (&json, ']');
+  json_end (&json, '}');
+  json_finish (&json);
+}
+
+/* The image with its chain if that can be had, else alone: what is wrong with a parent must not keep a file
+ * from being checked.  NULL after a message. */
+static VhdkitImage *
+open_image (const char *path, const CheckArgs *args)
+{
+  unsigned flags = VHDKIT_OPEN_CHECK | (args->repair != NULL ? VHDKIT_OPEN_RDWR : 0);
+  VhdkitCacheMode cache = args->repair != NULL ? args->cache : args->source_cache;
+  g_autoptr (GError) chain_error = NULL;
+  VhdkitImage *image = tool_open_quiet (path, &args->image, flags, cache, &chain_error);
+  if (image != NULL)
+    return image;
+  g_autoptr (GError) error = NULL;
+  image = tool_open_quiet (path, &args->image, flags | VHDKIT_OPEN_NO_PARENTS, cache, &error);
+  if (image != NULL)
+    report_warning ("checked without its parent: %s", chain_error->message);
+  else
+    report_error (path, error);
+  return image;
+}
+
+static int
+check_once (VhdkitImage *image, bool fix, VhdkitCheckResult *result, GArray *findings, const char *path)
+{
+  g_autoptr (GError) error = NULL;
+  if (vhdkit_image_check (image, fix, result, findings != NULL ? add_finding : NULL, findings, &error))
+    return EXIT_SUCCESS;
+  report_error (path, error);
+  return g_error_matches (error, VHDKIT_ERROR, VHDKIT_ERROR_UNSUPPORTED) ? STATUS_UNSUPPORTED
+                                                                         : STATUS_NOT_CHECKED;
+}
+
+/* Checks, repairs if asked to, and checks again after a repair, so that the verdict is on what is there now.
+ */
+static int
+check_and_repair (VhdkitImage *image, const CheckArgs *args, VhdkitCheckResult *result, GArray *findings,
+                  const char *path)
+{
+  if (args->repair == NULL)
+    return check_once (image, false, result, findings, path);
+  if (strcmp (args->repair, "leaks") == 0)
+    {
+      int status = check_once (image, false, result, NULL, path);
+      if (status != EXIT_SUCCESS)
+        return status;
+      if (result->corruptions > 0)
+        return check_once (image, false, result, findings, path);
+    }
+  VhdkitCheckResult repaired;
+  int status = check_once (image, true, &repaired, findings, path);
+  if (status != EXIT_SUCCESS)
+    return status;
+  status = check_once (image, false, result, NULL, path);
+  result->corruptions_fixed = repaired.corruptions_fixed;
+  result->leaks_fixed = repaired.leaks_fixed;
+  return status;
+}
+
+static int
+run (const Command *command, void *opaque, char **operands)
+{
+  const CheckArgs *args = opaque;
+  const char *path = operands[0];
+  if (args->repair != NULL && strcmp (args->repair, "leaks") != 0 && strcmp (args->repair, "all") != 0)
+    {
+      report (NULL, "-r: '%s' is neither leaks nor all", args->repair);
+      return STATUS_NOT_CHECKED;
+    }
+  g_autoptr (ToolImage) image = open_image (path, args);
+  if (image == NULL)
+    return STATUS_NOT_CHECKED;
+
+  g_autoptr (GArray) findings = g_array_new (FALSE, FALSE, sizeof (Finding));
+  g_array_set_clear_func (findings, finding_clear);
+  VhdkitCheckResult result;
+  int status = check_and_repair (image, args, &result, findings, path);
+  VhdkitLayerInfo info = { 0 };
+  if (status == EXIT_SUCCESS && args->output == OUTPUT_JSON)
+    {
+      bool known = vhdkit_image_get_layer_info (image, 0, &info, NULL);
+      print_json (&result, findings, path, known ? info.format : "");
+    }
+  else if (status == EXIT_SUCCESS && !args->quiet)
+    print_human (&result, findings);
+  vhdkit_layer_info_clear (&info);
+  if (!tool_close (g_steal_pointer (&image), path) && status == EXIT_SUCCESS)
+    status = STATUS_NOT_CHECKED;
+  if (status != EXIT_SUCCESS)
+    return status;
+  if (result.corruptions > 0)
+    return STATUS_CORRUPT;
+  if (result.check_errors > 0)
+    return STATUS_NOT_CHECKED;
+  return result.leaks > 0 ? STATUS_LEAKS : STATUS_SOUND;
+}
+
+const Command cmd_check = {
+  .name = "check",
+  .summary = "look for errors in the structures of an image",
+  .operands = "FILE",
+  .description = "Checks the file of an image and prints one line for each finding. Nothing is changed "
+                 "unless -r is given. "
+                 "Exit status: 0 the image is sound (after a repair, if one was asked for), 1 the check "
+                 "could not be done, "
+                 "2 the image is corrupt, 3 it has leaks and is sound otherwise, 63 the format has no check.",
+  .options = options,
+  .args_size = sizeof (CheckArgs),
+  .min_operands = 1,
+  .max_operands = 1,
+  .run = run,
+};

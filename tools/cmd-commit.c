@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* vhd-img commit */
+#include "vhd-img.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "progress.h"
+
+typedef struct
+{
+  ImageOptions image;
+  bool quiet, progress, keep_sources, shrink;
+  VhdkitCacheMode cache;
+  const char *ancestor;
+  int64_t depth, rate, parallel;
+} CommitArgs;
+
+static const OptionDef options[] = {
+  OPTIONS_FORMAT (CommitArgs, image),
+  { 'b', "ancestor", "FILE", OPTION_STRING, OPTION_MAIN, offsetof (CommitArgs, ancestor),
+    "Merge into this image of the chain and all that lie between; the same file under any name will do" },
+  { 0, "depth", "N", OPTION_NUMBER, OPTION_MAIN, offsetof (CommitArgs, depth),
+    "Merge N images: into the parent (1, the default), its parent (2), and so on", 1, INT32_MAX },
+  { 'd', NULL, NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, keep_sources),
+    "Leave the merged images as they are. They always stay; accepted for scripts made for qemu-img" },
+  { 0, "shrink", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, shrink),
+    "The merged image is smaller than the target: cut the target to its size" },
+  OPTIONS_PARALLEL (CommitArgs),
+  { 'r', "rate-limit", "RATE", OPTION_SIZE, OPTION_MAIN, offsetof (CommitArgs, rate),
+    "Bytes per second at most" },
+  OPTIONS_CACHE (CommitArgs),
+  OPTIONS_PROGRESS (CommitArgs),
+  OPTIONS_QUIET (CommitArgs),
+  OPTIONS_CHAIN (CommitArgs, image),
+  OPTIONS_END,
+};
+
+/* The layer to merge into, or -1 after a message. */
+static int
+find_target (VhdkitImage *image, const CommitArgs *args, const char *path)
+{
+  int depth = vhdkit_image_get_depth (image);
+  if (depth < 2)
+    {
+      report (path, "the image has no parent to merge into");
+      return -1;
+    }
+  if (args->ancestor != NULL)
+    {
+      int layer = vhdkit_image_find_layer (image, args->ancestor);
+      if (layer > 0)
+        return layer;
+      report (path, layer == 0 ? "%s is the image to be merged, not one below it" : "%s is not in its chain",
+              args->ancestor);
+      return -1;
+    }
+  if (args->depth >= depth)
+    {
+      report (path, "--depth: the image has %d ancestor%s, %d were asked for", depth - 1,
+              depth == 2 ? "" : "s", (int)args->depth);
+      return -1;
+    }
+  return args->depth > 0 ? (int)args->depth : 1;
+}
+
+static int
+run (const Command *command, void *opaque, char **operands)
+{
+  const CommitArgs *args = opaque;
+  const char *path = operands[0];
+  if (args->ancestor != NULL && args->depth > 0)
+    {
+      report (NULL, "-b and --depth exclude each other");
+      return EXIT_FAILURE;
+    }
+  g_autoptr (ToolImage) image = tool_open (path, &args->image, 0, args->cache);
+  if (image == NULL)
+    return EXIT_FAILURE;
+  tool_print_warnings (image);
+  int target = find_target (image, args, path);
+  if (target < 0)
+    return EXIT_FAILURE;
+
+  VhdkitCommitOptions commit_options = {
+    .struct_size = sizeof commit_options,
+    .source_layer = 0,
+    .target_layer = target,
+    .parallel = (unsigned)args->parallel,
+    .shrink_target = args->shrink,
+  };
+  g_autoptr (GError) error = NULL;
+  VhdkitJob *job = vhdkit_commit_new (image, &commit_options, &error);
+  if (job == NULL)
+    {
+      report_error (path, error);
+      return EXIT_FAILURE;
+    }
+  if (args->rate > 0)
+    vhdkit_job_set_rate_limit (job, args->rate);
+  int status = run_job (job, path, args->progress && !args->quiet,
+                        "the chain is whole and reads as before; run the command again to finish the merge");
+  vhdkit_job_free (job);
+  if (!tool_close (g_steal_pointer (&image), path) && status == EXIT_SUCCESS)
+    status = EXIT_FAILURE;
+  if (status == EXIT_SUCCESS && !args->quiet)
+    printf ("Image committed.\n");
+  return status;
+}
+
+static const char *const aliases[] = { "merge", NULL };
+
+const Command cmd_commit = {
+  .name = "commit",
+  .aliases = aliases,
+  .summary = "merge an image into its parent or another ancestor",
+  .operands = "FILE",
+  .description = "Writes what FILE and the images between hold into the target, in one pass. FILE need not "
+                 "be the uppermost "
+                 "image of its chain. At every instant, and after a crash, FILE reads as before; a merge "
+                 "that was interrupted "
+                 "is finished by running the command again. FILE stays and reads the same afterwards; images "
+                 "between FILE and "
+                 "the target, and other children of the target, are no longer valid.",
+  .options = options,
+  .args_size = sizeof (CommitArgs),
+  .min_operands = 1,
+  .max_operands = 1,
+  .run = run,
+};

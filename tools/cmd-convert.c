@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* vhd-img convert */
+#include "vhd-img.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "create.h"
+#include "progress.h"
+
+typedef struct
+{
+  ImageOptions image; /* of the source */
+  const char *output_format;
+  GPtrArray *format_options;
+  VhdkitCacheMode cache, source_cache;
+  int64_t sparse, parallel, rate;
+  bool out_of_order, no_create, target_is_zero, copy_range, progress, quiet;
+  const char *parent, *parent_format; /* of the target */
+} ConvertArgs;
+
+static const ConvertArgs defaults = { .output_format = "raw", .sparse = 4096 };
+
+static const OptionDef options[] = {
+  { 'f', "format", "FMT", OPTION_FORMAT, OPTION_MAIN, offsetof (ConvertArgs, image.format),
+    "Format of the source; probed by content when not given" },
+  { 'O', "target-format", "FMT", OPTION_FORMAT, OPTION_MAIN, offsetof (ConvertArgs, output_format),
+    "Format of the target; raw when not given" },
+  { 'o', "options", "LIST", OPTION_LIST, OPTION_MAIN, offsetof (ConvertArgs, format_options),
+    "Options of the target's format, NAME=VALUE with commas between; -o help lists them; may be repeated" },
+  { 'B', "backing", "PARENT", OPTION_STRING, OPTION_MAIN, offsetof (ConvertArgs, parent),
+    "Make the target a differencing image above PARENT (a path from the target's folder), holding what "
+    "differs" },
+  { 'F', "backing-format", "FMT", OPTION_FORMAT, OPTION_MAIN, offsetof (ConvertArgs, parent_format),
+    "Format of PARENT; probed by content when not given" },
+  { 'n', "no-create", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (ConvertArgs, no_create),
+    "Write into a target that exists, of the source's size or larger" },
+  { 0, "target-is-zero", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (ConvertArgs, target_is_zero),
+    "With -n: the target reads as zeros, so zeros need not be written" },
+  { 'S', "sparse", "SIZE", OPTION_SIZE, OPTION_MAIN, offsetof (ConvertArgs, sparse),
+    "Leave out runs of zeros at least this long, in steps of 512 bytes; 4k when not given, 0: write "
+    "everything" },
+  { 'm', "parallel", "N", OPTION_NUMBER, OPTION_MAIN, offsetof (ConvertArgs, parallel),
+    "Pieces of work in flight, 1 to 16; 8 when not given", 1, 16 },
+  { 'W', "out-of-order", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (ConvertArgs, out_of_order),
+    "Write in any order: faster where the target's space exists already" },
+  { 'C', "copy-range", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (ConvertArgs, copy_range),
+    "Let the host's file system copy or share data where it can; zeros are not looked for there" },
+  { 'r', "rate-limit", "RATE", OPTION_SIZE, OPTION_MAIN, offsetof (ConvertArgs, rate),
+    "Bytes per second at most" },
+  { 'c', NULL, NULL, OPTION_REFUSED, OPTION_MAIN, 0, "no format here has compression" },
+  OPTIONS_CACHE (ConvertArgs),
+  OPTIONS_SOURCE_CACHE (ConvertArgs),
+  OPTIONS_PROGRESS (ConvertArgs),
+  OPTIONS_QUIET (ConvertArgs),
+  OPTIONS_SHARE (ConvertArgs, image),
+  OPTIONS_CHAIN (ConvertArgs, image),
+  OPTIONS_END,
+};
+
+static bool
+is_block_device (const char *path)
+{
+  struct stat st;
+  return stat (path, &st) == 0 && S_ISBLK (st.st_mode);
+}
+
+/* The target must be none of the files that are read. */
+static bool
+check_target (VhdkitImage *source, const char *path)
+{
+  int layer = vhdkit_image_find_layer (source, path);
+  if (layer < 0)
+    return true;
+  report (path,
+          layer == 0 ? "source and target are the same file" : "the target is an ancestor of the source");
+  return false;
+}
+
+static VhdkitImage *
+open_target (const ConvertArgs *args, const char *path)
+{
+  ImageOptions target_options = {
+    .format = args->output_format,
+    .aio = NULL,
+    .confine = args->image.confine,
+    .drive_map = args->image.drive_map,
+    .raw_parent = args->parent != NULL || args->image.raw_parent,
+    .filters = args->image.filters,
+  };
+  return tool_open (path, &target_options, VHDKIT_OPEN_RDWR, args->cache);
+}
+
+/* Takes the exit status of the copy. */
+static int
+copy (VhdkitImage *source, VhdkitImage *target, const ConvertArgs *args, const char *path)
+{
+  bool fresh = !args->no_create && !is_block_device (path);
+  VhdkitConvertOptions convert_options = {
+    .struct_size = sizeof convert_options,
+    .parallel = (unsigned)args->parallel,
+    .in_order = !args->out_of_order,
+    .target_is_zero = fresh || args->target_is_zero,
+    .sparse_bytes = args->sparse / 512 * 512,
+    .above_target_parent = args->parent != NULL,
+    .copy_range = args->copy_range,
+  };
+  g_autoptr (GError) error = NULL;
+  VhdkitJob *job = vhdkit_convert_new (source, target, &convert_options, &error);
+  if (job == NULL)
+    {
+      report_error (path, error);
+      return EXIT_FAILURE;
+    }
+  if (args->rate > 0)
+    vhdkit_job_set_rate_limit (job, args->rate);
+  int status = run_job (job, path, args->progress && !args->quiet, "the target is incomplete");
+  vhdkit_job_free (job);
+  return status;
+}
+
+static int
+convert (VhdkitImage *source, const char *path, NewImage *new_image, const ConvertArgs *args)
+{
+  if (!check_target (source, path))
+    return EXIT_FAILURE;
+  if (new_image->bytes >= 0 && new_image->bytes < vhdkit_image_get_size (source))
+    {
+      report (path, "-o size: smaller than the source");
+      return EXIT_FAILURE;
+    }
+  if (new_image->bytes < 0)
+    new_image->bytes = vhdkit_image_get_size (source);
+  if (!args->no_create && !new_image_create (new_image, path, &args->image))
+    return EXIT_FAILURE;
+  VhdkitImage *target = open_target (args, path);
+  if (target == NULL)
+    return EXIT_FAILURE;
+  tool_print_warnings (target);
+  int status = copy (source, target, args, path);
+  if (!tool_close (target, path) && status == EXIT_SUCCESS)
+    status = EXIT_FAILURE;
+  return status;
+}
+
+/* What the options cannot be together, or NULL. */
+static const char *
+find_contradiction (const ConvertArgs *args, const NewImage *new_image)
+{
+  if (args->target_is_zero && !args->no_create)
+    return "--target-is-zero needs -n";
+  if (args->target_is_zero && new_image->parent != NULL)
+    return "--target-is-zero and -B exclude each other";
+  if (args->no_create && new_image->options->len > 1)
+    return "-o has no use with -n";
+  return NULL;
+}
+
+static int
+run (const Command *command, void *opaque, char **operands)
+{
+  ConvertArgs *args = opaque;
+  g_auto (NewImage) new_image = {
+    .format = args->output_format,
+    .parent = args->parent,
+    .parent_format = args->parent_format,
+    .bytes = -1,
+  };
+  bool help;
+  if (!new_image_take_options (&new_image, args->format_options, &help))
+    return EXIT_FAILURE;
+  if (help)
+    {
+      new_image_print_options (&new_image);
+      return EXIT_SUCCESS;
+    }
+  int n = (int)g_strv_length (operands);
+  const char *complaint = n < 2   ? "convert: expected SOURCE TARGET"
+                          : n > 2 ? "convert: only one source; several are not joined"
+                                  : find_contradiction (args, &new_image);
+  if (complaint != NULL)
+    {
+      report (NULL, "%s", complaint);
+      return EXIT_FAILURE;
+    }
+  args->parent = new_image.parent;
+
+  VhdkitImage *source = tool_open (operands[0], &args->image, 0, args->source_cache);
+  if (source == NULL)
+    return EXIT_FAILURE;
+  tool_print_warnings (source);
+  int status = convert (source, operands[1], &new_image, args);
+  tool_close (source, operands[0]);
+  return status;
+}
+
+const Command cmd_convert = {
+  .name = "convert",
+  .summary = "copy the content of an image into another",
+  .operands = "SOURCE TARGET",
+  .description = "Makes TARGET, of any format, with the content that a guest sees in SOURCE, its parents "
+                 "included. An existing "
+                 "TARGET is overwritten unless it is in use. Zeros and holes are neither read nor written "
+                 "where that can be "
+                 "avoided. --parent and -U belong to the source. TARGET is durable when the command has "
+                 "succeeded, unless -t "
+                 "unsafe is given; a TARGET whose conversion failed or was stopped is incomplete.",
+  .options = options,
+  .args_size = sizeof (ConvertArgs),
+  .defaults = &defaults,
+  .min_operands = 0,
+  .max_operands = 100,
+  .run = run,
+};

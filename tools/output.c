@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Sizes, JSON and safe text.
+ *
+ * The JSON writer is small on purpose: a JSON library brings GObject and GIO with it, which take longer to
+ * load than an image takes to open.
+ */
+#include "output.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *const units[] = { "", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei" };
+
+char *
+format_size (int64_t bytes)
+{
+  double value = (double)bytes;
+  size_t unit = 0;
+  for (; value >= 1000 && unit + 1 < G_N_ELEMENTS (units); unit++)
+    value /= 1024;
+  return g_strdup_printf ("%.3g %sB", value, units[unit]);
+}
+
+char *
+format_size_exact (double bytes)
+{
+  size_t unit = 0;
+  for (; bytes >= 1024 && unit + 1 < G_N_ELEMENTS (units); unit++)
+    bytes /= 1024;
+  g_autofree char *number = g_strdup_printf ("%.3f", bytes);
+  if (g_str_has_suffix (number, ".000"))
+    number[strlen (number) - 4] = '\0';
+  return unit == 0 ? g_strdup_printf ("%s bytes", number) : g_strdup_printf ("%s %sB", number, units[unit]);
+}
+
+/* The character at @text and its length in bytes; 0xfffd and 1 for a byte that starts none. */
+static gunichar
+next_character (const char *text, int *length)
+{
+  gunichar c = g_utf8_get_char_validated (text, -1);
+  bool valid = c != (gunichar)-1 && c != (gunichar)-2;
+  *length = valid ? g_unichar_to_utf8 (c, NULL) : 1;
+  return valid ? c : 0xfffd;
+}
+
+/* Controls, and the marks that turn the direction of text round. */
+static bool
+is_unsafe (gunichar c)
+{
+  return c < 0x20 || (c >= 0x7f && c < 0xa0) || (c >= 0x202a && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
+}
+
+char *
+printable (const char *text)
+{
+  g_autoptr (GString) shown = g_string_new (NULL);
+  int length;
+  for (; *text != '\0'; text += length)
+    {
+      gunichar c = next_character (text, &length);
+      if (c == 0xfffd && length == 1)
+        g_string_append_printf (shown, "\\x%02x", (unsigned char)*text);
+      else if (is_unsafe (c))
+        g_string_append_printf (shown, c < 0x100 ? "\\x%02x" : "\\u%04x", c);
+      else
+        g_string_append_len (shown, text, length);
+    }
+  return g_string_free (g_steal_pointer (&shown), FALSE);
+}
+
+/* --- JSON ----------------------------------------------------------------------------------------------- */
+
+static void
+json_write_string (const char *text)
+{
+  int length;
+  putchar ('"');
+  for (; *text != '\0'; text += length)
+    {
+      gunichar c = next_character (text, &length);
+      if (c == '"' || c == '\\')
+        printf ("\\%c", (char)c);
+      else if (c == '\n')
+        printf ("\\n");
+      else if (c == '\t')
+        printf ("\\t");
+      else if (is_unsafe (c) || (c == 0xfffd && length == 1))
+        printf ("\\u%04x", c);
+      else
+        printf ("%.*s", length, text);
+    }
+  putchar ('"');
+}
+
+static void
+json_start_value (JsonWriter *json, const char *key)
+{
+  if (json->depth > 0)
+    {
+      printf ("%s\n%*s", json->has_members[json->depth] ? "," : "", json->depth * 4, "");
+      json->has_members[json->depth] = true;
+    }
+  if (key != NULL)
+    {
+      json_write_string (key);
+      printf (": ");
+    }
+}
+
+void
+json_begin (JsonWriter *json, const char *key, char bracket)
+{
+  json_start_value (json, key);
+  putchar (bracket);
+  g_assert (json->depth + 1 < JSON_MAX_DEPTH);
+  json->has_members[++json->depth] = false;
+}
+
+void
+json_end (JsonWriter *json, char bracket)
+{
+  bool any = json->has_members[json->depth--];
+  if (any)
+    printf ("\n%*s", json->depth * 4, "");
+  putchar (bracket);
+}
+
+void
+json_string (JsonWriter *json, const char *key, const char *value)
+{
+  json_start_value (json, key);
+  json_write_string (value);
+}
+
+void
+json_int (JsonWriter *json, const char *key, int64_t value)
+{
+  json_start_value (json, key);
+  printf ("%" PRId64, value);
+}
+
+void
+json_bool (JsonWriter *json, const char *key, bool value)
+{
+  json_start_value (json, key);
+  printf ("%s", value ? "true" : "false");
+}
+
+void
+json_finish (JsonWriter *json)
+{
+  g_assert (json->depth == 0);
+  putchar ('\n');
+}
+
+/* An integer of any type; false: not an integer. */
+static bool
+variant_integer (GVariant *value, bool *is_unsigned, uint64_t *number)
+{
+  *is_unsigned = false;
+  switch (g_variant_classify (value))
+    {
+    case G_VARIANT_CLASS_BYTE:
+      *number = g_variant_get_byte (value);
+      return true;
+    case G_VARIANT_CLASS_INT16:
+      *number = (uint64_t)(int64_t)g_variant_get_int16 (value);
+      return true;
+    case G_VARIANT_CLASS_UINT16:
+      *number = g_variant_get_uint16 (value);
+      return true;
+    case G_VARIANT_CLASS_INT32:
+      *number = (uint64_t)(int64_t)g_variant_get_int32 (value);
+      return true;
+    case G_VARIANT_CLASS_UINT32:
+      *number = g_variant_get_uint32 (value);
+      return true;
+    case G_VARIANT_CLASS_INT64:
+      *number = (uint64_t)g_variant_get_int64 (value);
+      return true;
+    case G_VARIANT_CLASS_UINT64:
+      *number = g_variant_get_uint64 (value);
+      *is_unsigned = true;
+      return true;
+    default:
+      return false;
+    }
+}
+
+/* Calls @member for every key and value of an a{sv}. */
+#define FOR_EACH_FACT(facts, key, value)                                                                     \
+  GVariantIter iter_;                                                                                        \
+  g_variant_iter_init (&iter_, facts);                                                                       \
+  const char *key;                                                                                           \
+  GVariant *value;                                                                                           \
+  while (g_variant_iter_loop (&iter_, "{&sv}", &key, &value))
+
+void
+json_variant (JsonWriter *json, const char *key, GVariant *value)
+{
+  bool is_unsigned;
+  uint64_t number;
+  if (g_variant_is_of_type (value, G_VARIANT_TYPE_VARIANT))
+    {
+      g_autoptr (GVariant) inner = g_variant_get_variant (value);
+      json_variant (json, key, inner);
+    }
+  else if (g_variant_is_of_type (value, G_VARIANT_TYPE_STRING))
+    json_string (json, key, g_variant_get_string (value, NULL));
+  else if (g_variant_is_of_type (value, G_VARIANT_TYPE_BOOLEAN))
+    json_bool (json, key, g_variant_get_boolean (value));
+  else if (variant_integer (value, &is_unsigned, &number))
+    {
+      json_start_value (json, key);
+      printf (is_unsigned ? "%" PRIu64 : "%" PRId64, number);
+    }
+  else if (g_variant_is_of_type (value, G_VARIANT_TYPE_VARDICT))
+    {
+      json_begin (json, key, '{');
+      FOR_EACH_FACT (value, name, member)
+      json_variant (json, name, member);
+      json_end (json, '}');
+    }
+  else if (g_variant_is_of_type (value, G_VARIANT_TYPE_ARRAY))
+    {
+      json_begin (json, key, '[');
+      for (size_t i = 0; i < g_variant_n_children (value); i++)
+        {
+          g_autoptr (GVariant) child = g_variant_get_child_value (value, i);
+          json_variant (json, NULL, child);
+        }
+      json_end (json, ']');
+    }
+  else
+    {
+      g_autofree char *text = g_variant_print (value, FALSE);
+      json_string (json, key, text);
+    }
+}
+
+/* --- facts for people ----------------------------------------------------------------------------------- */
+
+static void
+print_fact (GVariant *value, int indent)
+{
+  bool is_unsigned;
+  uint64_t number;
+  if (g_variant_is_of_type (value, G_VARIANT_TYPE_STRING))
+    {
+      g_autofree char *text = printable (g_variant_get_string (value, NULL));
+      printf (" %s\n", text);
+    }
+  else if (variant_integer (value, &is_unsigned, &number))
+    printf (is_unsigned ? " %" PRIu64 "\n" : " %" PRId64 "\n", number);
+  else if (g_variant_is_of_type (value, G_VARIANT_TYPE_VARDICT))
+    {
+      putchar ('\n');
+      print_facts (value, indent + 4);
+    }
+  else if (g_variant_is_of_type (value, G_VARIANT_TYPE_ARRAY))
+    {
+      putchar ('\n');
+      for (size_t i = 0; i < g_variant_n_children (value); i++)
+        {
+          g_autoptr (GVariant) child = g_variant_get_child_value (value, i);
+          g_autoptr (GVariant) inner =
+              g_variant_is_of_type (child, G_VARIANT_TYPE_VARIANT) ? g_variant_get_variant (child) : NULL;
+          printf ("%*s[%zu]:", indent + 4, "", i);
+          print_fact (inner != NULL ? inner : child, indent + 4);
+        }
+    }
+  else
+    {
+      g_autofree char *plain = g_variant_print (value, FALSE);
+      g_autofree char *text = printable (plain);
+      printf (" %s\n", text);
+    }
+}
+
+void
+print_facts (GVariant *facts, int indent)
+{
+  FOR_EACH_FACT (facts, key, value)
+  {
+    g_autofree char *words = printable (key);
+    printf ("%*s%s:", indent, "", g_strdelimit (words, "-", ' '));
+    print_fact (value, indent);
+  }
+}

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Jobs as a program runs them: progress on standard output, SIGUSR1, SIGINT and SIGTERM. */
+#ifndef TOOLS_PROGRESS_H
+#define TOOLS_PROGRESS_H
+
+#include <vhdkit/vhdkit.h>
+
+/* Runs @job to its end.  @show: progress on standard output.  @after_interrupt: what to tell a user who
+ * stopped it, one phrase.  Returns 0, or an exit status after a message that names @file: EXIT_FAILURE, or
+ * 128 + the number of the signal that stopped the job. */
+int run_job (VhdkitJob *job, const char *file, bool show, const char *after_interrupt);
+
+#endif

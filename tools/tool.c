@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Commands, messages and images, for all programs here. */
+#include "tool.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "output.h"
+
+/* --- messages ------------------------------------------------------------------------------------------- */
+
+void
+report (const char *file, const char *format, ...)
+{
+  va_list args;
+  va_start (args, format);
+  g_autofree char *text = g_strdup_vprintf (format, args);
+  va_end (args);
+  g_autofree char *line = file != NULL ? g_strdup_printf ("%s: %s", file, text) : g_strdup (text);
+  g_autofree char *shown = printable (line);
+  fflush (stdout);
+  fprintf (stderr, "%s: %s\n", program_name, shown);
+}
+
+void
+report_error (const char *file, const GError *error)
+{
+  bool named = file == NULL || strstr (error->message, file) != NULL;
+  report (named ? NULL : file, "%s", error->message);
+}
+
+void
+report_warning (const char *format, ...)
+{
+  va_list args;
+  va_start (args, format);
+  g_autofree char *text = g_strdup_vprintf (format, args);
+  va_end (args);
+  report ("warning", "%s", text);
+}
+
+int
+finish_output (int status)
+{
+  if (fflush (stdout) == 0 && !ferror (stdout))
+    return status;
+  fprintf (stderr, "%s: standard output: %s\n", program_name, strerror (errno));
+  return status != EXIT_SUCCESS ? status : EXIT_FAILURE;
+}
+
+/* --- commands ------------------------------------------------------------------------------------------- */
+
+bool
+command_has_name (const Command *command, const char *name)
+{
+  return strcmp (command->name, name) == 0
+         || (command->aliases != NULL && g_strv_contains (command->aliases, name));
+}
+
+void
+command_print_help (const Command *command, const char *prefix)
+{
+  printf ("Usage: %s%s [OPTION]...%s%s\n", prefix, command->name, command->operands[0] != '\0' ? " " : "",
+          command->operands);
+  printf ("%c%s.\n", g_ascii_toupper (command->summary[0]), command->summary + 1);
+  if (command->aliases != NULL)
+    for (const char *const *alias = command->aliases; *alias != NULL; alias++)
+      printf ("Also: %s%s\n", prefix, *alias);
+  options_print (command->options, OPTION_MAIN, "Options");
+  options_print (command->options, OPTION_IMAGE, "Opening images");
+}
+
+static int
+wrong_usage (const Command *command, const char *prefix, const char *text)
+{
+  report (prefix[0] != '\0' ? command->name : NULL, "%s", text);
+  fprintf (stderr, "Try '%s%s --help' for more information.\n", prefix, command->name);
+  return command->usage_status != 0 ? command->usage_status : EXIT_FAILURE;
+}
+
+static int
+run_parsed (const Command *command, const char *prefix, void *args, int argc, char **argv)
+{
+  g_autofree char **operands = NULL;
+  g_autoptr (GError) error = NULL;
+  bool help;
+  if (!options_parse (command->options, args, argc, argv, &operands, &help, &error))
+    return wrong_usage (command, prefix, error->message);
+  if (help)
+    {
+      command_print_help (command, prefix);
+      return finish_output (EXIT_SUCCESS);
+    }
+  int n = (int)g_strv_length (operands);
+  g_autofree char *text = NULL;
+  if (n < command->min_operands)
+    text = g_strdup_printf ("expected %s", command->operands);
+  else if (n > command->max_operands)
+    text = g_strdup_printf ("unexpected argument '%s'", operands[command->max_operands]);
+  if (text != NULL)
+    return wrong_usage (command, prefix, text);
+  return finish_output (command->run (command, args, operands));
+}
+
+int
+command_execute (const Command *command, const char *prefix, int argc, char **argv)
+{
+  g_autofree void *args = g_malloc0 (MAX (command->args_size, 1));
+  if (command->defaults != NULL)
+    memcpy (args, command->defaults, command->args_size);
+  int status = run_parsed (command, prefix, args, argc, argv);
+  options_clear (command->options, args);
+  return status;
+}
+
+/* --- images --------------------------------------------------------------------------------------------- */
+
+VhdkitContext *
+tool_context (void)
+{
+  static VhdkitContext *context;
+  if (context != NULL)
+    return context;
+  g_autoptr (GError) error = NULL;
+  context = vhdkit_context_new (&error);
+  if (context == NULL)
+    {
+      report_error (NULL, error);
+      exit (EXIT_FAILURE);
+    }
+  return context;
+}
+
+const char *const *
+list_strings (GPtrArray *list)
+{
+  return list != NULL ? (const char *const *)list->pdata : NULL;
+}
+
+static bool
+is_direct (VhdkitCacheMode cache)
+{
+  return cache == VHDKIT_CACHE_NONE || cache == VHDKIT_CACHE_DIRECTSYNC;
+}
+
+VhdkitImage *
+tool_open_quiet (const char *path, const ImageOptions *options, unsigned flags, VhdkitCacheMode cache,
+                 GError **error)
+{
+  const char *refusal = NULL;
+  if (options->force_share && (flags & VHDKIT_OPEN_RDWR) != 0)
+    refusal = "-U is for images that are only read";
+  else if (g_strcmp0 (options->aio, "native") == 0 && !is_direct (cache))
+    refusal = "native I/O needs cache mode none or directsync";
+  if (refusal != NULL)
+    {
+      g_set_error_literal (error, VHDKIT_ERROR, VHDKIT_ERROR_INVALID_ARGUMENT, refusal);
+      return NULL;
+    }
+  flags |= options->force_share ? VHDKIT_OPEN_FORCE_SHARE : 0;
+  flags |= options->raw_parent ? VHDKIT_OPEN_RAW_PARENT : 0;
+  VhdkitOpenOptions open_options = {
+    .struct_size = sizeof open_options,
+    .flags = flags,
+    .cache = cache,
+    .aio = options->aio,
+    .format = options->format,
+    .parent = options->parent,
+    .parent_format = options->parent_format,
+    .confine = options->confine,
+    .drive_map = list_strings (options->drive_map),
+    .filters = list_strings (options->filters),
+  };
+  return vhdkit_image_open (tool_context (), path, &open_options, error);
+}
+
+VhdkitImage *
+tool_open (const char *path, const ImageOptions *options, unsigned flags, VhdkitCacheMode cache)
+{
+  g_autoptr (GError) error = NULL;
+  VhdkitImage *image = tool_open_quiet (path, options, flags, cache, &error);
+  if (image == NULL)
+    report_error (path, error);
+  return image;
+}
+
+void
+tool_print_warnings (VhdkitImage *image)
+{
+  int depth = vhdkit_image_get_depth (image);
+  for (int layer = 0; layer < depth; layer++)
+    {
+      VhdkitLayerInfo info = { 0 };
+      if (!vhdkit_image_get_layer_info (image, layer, &info, NULL))
+        continue;
+      for (char **text = info.warnings; text != NULL && *text != NULL; text++)
+        {
+          if (strstr (*text, info.filename) != NULL)
+            report_warning ("%s", *text);
+          else
+            report_warning ("%s: %s", info.filename, *text);
+        }
+      vhdkit_layer_info_clear (&info);
+    }
+}
+
+bool
+tool_close (VhdkitImage *image, const char *path)
+{
+  g_autoptr (GError) error = NULL;
+  if (image == NULL || vhdkit_image_close (image, &error))
+    return true;
+  report_error (path, error);
+  return false;
+}
+
+void
+tool_image_cleanup (VhdkitImage *image)
+{
+  vhdkit_image_close (image, NULL);
+}
+
+void *
+tool_buffer_new (size_t bytes)
+{
+  void *buffer = mmap (NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return buffer != MAP_FAILED ? buffer : NULL;
+}
+
+void
+tool_buffer_free (void *buffer, size_t bytes)
+{
+  if (buffer != NULL)
+    munmap (buffer, bytes);
+}
+
+bool
+same_file (const char *a, const char *b)
+{
+  struct stat sa, sb;
+  return stat (a, &sa) == 0 && stat (b, &sb) == 0 && sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
+}
