@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "output.h"
+#include "progress.h"
 
 enum
 {
@@ -101,7 +102,7 @@ print_human (const VhdkitCheckResult *result, const GArray *findings)
   if (result->corruptions > 0)
     printf ("%" PRId64 " errors were found on the image: do not write to it.\n", result->corruptions);
   if (result->leaks > 0)
-    printf ("%" PRId64 " leaks were found on the image: space is lost, no data.\n", result->leaks);
+    printf ("%" PRId64 " leaks were found on the image: space that nothing uses; no data is lost.\n", result->leaks);
   if (result->check_errors > 0)
     printf ("%" PRId64 " parts of the image could not be checked.\n", result->check_errors);
   print_percentages (result);
@@ -149,22 +150,40 @@ print_json (const VhdkitCheckResult *result, const GArray *findings, const char 
 }
 
 /* The image with its chain if that can be had, else alone: what is wrong with a parent must not keep a file
- * from being checked.  NULL after a message. */
+ * from being checked. */
 static VhdkitImage *
-open_image (const char *path, const CheckArgs *args)
+open_with_or_without_parent (const char *path, const CheckArgs *args, unsigned flags, GError **error)
 {
-  unsigned flags = VHDKIT_OPEN_CHECK | (args->repair != NULL ? VHDKIT_OPEN_RDWR : 0);
-  VhdkitCacheMode cache = args->repair != NULL ? args->cache : args->source_cache;
+  VhdkitCacheMode cache = flags & VHDKIT_OPEN_RDWR ? args->cache : args->source_cache;
   g_autoptr (GError) chain_error = NULL;
   VhdkitImage *image = tool_open_quiet (path, &args->image, flags, cache, &chain_error);
   if (image != NULL)
     return image;
-  g_autoptr (GError) error = NULL;
-  image = tool_open_quiet (path, &args->image, flags | VHDKIT_OPEN_NO_PARENTS, cache, &error);
+  image = tool_open_quiet (path, &args->image, flags | VHDKIT_OPEN_NO_PARENTS, cache, error);
   if (image != NULL)
     report_warning ("checked without its parent: %s", chain_error->message);
-  else
-    report_error (path, error);
+  return image;
+}
+
+/* What cannot be opened for a repair is looked at all the same; *repair tells.  NULL after a message. */
+static VhdkitImage *
+open_image (const char *path, const CheckArgs *args, bool *repair)
+{
+  g_autoptr (GError) error = NULL;
+  VhdkitImage *image = NULL;
+  *repair = args->repair != NULL;
+  if (*repair)
+    image = open_with_or_without_parent (path, args, VHDKIT_OPEN_CHECK | VHDKIT_OPEN_RDWR, &error);
+  if (image != NULL)
+    return image;
+
+  g_autoptr (GError) read_error = NULL;
+  *repair = false;
+  image = open_with_or_without_parent (path, args, VHDKIT_OPEN_CHECK, &read_error);
+  if (image == NULL)
+    report_error (path, read_error);
+  else if (error != NULL)
+    report_warning ("cannot be repaired: %s", error->message);
   return image;
 }
 
@@ -182,12 +201,12 @@ check_once (VhdkitImage *image, bool fix, VhdkitCheckResult *result, GArray *fin
 /* Checks, repairs if asked to, and checks again after a repair, so that the verdict is on what is there now.
  */
 static int
-check_and_repair (VhdkitImage *image, const CheckArgs *args, VhdkitCheckResult *result, GArray *findings,
+check_and_repair (VhdkitImage *image, const char *repair, VhdkitCheckResult *result, GArray *findings,
                   const char *path)
 {
-  if (args->repair == NULL)
+  if (repair == NULL)
     return check_once (image, false, result, findings, path);
-  if (strcmp (args->repair, "leaks") == 0)
+  if (strcmp (repair, "leaks") == 0)
     {
       int status = check_once (image, false, result, NULL, path);
       if (status != EXIT_SUCCESS)
@@ -215,14 +234,17 @@ run (const Command *command, void *opaque, char **operands)
       report (NULL, "-r: '%s' is neither leaks nor all", args->repair);
       return STATUS_NOT_CHECKED;
     }
-  g_autoptr (ToolImage) image = open_image (path, args);
+  if (args->repair != NULL)
+    signals_defer ();
+  bool repair;
+  g_autoptr (ToolImage) image = open_image (path, args, &repair);
   if (image == NULL)
     return STATUS_NOT_CHECKED;
 
   g_autoptr (GArray) findings = g_array_new (FALSE, FALSE, sizeof (Finding));
   g_array_set_clear_func (findings, finding_clear);
   VhdkitCheckResult result;
-  int status = check_and_repair (image, args, &result, findings, path);
+  int status = check_and_repair (image, repair ? args->repair : NULL, &result, findings, path);
   VhdkitLayerInfo info = { 0 };
   if (status == EXIT_SUCCESS && args->output == OUTPUT_JSON)
     {

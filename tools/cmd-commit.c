@@ -74,6 +74,7 @@ run (const Command *command, void *opaque, char **operands)
       report (NULL, "-b and --depth exclude each other");
       return EXIT_FAILURE;
     }
+  signals_defer ();
   g_autoptr (ToolImage) image = tool_open (path, &args->image, 0, args->cache);
   if (image == NULL)
     return EXIT_FAILURE;

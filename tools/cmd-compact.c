@@ -49,6 +49,7 @@ run (const Command *command, void *opaque, char **operands)
 {
   const CompactArgs *args = opaque;
   const char *path = operands[0];
+  signals_defer ();
   g_autoptr (ToolImage) image = tool_open (path, &args->image, VHDKIT_OPEN_RDWR, args->cache);
   if (image == NULL)
     return EXIT_FAILURE;

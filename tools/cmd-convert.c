@@ -186,6 +186,7 @@ run (const Command *command, void *opaque, char **operands)
     }
   args->parent = new_image.parent;
 
+  signals_defer ();
   VhdkitImage *source = tool_open (operands[0], &args->image, 0, args->source_cache);
   if (source == NULL)
     return EXIT_FAILURE;

@@ -135,6 +135,7 @@ show_layer (VhdkitImage *image, int layer, JsonWriter *json, const char *path)
         putchar ('\n');
       print_human (&info);
     }
+  tool_print_layer_warnings (&info);
   vhdkit_layer_info_clear (&info);
   return true;
 }
@@ -162,7 +163,6 @@ run (const Command *command, void *opaque, char **operands)
     json_end (&json, ']');
   if (writer != NULL)
     json_finish (&json);
-  tool_print_warnings (image);
   return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 

@@ -359,7 +359,7 @@ run_help (const Command *command, void *opaque, char **operands)
       const Command *subject = find_command (operands[0]);
       if (subject == NULL)
         return EXIT_FAILURE;
-      command_print_help (subject, "");
+      command_print_help (subject, NULL);
       return EXIT_SUCCESS;
     }
   for (const Command *const *c = io_commands; *c != NULL; c++)
@@ -391,7 +391,7 @@ io_run_line (const char *line)
   /* Sorting out options moves the strings about; the vector must still free each of them. */
   g_autofree char **order = g_new0 (char *, argc + 1);
   memcpy (order, argv, sizeof (char *) * (size_t)argc);
-  if (command == NULL || command_execute (command, "-c ", argc, order) != EXIT_SUCCESS)
+  if (command == NULL || command_execute (command, NULL, argc, order) != EXIT_SUCCESS)
     io_session.failed = true;
 }
 

@@ -316,9 +316,14 @@ options_parse (const OptionDef *table, void *target, int argc, char **argv, char
       if (answer == ':')
         return by_letter ? fail (error, "option '-%c' needs a value", optopt)
                          : fail (error, "option '%s' needs a value", given);
+      if (answer == '?' && by_letter && g_ascii_isdigit (optopt))
+        return fail (error, "'-%c…': sizes and numbers are not negative", optopt);
       if (answer == '?')
-        return by_letter ? fail (error, "unknown option '-%c'", optopt)
-                         : fail (error, "unknown option '%s'", given);
+        {
+          g_autofree char *name = by_letter ? g_strdup_printf ("-%c", optopt) : g_strdup (given);
+          g_set_error (error, VHDKIT_ERROR, VHDKIT_ERROR_NOT_FOUND, "unknown option '%s'", name);
+          return false;
+        }
       if (!store (find_row (table, answer), target, optarg, error))
         return false;
     }

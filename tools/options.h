@@ -127,7 +127,8 @@ typedef struct
 /* clang-format on */
 
 /* Parses argv[1] … into @target; operands end up in *@operands (borrowed, NULL-terminated, free the array).
- * *@help: --help was given, nothing else matters.  @error: one phrase. */
+ * *@help: --help was given, nothing else matters.  @error: one phrase; NOT_FOUND for an option that there is
+ * not, INVALID_ARGUMENT for a value. */
 bool options_parse (const OptionDef *table, void *target, int argc, char **argv, char ***operands, bool *help,
                     GError **error);
 

@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Running a job.
+ * Signals and running a job.
  *
- * A signal handler does no more than set a flag and ask the job to stop; the job stops in a safe place and
- * comes back as cancelled.  The first SIGINT or SIGTERM restores the default action, so that the second ends
- * the process at once (the images are consistent then as well: that is what crash safety means).
+ *   at start        a stop signal ends the program: nothing is open for writing
+ *   deferred        it is remembered, and stops a job that starts later at once
+ *   a job runs      the job is asked to stop; it does so in a safe place and comes back as cancelled
+ *
+ * A handler does no more than set flags, ask a job, or write a line and exit.  The first SIGINT or SIGTERM
+ * restores the default action, so that the second ends the process at once (the images are consistent then as
+ * well: that is what crash safety means).
  */
 #include "progress.h"
 
@@ -12,6 +16,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "output.h"
@@ -21,6 +26,7 @@
 #define MIN_STEP_PERCENT 1.0
 
 static VhdkitJob *volatile running_job;
+static volatile sig_atomic_t deferred;
 static volatile sig_atomic_t stop_signal;
 static volatile sig_atomic_t asked_for_progress;
 
@@ -32,8 +38,20 @@ typedef struct
 } Progress;
 
 static void
+exit_at_once (int signal_number)
+{
+  static const char text[] = ": stopped by a signal\n";
+  bool told = write (STDERR_FILENO, program_name, strlen (program_name)) > 0
+              && write (STDERR_FILENO, text, sizeof text - 1) > 0;
+  (void)told;
+  _exit (128 + signal_number);
+}
+
+static void
 on_stop (int signal_number)
 {
+  if (!deferred)
+    exit_at_once (signal_number);
   stop_signal = signal_number;
   VhdkitJob *job = running_job;
   if (job != NULL)
@@ -89,20 +107,29 @@ update (VhdkitJob *job, void *opaque)
 }
 
 static void
-catch_signals (struct sigaction *old_int, struct sigaction *old_term, struct sigaction *old_usr1)
+catch_signal (int signal_number, void (*handler) (int), int flags)
 {
-  struct sigaction stop = { .sa_handler = on_stop, .sa_flags = (int)(SA_RESETHAND | SA_RESTART) };
-  struct sigaction ask = { .sa_handler = on_ask, .sa_flags = SA_RESTART };
-  sigemptyset (&stop.sa_mask);
-  sigemptyset (&ask.sa_mask);
-  sigaction (SIGINT, NULL, old_int);
-  sigaction (SIGTERM, NULL, old_term);
+  struct sigaction action = { .sa_handler = handler, .sa_flags = flags };
+  struct sigaction old;
+  sigemptyset (&action.sa_mask);
   /* A shell starts background jobs with SIGINT ignored; that stays. */
-  if (old_int->sa_handler != SIG_IGN)
-    sigaction (SIGINT, &stop, NULL);
-  if (old_term->sa_handler != SIG_IGN)
-    sigaction (SIGTERM, &stop, NULL);
-  sigaction (SIGUSR1, &ask, old_usr1);
+  if (sigaction (signal_number, NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+    sigaction (signal_number, &action, NULL);
+}
+
+void
+signals_init (void)
+{
+  catch_signal (SIGINT, on_stop, (int)(SA_RESETHAND | SA_RESTART));
+  catch_signal (SIGTERM, on_stop, (int)(SA_RESETHAND | SA_RESTART));
+  catch_signal (SIGUSR1, on_ask, SA_RESTART);
+  catch_signal (SIGXFSZ, SIG_IGN, 0);
+}
+
+void
+signals_defer (void)
+{
+  deferred = 1;
 }
 
 int
@@ -111,7 +138,6 @@ run_job (VhdkitJob *job, const char *file, bool show, const char *after_interrup
   Progress progress = { .show = show,
                         .terminal = isatty (STDOUT_FILENO) == 1,
                         .start_time = g_get_monotonic_time () };
-  struct sigaction old_int, old_term, old_usr1;
   g_autoptr (GError) error = NULL;
 
   if (show)
@@ -119,13 +145,14 @@ run_job (VhdkitJob *job, const char *file, bool show, const char *after_interrup
       printf ("    (0.00/100%%)\r");
       fflush (stdout);
     }
+  signals_defer ();
   running_job = job;
-  catch_signals (&old_int, &old_term, &old_usr1);
+  if (stop_signal != 0)
+    vhdkit_job_cancel (job);
   bool ok = vhdkit_job_run (job, update, &progress, &error);
   running_job = NULL;
-  sigaction (SIGINT, &old_int, NULL);
-  sigaction (SIGTERM, &old_term, NULL);
-  sigaction (SIGUSR1, &old_usr1, NULL);
+  if (asked_for_progress)
+    update (job, &progress);
 
   if (show)
     {

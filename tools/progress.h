@@ -5,6 +5,13 @@
 
 #include <vhdkit/vhdkit.h>
 
+/* Called first thing by a program.  SIGINT and SIGTERM end it with a message and 128 + their number; SIGUSR1 is
+ * remembered for the next job; SIGXFSZ becomes the error EFBIG. */
+void signals_init (void);
+/* From now on SIGINT and SIGTERM stop a job rather than the program: called before an image is opened for
+ * writing, so that it is always closed in order. */
+void signals_defer (void);
+
 /* Runs @job to its end.  @show: progress on standard output.  @after_interrupt: what to tell a user who
  * stopped it, one phrase.  Returns 0, or an exit status after a message that names @file: EXIT_FAILURE, or
  * 128 + the number of the signal that stopped the job. */

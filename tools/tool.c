@@ -64,8 +64,10 @@ command_has_name (const Command *command, const char *name)
 void
 command_print_help (const Command *command, const char *prefix)
 {
-  printf ("Usage: %s%s [OPTION]...%s%s\n", prefix, command->name, command->operands[0] != '\0' ? " " : "",
-          command->operands);
+  prefix = prefix != NULL ? prefix : "";
+  printf ("Usage: %s%s%s%s%s\n", prefix, command->name,
+          command->options[0].kind != OPTION_END ? " [OPTION]..." : "",
+          command->operands[0] != '\0' ? " " : "", command->operands);
   printf ("%c%s.\n", g_ascii_toupper (command->summary[0]), command->summary + 1);
   if (command->aliases != NULL)
     for (const char *const *alias = command->aliases; *alias != NULL; alias++)
@@ -74,11 +76,14 @@ command_print_help (const Command *command, const char *prefix)
   options_print (command->options, OPTION_IMAGE, "Opening images");
 }
 
+/* @hint: the help would have told. */
 static int
-wrong_usage (const Command *command, const char *prefix, const char *text)
+wrong_usage (const Command *command, const char *prefix, bool hint, const char *text)
 {
-  report (prefix[0] != '\0' ? command->name : NULL, "%s", text);
-  fprintf (stderr, "Try '%s%s --help' for more information.\n", prefix, command->name);
+  bool is_program = prefix != NULL && prefix[0] == '\0';
+  report (is_program ? NULL : command->name, "%s", text);
+  if (hint && prefix != NULL)
+    fprintf (stderr, "Try '%s%s --help' for more information.\n", prefix, command->name);
   return command->usage_status != 0 ? command->usage_status : EXIT_FAILURE;
 }
 
@@ -89,7 +94,10 @@ run_parsed (const Command *command, const char *prefix, void *args, int argc, ch
   g_autoptr (GError) error = NULL;
   bool help;
   if (!options_parse (command->options, args, argc, argv, &operands, &help, &error))
-    return wrong_usage (command, prefix, error->message);
+    {
+      bool unknown = g_error_matches (error, VHDKIT_ERROR, VHDKIT_ERROR_NOT_FOUND);
+      return wrong_usage (command, prefix, unknown, error->message);
+    }
   if (help)
     {
       command_print_help (command, prefix);
@@ -102,7 +110,7 @@ run_parsed (const Command *command, const char *prefix, void *args, int argc, ch
   else if (n > command->max_operands)
     text = g_strdup_printf ("unexpected argument '%s'", operands[command->max_operands]);
   if (text != NULL)
-    return wrong_usage (command, prefix, text);
+    return wrong_usage (command, prefix, true, text);
   return finish_output (command->run (command, args, operands));
 }
 
@@ -189,6 +197,18 @@ tool_open (const char *path, const ImageOptions *options, unsigned flags, Vhdkit
 }
 
 void
+tool_print_layer_warnings (const VhdkitLayerInfo *info)
+{
+  for (char **text = info->warnings; text != NULL && *text != NULL; text++)
+    {
+      if (strstr (*text, info->filename) != NULL)
+        report_warning ("%s", *text);
+      else
+        report_warning ("%s: %s", info->filename, *text);
+    }
+}
+
+void
 tool_print_warnings (VhdkitImage *image)
 {
   int depth = vhdkit_image_get_depth (image);
@@ -197,13 +217,7 @@ tool_print_warnings (VhdkitImage *image)
       VhdkitLayerInfo info = { 0 };
       if (!vhdkit_image_get_layer_info (image, layer, &info, NULL))
         continue;
-      for (char **text = info.warnings; text != NULL && *text != NULL; text++)
-        {
-          if (strstr (*text, info.filename) != NULL)
-            report_warning ("%s", *text);
-          else
-            report_warning ("%s: %s", info.filename, *text);
-        }
+      tool_print_layer_warnings (&info);
       vhdkit_layer_info_clear (&info);
     }
 }

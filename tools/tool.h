@@ -25,7 +25,7 @@ struct Command
 };
 
 /* Parses argv[1] … and runs the command, or prints its help.  @prefix: what stands before the command's name
- * on a command line ("vhd-img "), for hints. */
+ * on a command line ("vhd-img "), for hints; NULL: no hints, it is not typed into a shell. */
 int command_execute (const Command *command, const char *prefix, int argc, char **argv);
 bool command_has_name (const Command *command, const char *name);
 /* "vhd-img info [OPTION]... FILE" and the options. */
@@ -79,6 +79,7 @@ VhdkitImage *tool_open_quiet (const char *path, const ImageOptions *options, uns
 const char *const *list_strings (GPtrArray *list);
 /* Prints what the layers of an image want to be known. */
 void tool_print_warnings (VhdkitImage *image);
+void tool_print_layer_warnings (const VhdkitLayerInfo *info);
 /* false after a message.  NULL is fine. */
 bool tool_close (VhdkitImage *image, const char *path);
 

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "progress.h"
+
 const char *program_name = "vhd-img";
 
 static const Command *const commands[] = {
@@ -91,6 +93,7 @@ print_help (void)
 int
 main (int argc, char **argv)
 {
+  signals_init ();
   if (argc < 2)
     {
       report (NULL, "a command is missing");

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "progress.h"
+
 const char *program_name = "vhd-io";
 
 typedef struct
@@ -127,6 +129,7 @@ static const Program program = {
 int
 main (int argc, char **argv)
 {
+  signals_init ();
   const char *first = argc > 1 ? argv[1] : "";
   if (strcmp (first, "--print-man") == 0 || strcmp (first, "--print-options") == 0)
     {

@@ -36,7 +36,8 @@ typedef struct
   BlockDriverState bs; /* first: a BlockDriverState * is a BdrvNode * */
 
   /* The request path, in the order it is looked at. */
-  int64_t max_transfer; /* INT64_MAX: none */
+  int64_t max_transfer;      /* INT64_MAX: none */
+  uint32_t memory_alignment; /* that requests are checked for */
   BdrvTrackedRequest *oldest, *newest;
   unsigned serialising; /* of the requests in the list */
   unsigned waiting;     /* coroutines in request_queue */
@@ -180,8 +181,8 @@ bdrv_is_aligned (const BdrvNode *node, int64_t offset, int64_t bytes)
 static inline bool
 bdrv_memory_is_aligned (const BdrvNode *node, const IoVector *qiov, size_t qiov_offset, int64_t bytes)
 {
-  return node->bs.limits.memory_alignment <= 1
-         || io_vector_slice_is_aligned (qiov, qiov_offset, bytes, node->bs.limits.memory_alignment);
+  return node->memory_alignment <= 1
+         || io_vector_slice_is_aligned (qiov, qiov_offset, bytes, node->memory_alignment);
 }
 
 /* Whether rounding the end of a write up to the alignment makes it reach past the end of the node, which the

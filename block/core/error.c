@@ -8,7 +8,12 @@
 /* An image can be made to give a finding per block: that many are kept. */
 #define MAX_WARNINGS 64
 
-G_DEFINE_QUARK (vhdkit - error - quark, vhdkit_error)
+/* Part of the public interface, unlike the rest of the core. */
+__attribute__ ((visibility ("default"))) GQuark
+vhdkit_error_quark (void)
+{
+  return g_quark_from_static_string ("vhdkit-error-quark");
+}
 
 char *
 bdrv_printable (const char *text)

@@ -22,7 +22,7 @@ co_flush_now (BlockDriverState *bs)
   if (drv->kind == BLOCK_DRIVER_PROTOCOL && (bs->open_flags & BDRV_O_NO_FLUSH))
     return 0;
   if (drv->co_flush)
-    return MIN (drv->co_flush (bs), 0);
+    return drv->co_flush (bs);
   return bs->file ? bdrv_co_flush (bs->file) : 0;
 }
 

@@ -29,6 +29,7 @@ bdrv_node_new (const BlockDriver *drv, const char *filename, int flags, BlockDri
 
   node->refcount = 1;
   node->max_transfer = INT64_MAX;
+  node->memory_alignment = 1;
   /* What an earlier process wrote may not be durable yet, and this one will build on it: the first flush of a
    * node opened for writing is never taken for superfluous. */
   node->write_gen = 1;
@@ -76,8 +77,13 @@ take_limits (BdrvNode *node)
 
   node->max_transfer = INT64_MAX;
   if (limits->max_transfer > 0)
-    node->max_transfer = MAX (round_down (limits->max_transfer, limits->request_alignment),
-                              (int64_t)limits->request_alignment);
+    {
+      /* Where a request is split, its memory is split too. */
+      int64_t alignment = MAX (limits->request_alignment, limits->memory_alignment);
+      node->max_transfer = MAX (round_down (limits->max_transfer, alignment), alignment);
+    }
+  /* Formats and filters only hand memory on: whether it must be copied is seen at the bottom. */
+  node->memory_alignment = node->bs.drv->kind == BLOCK_DRIVER_PROTOCOL ? limits->memory_alignment : 1;
   return node->bs.bytes >= 0 && node->bs.bytes <= BDRV_MAX_LENGTH;
 }
 

@@ -199,9 +199,9 @@ commit_check_sizes (const CommitJob *commit, GError **error)
   if (source_bytes >= target_bytes || commit->params.shrink_target)
     return true;
   bdrv_set_error (error, source, VHDKIT_ERROR_INVALID_ARGUMENT,
-                  "has %" G_GINT64_FORMAT " bytes and %s has %" G_GINT64_FORMAT
-                  ": a merge would have to cut the target, which was not asked for",
-                  source_bytes, target->filename, target_bytes);
+                  "its size, %" G_GINT64_FORMAT " bytes, is smaller than the %" G_GINT64_FORMAT
+                  " bytes of %s: the target would have to be cut, which was not asked for",
+                  source_bytes, target_bytes, target->filename);
   return false;
 }
 

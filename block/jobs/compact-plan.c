@@ -15,6 +15,9 @@
  *     plan     D -> first hole, C -> the next
  *     after    [hdr][A][D][B][C]|ftr
  *
+ * Aligned places are preferred as long as the file does not end a block's length higher for it.  Images whose
+ * blocks were packed by another writer have holes without any slack.
+ *
  * Holes are those of the layout as it is: a source is not a hole until its move is durable (I3), and all
  * sources lie above the new end anyway.  What cannot be used: holes shorter than a block at its alignment,
  * and the gap right below a block when it is shorter than the block, since overlapping copies are not crash
@@ -33,15 +36,21 @@ typedef struct
   int64_t start, end;
 } Hole;
 
-/* The lowest place >= @start where a block may begin. */
-static int64_t
-align_to_phase (const BlockLayout *layout, int64_t start)
+/* Where a block may begin. */
+typedef struct
 {
-  int64_t beyond = (start - layout->alignment_phase) % layout->alignment;
+  int64_t alignment, phase;
+} Places;
+
+/* The lowest place >= @start. */
+static int64_t
+next_place (const Places *places, int64_t start)
+{
+  int64_t beyond = (start - places->phase) % places->alignment;
 
   if (beyond < 0)
-    beyond += layout->alignment;
-  return beyond == 0 ? start : start + layout->alignment - beyond;
+    beyond += places->alignment;
+  return beyond == 0 ? start : start + places->alignment - beyond;
 }
 
 static bool
@@ -50,7 +59,7 @@ check_layout (const BlockLayout *layout, GError **error)
   int64_t last_end = 0;
 
   if (layout->alignment <= 0 || layout->alignment_phase < 0 || layout->alignment_phase >= layout->alignment
-      || layout->tail_bytes < 0)
+      || layout->least_alignment < 0 || layout->least_alignment > layout->alignment || layout->tail_bytes < 0)
     {
       g_set_error (error, VHDKIT_ERROR, VHDKIT_ERROR_FAILED,
                    "container layout: alignment %" G_GINT64_FORMAT ", phase %" G_GINT64_FORMAT
@@ -63,7 +72,7 @@ check_layout (const BlockLayout *layout, GError **error)
       const BlockExtent *extent = &g_array_index (layout->extents, BlockExtent, i);
       int64_t end;
 
-      if (extent->bytes <= 0 || extent->file_offset < last_end
+      if (extent->bytes < 0 || extent->file_offset < last_end
           || !checked_add (extent->file_offset, extent->bytes, &end)
           || end > INT64_MAX - layout->alignment - layout->tail_bytes)
         {
@@ -99,12 +108,12 @@ find_holes (const BlockLayout *layout)
 /* Takes room for @bytes out of the lowest hole from index *first on that has it and ends at or before
  * @below; -1: none.  *first goes up over holes that are too short. */
 static int64_t
-take_place (const BlockLayout *layout, GArray *holes, guint *first, int64_t bytes, int64_t below)
+take_place (const Places *places, GArray *holes, guint *first, int64_t bytes, int64_t below)
 {
   for (; *first < holes->len; (*first)++)
     {
       Hole *hole = &g_array_index (holes, Hole, *first);
-      int64_t place = align_to_phase (layout, hole->start);
+      int64_t place = next_place (places, hole->start);
 
       if (hole->end > below)
         return -1;
@@ -117,55 +126,87 @@ take_place (const BlockLayout *layout, GArray *holes, guint *first, int64_t byte
   return -1;
 }
 
-bool
-compact_plan_make (const BlockLayout *layout, CompactPlan *plan, GError **error)
+/* @plan was cleared, @layout checked. */
+static void
+plan_moves (const BlockLayout *layout, const Places *places, CompactPlan *plan)
 {
-  *plan = (CompactPlan){ .end = COMPACT_END_EMPTY, .end_offset = -1 };
-  if (!check_layout (layout, error))
-    return false;
-
   g_autoptr (GArray) holes = find_holes (layout);
   guint left = layout->extents->len; /* extents that stay, so far */
   guint first = 0;
   int64_t searched = 0; /* the size @first is true for */
-  int64_t moved_end = 0;
+  int64_t end = 0;      /* of what was moved */
 
   plan->moves = g_array_new (FALSE, FALSE, sizeof (BlockMove));
+  plan->end = COMPACT_END_EMPTY;
+  plan->end_offset = -1;
   for (; left > 0; left--)
     {
       const BlockExtent *last = &g_array_index (layout->extents, BlockExtent, left - 1);
+      int64_t place = -1;
 
-      plan->end_offset = last->file_offset;
-      plan->end = last->offset < 0 ? COMPACT_END_METADATA : COMPACT_END_NO_HOLE;
-      if (last->offset < 0)
-        break;
-      if (last->bytes < searched)
-        first = 0;
-      searched = last->bytes;
-
-      int64_t place = take_place (layout, holes, &first, last->bytes, last->file_offset);
+      if (last->bytes == 0)
+        continue;
+      if (last->offset >= 0)
+        {
+          if (last->bytes < searched)
+            first = 0;
+          searched = last->bytes;
+          place = take_place (places, holes, &first, last->bytes, last->file_offset);
+        }
       if (place < 0)
-        break;
+        {
+          plan->end = last->offset < 0 ? COMPACT_END_METADATA : COMPACT_END_NO_HOLE;
+          plan->end_offset = last->file_offset;
+          end = MAX (end, last->file_offset + last->bytes);
+          break;
+        }
       BlockMove move = {
         .offset = last->offset, .from = last->file_offset, .to = place, .bytes = last->bytes
       };
       g_array_append_val (plan->moves, move);
       plan->bytes += move.bytes;
-      moved_end = MAX (moved_end, place + move.bytes);
+      end = MAX (end, place + move.bytes);
     }
-  if (left == 0)
-    {
-      plan->end = COMPACT_END_EMPTY;
-      plan->end_offset = -1;
-    }
+  plan->file_size = end + layout->tail_bytes;
+}
 
-  int64_t stay_end = 0;
-  if (left > 0)
+static int64_t
+largest_block (const BlockLayout *layout)
+{
+  int64_t bytes = 0;
+
+  for (guint i = 0; i < layout->extents->len; i++)
     {
-      const BlockExtent *last = &g_array_index (layout->extents, BlockExtent, left - 1);
-      stay_end = last->file_offset + last->bytes;
+      const BlockExtent *extent = &g_array_index (layout->extents, BlockExtent, i);
+
+      if (extent->offset >= 0)
+        bytes = MAX (bytes, extent->bytes);
     }
-  plan->file_size = MAX (stay_end, moved_end) + layout->tail_bytes;
+  return bytes;
+}
+
+bool
+compact_plan_make (const BlockLayout *layout, CompactPlan *plan, GError **error)
+{
+  *plan = (CompactPlan){ 0 };
+  if (!check_layout (layout, error))
+    return false;
+
+  Places aligned = { .alignment = layout->alignment, .phase = layout->alignment_phase };
+  plan_moves (layout, &aligned, plan);
+  if (layout->least_alignment == 0 || layout->least_alignment == layout->alignment)
+    return true;
+
+  /* Well placed blocks are worth a little, but not a block's length. */
+  Places anywhere = { .alignment = layout->least_alignment };
+  g_auto (CompactPlan) packed = { 0 };
+  plan_moves (layout, &anywhere, &packed);
+  if (packed.file_size <= plan->file_size - largest_block (layout))
+    {
+      CompactPlan wide = *plan;
+      *plan = packed;
+      packed = wide;
+    }
   return true;
 }
 

@@ -143,6 +143,8 @@ compare_co_piece (CompareJob *compare, const Piece *piece, uint8_t *buf[2])
 {
   size_t bytes = (size_t)piece->bytes;
 
+  if (piece->zero[0] && piece->zero[1])
+    return 0;
   for (int side = 0; side < 2; side++)
     if (!piece->zero[side])
       {

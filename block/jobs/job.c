@@ -268,8 +268,8 @@ job_co_pause_point (Job *job)
   if (job->loop_wanted || aio_clock_ns () - job->last_loop > LOOP_INTERVAL_NS)
     {
       job->loop_wanted = true;
-      aio_co_schedule (job->context, coroutine_self ());
-      coroutine_yield ();
+      /* Through a timer: what is merely scheduled may run again before the loop looks at anything else. */
+      co_sleep_ns (0);
       job->loop_wanted = false;
       job->last_loop = aio_clock_ns ();
     }

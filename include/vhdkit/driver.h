@@ -177,6 +177,7 @@ typedef struct
   int64_t block_size;       /* guest bytes of a payload block */
   int64_t alignment;        /* a moved block may start at any file offset x with */
   int64_t alignment_phase;  /* x % alignment == alignment_phase */
+  int64_t least_alignment;  /* or, where that leaves too little room, at any multiple of this; 0: not so */
   int64_t data_offset;      /* where payload starts in a block's extent (after a VHD sector bitmap) */
   int64_t tail_bytes;       /* bytes that must follow the last extent (a VHD footer) */
   int64_t file_size;        /* of the container now */

@@ -478,15 +478,7 @@ file_co_flush (BlockDriverState *bs)
 {
   FileState *s = bs->opaque;
 
-  /* Linux reports a failed write-back once and forgets the pages: later success would prove nothing. */
-  if (s->flush_error == 0)
-    {
-      int ret = aio_co_fdatasync (s->aio);
-
-      if (ret < 0 && s->flush_error == 0)
-        s->flush_error = ret;
-    }
-  return s->flush_error;
+  return aio_co_fdatasync (s->aio);
 }
 
 bool

@@ -40,7 +40,6 @@ typedef struct
   bool no_punch_hole, no_zero_range, no_block_zeroout, no_seek, no_clone;
   bool copy_file_range; /* copy_range=cfr */
   bool clone;           /* copy_range is not off */
-  int flush_error;      /* -errno of the first flush that failed */
 } FileState;
 
 /* Opens descriptor, engine and locks; what differs between the kinds of file is behind @check. */

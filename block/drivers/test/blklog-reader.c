@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -54,7 +55,8 @@ parse_record (const uint8_t *data, size_t left, size_t index, BlkLogRecord *reco
     return bad_record (error, index, "unknown kind");
   if (record->offset < 0 || record->bytes < 0 || !checked_add (record->offset, record->bytes, &end))
     return bad_record (error, index, "range out of bounds");
-  if (payload != (record->kind == BLKLOG_WRITE ? (uint64_t)record->bytes : 0))
+  if (record->kind == BLKLOG_OPEN ? payload > PATH_MAX
+                                  : payload != (record->kind == BLKLOG_WRITE ? (uint64_t)record->bytes : 0))
     return bad_record (error, index, "wrong number of payload bytes");
   if (record->kind == BLKLOG_DONE)
     {
@@ -64,8 +66,9 @@ parse_record (const uint8_t *data, size_t left, size_t index, BlkLogRecord *reco
     }
   if (payload > left - sizeof header)
     return true;
-  if (record->kind == BLKLOG_WRITE)
+  if (record->kind == BLKLOG_WRITE || record->kind == BLKLOG_OPEN)
     record->payload = data + sizeof header;
+  record->payload_bytes = payload;
   *size = sizeof header + payload;
   return true;
 }

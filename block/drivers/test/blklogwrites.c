@@ -28,7 +28,8 @@ typedef struct
   unsigned users;
   GMutex lock; /* of what follows, and of the end of the file */
   uint64_t sequence;
-  int error; /* -errno of the first record that could not be written */
+  int error;        /* -errno of the first record that could not be written */
+  GPtrArray *files; /* of char *: host paths of files without the option id, at their ids */
 } SharedLog;
 
 static GMutex logs_lock;
@@ -42,16 +43,35 @@ typedef struct
 
 /* --- the shared log ------------------------------------------------------------------------------------ */
 
-/* The last sequence number of a log that is there already. */
+/* The last sequence number of a log that is there already, and its files in the order of their ids. */
 static bool
-find_last_sequence (const char *path, uint64_t *sequence, GError **error)
+read_existing (const char *path, uint64_t *sequence, GPtrArray *files, GError **error)
 {
   g_autoptr (BlkLog) log = blklog_load (path, error);
 
   if (log == NULL)
     return false;
+  for (size_t i = 0; i < log->n; i++)
+    if (log->records[i].kind == BLKLOG_OPEN && log->records[i].file_id == files->len)
+      g_ptr_array_add (files,
+                       g_strndup ((const char *)log->records[i].payload, log->records[i].payload_bytes));
   *sequence = log->n;
   return true;
+}
+
+static uint32_t
+file_id_of (SharedLog *log, const char *host_path)
+{
+  uint32_t id;
+
+  g_mutex_lock (&log->lock);
+  for (id = 0; id < log->files->len; id++)
+    if (strcmp (g_ptr_array_index (log->files, id), host_path) == 0)
+      break;
+  if (id == log->files->len)
+    g_ptr_array_add (log->files, g_strdup (host_path));
+  g_mutex_unlock (&log->lock);
+  return id;
 }
 
 static SharedLog *
@@ -70,6 +90,7 @@ log_open_locked (const char *path, GError **error)
       return log;
     }
 
+  g_autoptr (GPtrArray) files = g_ptr_array_new_with_free_func (g_free);
   uint64_t sequence;
   int fd = open (resolved, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
 
@@ -79,7 +100,7 @@ log_open_locked (const char *path, GError **error)
                    g_strerror (errno));
       return NULL;
     }
-  if (!find_last_sequence (resolved, &sequence, error))
+  if (!read_existing (resolved, &sequence, files, error))
     {
       close (fd);
       return NULL;
@@ -90,6 +111,7 @@ log_open_locked (const char *path, GError **error)
   log->fd = fd;
   log->users = 1;
   log->sequence = sequence;
+  log->files = g_steal_pointer (&files);
   g_mutex_init (&log->lock);
   g_hash_table_insert (logs, log->path, log);
   return log;
@@ -113,6 +135,7 @@ log_close (SharedLog *log)
       g_hash_table_remove (logs, log->path);
       close (log->fd);
       g_mutex_clear (&log->lock);
+      g_ptr_array_unref (log->files);
       g_free (log->path);
       g_free (log);
     }
@@ -222,25 +245,33 @@ blklogwrites_co_open (BlockDriverState *bs, const BlockOptions *options, GError 
 {
   LogState *s = bs->opaque;
   const char *path = block_options_get_string (options, "log", NULL);
-  int64_t id = block_options_get_size (options, "id", 0);
+  int64_t id = block_options_get_size (options, "id", -1);
+  const char *host_path = passthrough_get_host_path (bs);
+  IoVector name;
   uint64_t sequence;
 
-  if (path == NULL || id < 0 || id > UINT32_MAX)
+  if (path == NULL || id < -1 || id > UINT32_MAX)
     {
       bdrv_set_error (error, bs, VHDKIT_ERROR_INVALID_ARGUMENT,
                       "blklogwrites: needs log=PATH and an id that fits into 32 bits");
       return false;
     }
-  s->file_id = id;
+  if (host_path == NULL)
+    host_path = bs->filename;
   s->log = log_open (path, error);
   if (s->log == NULL)
     {
       g_prefix_error (error, "%s: blklogwrites: ", bs->filename);
       return false;
     }
+  s->file_id = id >= 0 ? (uint32_t)id : file_id_of (s->log, host_path);
   passthrough_refresh (bs);
 
-  int ret = log_start (s, BLKLOG_OPEN, 0, bs->bytes, NULL, 0, &sequence);
+  io_vector_init_buf (&name, (char *)host_path, strlen (host_path));
+  BlkLogHeaderDisk header = { .kind = le32 (BLKLOG_OPEN),
+                              .bytes = le64 (bs->bytes),
+                              .payload_bytes = le64 (name.size) };
+  int ret = log_append (s, header, &name, 0, &sequence);
 
   if (ret < 0)
     {
@@ -328,7 +359,8 @@ blklogwrites_co_truncate (BlockDriverState *bs, int64_t bytes, GError **error)
 
 static const BlockOptionDef blklogwrites_open_options[] = {
   { "log", BLOCK_OPTION_STRING, NULL, "file that the log is appended to" },
-  { "id", BLOCK_OPTION_NUMBER, "0", "number that stands for this file in the log" },
+  { "id", BLOCK_OPTION_NUMBER, NULL,
+    "number that stands for this file in the log; else files are numbered as they are first opened" },
   { 0 },
 };
 

@@ -5,12 +5,15 @@
  * A log is a sequence of records, each a header of 64 bytes and, for a write, its data.  All nodes of a
  * process that log to the same path write one log in one order; sequence numbers go 1, 2, 3, …
  *
- *     0   4  magic "vlog"          24   4  file id (option id)      48   8  payload bytes that follow
+ *     0   4  magic "vlog"          24   4  file id                  48   8  payload bytes that follow
  *     4   4  kind                  28   4  result of a DONE: 0 or   56   8  zero
  *     8   8  sequence number               -errno, two's complement
  *    16   8  of a DONE: the       32   8  offset
  *            sequence number of   40   8  bytes (of a TRUNCATE:
  *            what is done                  the new length)
+ *
+ * The file id is the option id; without it the files of a log are numbered 0, 1, 2, … as they are first opened.
+ * The payload of an OPEN is the host path of the file.
  *
  * Integers are little endian.  Every request has a record when it is handed to the file and a DONE when it
  * has returned; of a flush the two say when it started and when it had completed.
@@ -35,7 +38,7 @@
 
 typedef enum
 {
-  BLKLOG_OPEN = 1,  /* a node with this file id was opened; bytes: the file's length then */
+  BLKLOG_OPEN = 1,  /* a node with this file id was opened; bytes: the file's length then; with payload */
   BLKLOG_WRITE = 2, /* with payload */
   BLKLOG_ZEROES = 3,
   BLKLOG_DISCARD = 4, /* reads as zeros or as before */
@@ -62,11 +65,12 @@ typedef struct
   BlkLogKind kind;
   uint32_t file_id;
   int64_t offset, bytes;
-  const uint8_t *payload; /* @bytes of a WRITE, in the log; else NULL */
+  const uint8_t *payload; /* @bytes of a WRITE, the path (no NUL) of an OPEN, in the log; else NULL */
   size_t of;              /* of a DONE: the record that is done */
   int result;             /* of a DONE, or once done: 0 or -errno */
   size_t done_at;         /* the DONE of this record, or BLKLOG_NEVER */
   size_t durable_at;      /* the DONE of the first flush that covers it, or BLKLOG_NEVER */
+  size_t payload_bytes;
 } BlkLogRecord;
 
 typedef struct

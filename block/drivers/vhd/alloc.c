@@ -155,6 +155,7 @@ vhd_change_for (VhdState *s, uint32_t block, uint32_t old_sector)
 {
   VhdChange *change = g_hash_table_lookup (s->changes, GUINT_TO_POINTER (block));
 
+  vhd_recent_forget (s, block);
   if (!change)
     {
       change = g_new0 (VhdChange, 1);

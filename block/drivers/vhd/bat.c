@@ -62,24 +62,27 @@ bat_read (VhdState *s, uint32_t block, uint32_t *sector)
 int coroutine_fn
 vhd_co_lookup (VhdState *s, uint32_t block, uint32_t *sector)
 {
+  VhdRecent *recent = vhd_recent (s, block);
+  const VhdChange *change = NULL;
   int ret;
 
+  if (G_LIKELY (vhd_recent_is (recent, block)))
+    {
+      *sector = recent->sector;
+      return 0;
+    }
   ret = bat_read (s, block, sector);
-  if (G_UNLIKELY (ret < 0))
+  if (ret < 0)
     return ret;
   /* After the read, which may have yielded. */
-  if (G_UNLIKELY (g_hash_table_size (s->changes) > 0))
-    {
-      const VhdChange *change = g_hash_table_lookup (s->changes, GUINT_TO_POINTER (block));
-
-      if (change)
-        {
-          *sector = change->sector;
-          return 0;
-        }
-    }
-  if (*sector != VHD_BAT_UNUSED && G_UNLIKELY (!vhd_sector_is_sound (s, *sector, NULL)))
+  if (g_hash_table_size (s->changes) > 0)
+    change = g_hash_table_lookup (s->changes, GUINT_TO_POINTER (block));
+  if (change)
+    *sector = change->sector;
+  else if (*sector != VHD_BAT_UNUSED && !vhd_sector_is_sound (s, *sector, NULL))
     return -EIO;
+  if (*sector != VHD_BAT_UNUSED)
+    *recent = (VhdRecent){ .block = block, .sector = *sector };
   return 0;
 }
 
@@ -221,8 +224,8 @@ collect_block (VhdState *s, uint32_t block, uint32_t sector, void *opaque)
   return 0;
 }
 
-static int
-compare_used (const void *a, const void *b)
+int
+vhd_compare_used (const void *a, const void *b)
 {
   const VhdUsedBlock *x = a, *y = b;
 
@@ -250,7 +253,7 @@ vhd_co_collect_blocks (VhdState *s, GError **error)
   for (guint i = 1; i < used->len && sorted; i++)
     sorted = g_array_index (used, VhdUsedBlock, i - 1).sector <= g_array_index (used, VhdUsedBlock, i).sector;
   if (!sorted)
-    g_array_sort (used, compare_used);
+    g_array_sort (used, vhd_compare_used);
 
   for (guint i = 1; i < used->len; i++)
     {

@@ -42,20 +42,12 @@ check_entry (VhdState *s, uint32_t block, uint32_t sector, void *opaque)
   return 0;
 }
 
-static int
-compare_used (const void *a, const void *b)
-{
-  const VhdUsedBlock *x = a, *y = b;
-
-  return x->sector < y->sector ? -1 : x->sector > y->sector;
-}
-
 static void
 check_overlaps (VhdState *s, Check *check)
 {
   int64_t end = s->metadata_end;
 
-  g_array_sort (check->used, compare_used);
+  g_array_sort (check->used, vhd_compare_used);
   for (guint i = 0; i < check->used->len; i++)
     {
       const VhdUsedBlock *used = &g_array_index (check->used, VhdUsedBlock, i);

@@ -49,6 +49,13 @@ clip_metadata (GArray *extents)
                 }
               g_array_index (extents, BlockExtent, i + 1) = (BlockExtent){ block_end, end - block_end, -1 };
             }
+          else if (b->offset < 0)
+            {
+              /* A locator's text and the space it reserves: one range. */
+              a->bytes = MAX (a->bytes, b->file_offset + b->bytes - a->file_offset);
+              g_array_remove_index (extents, i + 1);
+              continue;
+            }
           else
             {
               a->bytes = b->file_offset - a->file_offset;
@@ -101,6 +108,8 @@ vhd_co_get_layout (BlockDriverState *bs, BlockLayout *layout, GError **error)
   layout->block_size = s->block_size;
   layout->alignment = 4096;
   layout->alignment_phase = (4096 - s->bitmap_bytes % 4096) % 4096;
+  /* Images of other writers have their blocks one after the other: a hole has room for just as many. */
+  layout->least_alignment = VHD_SECTOR_SIZE;
   layout->data_offset = s->bitmap_bytes;
   layout->tail_bytes = VHD_FOOTER_SIZE;
   layout->file_size = bdrv_length (bs->file);

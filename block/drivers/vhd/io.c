@@ -183,16 +183,29 @@ parent_is_zero (VhdState *s, int64_t offset, int64_t bytes)
 static int coroutine_fn
 write_existing (VhdState *s, uint32_t sector, const Piece *piece, const Payload *payload, int64_t done)
 {
+  int64_t file_offset = payload_offset (s, sector, piece->in_block);
+  VhdRecent *recent = vhd_recent (s, piece->block);
   VhdBitmap *bitmap;
   int ret;
+
+  /* No bitmap changes: what every write after the first into a dynamic block finds. */
+  if (vhd_recent_is (recent, piece->block) && recent->full)
+    return write_payload (s, file_offset, piece->bytes, payload, done);
 
   ret = vhd_co_bitmap_get (s, piece->block, sector, &bitmap);
   if (ret < 0)
     return ret;
-  if (!vhd_is_differencing (s) && G_UNLIKELY (!bitmap->all_set))
-    ret = fill_dynamic_bitmap (s, bitmap);
+  if (!vhd_is_differencing (s))
+    {
+      if (!bitmap->all_set)
+        ret = fill_dynamic_bitmap (s, bitmap);
+      /* Looked for again: filling yields, and the block may have gone. */
+      recent = vhd_recent (s, piece->block);
+      if (ret == 0 && vhd_recent_is (recent, piece->block) && recent->sector == sector)
+        recent->full = true;
+    }
   if (ret == 0)
-    ret = write_payload (s, payload_offset (s, sector, piece->in_block), piece->bytes, payload, done);
+    ret = write_payload (s, file_offset, piece->bytes, payload, done);
   /* After the data (I2): a round that copies the bits before this point does not claim it. */
   if (ret == 0)
     vhd_bitmap_set (s, bitmap, piece->in_block / VHD_SECTOR_SIZE, piece->bytes / VHD_SECTOR_SIZE);

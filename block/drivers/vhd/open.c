@@ -524,7 +524,7 @@ vhd_co_close (BlockDriverState *bs)
       /* Batmap bits that the round has made true. */
       if (ret == 0)
         ret = vhd_co_batmap_write (s);
-      if (ret == 0)
+      if (ret == 0 && !vhd_is_fixed (s))
         ret = vhd_co_cut (s);
     }
   state_clear (s);

@@ -93,6 +93,17 @@ typedef struct
   uint64_t epoch; /* may be used again when all requests up to this epoch have ended */
 } VhdFreeSlot;
 
+/* Where a block is, for the blocks asked for lately: what the table, the changes and the checks say, in one
+ * look.  Only allocated blocks; forgotten when the block is allocated, moved or dropped. */
+typedef struct
+{
+  uint32_t block;
+  uint32_t sector; /* 0: empty; no block is at sector 0 */
+  bool full;       /* dynamic: its bitmap is all ones */
+} VhdRecent;
+
+#define VHD_RECENT 1024 /* a power of two */
+
 /* XenServer's map of full blocks (batmap.c). */
 typedef struct
 {
@@ -146,7 +157,8 @@ typedef struct
 
   CoMutex publish_lock;
   CoMutex alloc_lock;
-  GHashTable *changes; /* block -> VhdChange, owned */
+  GHashTable *changes;          /* block -> VhdChange, owned */
+  VhdRecent recent[VHD_RECENT]; /* direct-mapped by block */
 
   GHashTable *bitmaps;       /* block -> VhdBitmap, owned */
   GQueue bitmap_lru;         /* unpinned and clean, most recent first */
@@ -211,6 +223,26 @@ int64_t vhd_blocks_limit (const VhdState *s);
 /* The metadata range that shares a byte with the given one, or NULL. */
 const VhdRange *vhd_find_metadata (const VhdState *s, int64_t file_offset, int64_t bytes);
 
+/* The entry for @block, right or to be filled. */
+static inline VhdRecent *
+vhd_recent (VhdState *s, uint32_t block)
+{
+  return &s->recent[block % VHD_RECENT];
+}
+
+static inline bool
+vhd_recent_is (const VhdRecent *recent, uint32_t block)
+{
+  return recent->block == block && recent->sector != 0;
+}
+
+static inline void
+vhd_recent_forget (VhdState *s, uint32_t block)
+{
+  if (vhd_recent (s, block)->block == block)
+    vhd_recent (s, block)->sector = 0;
+}
+
 /* bat.c */
 /* The sector of @block (VHD_BAT_UNUSED if it has none), checked against the file and the metadata. */
 int coroutine_fn vhd_co_lookup (VhdState *s, uint32_t block, uint32_t *sector);
@@ -232,6 +264,8 @@ typedef struct
   uint32_t sector, block;
 } VhdUsedBlock;
 GArray *coroutine_fn vhd_co_collect_blocks (VhdState *s, GError **error);
+/* For g_array_sort () of VhdUsedBlock. */
+int vhd_compare_used (const void *a, const void *b);
 
 /* bitmap.c */
 /* The bitmap of allocated @block at @sector, pinned.  0 or -errno. */

@@ -7,8 +7,10 @@
  *                  └─ io_submit says EAGAIN: waits ◀── room ─────┴─▶ coroutine goes on
  *
  * What completes inside io_submit () is reaped right after it, so storage that never waits costs one system call
- * per batch and never meets epoll.  The context's eventfd is told of every completion; it is needed only when the
- * thread sleeps, and costs little otherwise.
+ * per batch and never meets epoll.  The kernel tells the context's eventfd of completions, so that a sleeping thread
+ * wakes; that costs a few percent, and is left out (a silent request) where everything is known to complete inside
+ * io_submit (): in memory, and through the page cache.  Should that not hold, a timer looks after the silent
+ * requests in flight, and the context makes no more of them.
  */
 #include "coaio-config.h"
 
@@ -23,6 +25,7 @@
 /* When the system-wide limit (fs.aio-max-nr) is nearly used up. */
 #define FEW_IN_FLIGHT 64
 #define BATCH         32
+#define RECHECK_NS    1000000
 
 /* On the stack of the coroutine that waits. */
 typedef struct NativeRequest NativeRequest;
@@ -32,6 +35,7 @@ struct NativeRequest
   NativeRequest *next;
   Coroutine *co;
   ssize_t result;
+  bool silent;
 };
 
 /* The head of the completion ring, as the kernel has shared it since 2.6; the events follow. */
@@ -59,6 +63,9 @@ typedef struct
   unsigned n_queued;
   unsigned n_in_flight;
   unsigned max_in_flight;
+  unsigned n_silent; /* of those in flight */
+  bool no_silent;
+  AioTimer recheck;
   /* From io_getevents (), not yet looked at. */
   unsigned n_fetched, next_fetched;
   struct io_event fetched[BATCH];
@@ -75,6 +82,12 @@ native_probe (void)
     return false;
   io_destroy (kernel);
   return true;
+}
+
+/* That the loop has run is enough. */
+static void
+recheck (void *opaque)
+{
 }
 
 static CompletionRing *
@@ -111,6 +124,9 @@ native_attach (AioContext *ctx)
   self->base.ctx = ctx;
   self->ring = find_ring (self->kernel);
   self->queued_end = &self->queued;
+  /* Without the ring nobody could see, at no cost, that a silent request is done. */
+  self->no_silent = !self->ring;
+  aio_timer_init (&self->recheck, ctx, recheck, NULL);
   return &self->base;
 }
 
@@ -120,8 +136,20 @@ native_detach (AioEngineState *state)
   Native *self = (Native *) state;
 
   g_assert (self->n_queued == 0 && self->n_in_flight == 0);
+  aio_timer_del (&self->recheck);
   io_destroy (self->kernel);
   g_free (self);
+}
+
+static bool
+native_has_completions (AioEngineState *state)
+{
+  Native *self = (Native *) state;
+
+  if (!self->ring)
+    return self->next_fetched < self->n_fetched;
+  return atomic_load_explicit (&self->ring->head, memory_order_relaxed)
+         != atomic_load_explicit (&self->ring->tail, memory_order_acquire);
 }
 
 /* --- submission ----------------------------------------------------------------------------------------- */
@@ -157,7 +185,7 @@ native_flush (AioEngineState *state)
         {
           self->n_in_flight += (unsigned) ret;
           while (ret-- > 0)
-            pop_queued (self);
+            self->n_silent += pop_queued (self)->silent;
         }
       else if (ret == -EAGAIN && self->n_in_flight > 0)
         break;
@@ -169,6 +197,12 @@ native_flush (AioEngineState *state)
           request->result = ret < 0 ? ret : -EIO;
           aio_co_schedule (state->ctx, request->co);
         }
+    }
+  if (G_UNLIKELY (self->n_silent > 0) && !native_has_completions (state))
+    {
+      self->no_silent = true;
+      if (self->recheck.place < 0)
+        aio_timer_mod (&self->recheck, aio_clock_ns () + RECHECK_NS);
     }
 }
 
@@ -190,7 +224,9 @@ native_co_submit (AioEngineState *state, const AioRequest *request)
     .u.c.nbytes = vector ? (unsigned long) request->niov : request->iov->iov_len,
     .u.c.offset = request->offset,
   };
-  if (!request->file->memory) io_set_eventfd (&native.iocb, state->ctx->event_fd);
+  native.silent = (request->file->memory || !request->file->direct) && !self->no_silent;
+  if (!native.silent)
+    io_set_eventfd (&native.iocb, state->ctx->event_fd);
   native.next = NULL;
   native.co = request->co;
 
@@ -205,17 +241,6 @@ native_co_submit (AioEngineState *state, const AioRequest *request)
 }
 
 /* --- completion ----------------------------------------------------------------------------------------- */
-
-static bool
-native_has_completions (AioEngineState *state)
-{
-  Native *self = (Native *) state;
-
-  if (!self->ring)
-    return self->next_fetched < self->n_fetched;
-  return atomic_load_explicit (&self->ring->head, memory_order_relaxed)
-         != atomic_load_explicit (&self->ring->tail, memory_order_acquire);
-}
 
 static NativeRequest *
 fetch_one (Native *self)
@@ -268,6 +293,7 @@ native_serve (AioEngineState *state, unsigned budget)
     {
       n++;
       self->n_in_flight--;
+      self->n_silent -= request->silent;
       co_enter (thread, request->co);
     }
   return n;

@@ -1,0 +1,13 @@
+#!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# localise.sh OUTPUT LD OBJCOPY AR ARCHIVE…: one archive with one object in which only vhdkit_* is global, so that a
+# program that links it may have functions of the same names as ours inside (a hypervisor of QEMU's family does).
+set -eu
+output=$1 ld=$2 objcopy=$3 ar=$4
+shift 4
+object=$output.o
+"$ld" -r -o "$object" --whole-archive "$@"
+"$objcopy" --wildcard --keep-global-symbol='vhdkit_*' "$object"
+rm -f "$output"
+"$ar" rcs "$output" "$object"
+rm -f "$object"

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The filter `simdisk`: a disk whose requests complete in an order that a seed decides.
+ *
+ * It stands between a file and whatever records requests.  Data goes to the file by plain system calls; no
+ * thread has a hand in it, so a run with the same seed is the same run.  A request waits until it is drawn,
+ * and takes effect before or after it has waited; a discard zeroes or does nothing.
+ */
+#ifndef CRASH_SIMDISK_H
+#define CRASH_SIMDISK_H
+
+#include <stdint.h>
+
+/* Makes the filter known to the library; more than once does no harm. */
+void simdisk_register (void);
+void simdisk_set_seed (uint32_t seed);
+
+#endif

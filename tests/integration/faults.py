@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Every single request of a job failing once: shared by the fault- tests."""
+
+import os
+
+from harness import Failed
+
+LIMIT = int(os.environ.get('VHDKIT_FAULTS', '400'))
+ERRORS = {'EIO': 5, 'ENOSPC': 28}
+
+
+def every_request(t, restore, argv, after_failure, after_success, errno, op='any'):
+    """Runs @argv with the n-th request of kind @op failing, for n = 1 ... until it gets through.
+
+    @restore () puts the pristine files back before each run.  A failed run says so once and is looked at by
+    @after_failure (n); @after_success () looks at the run that got through.  Returns the number of failures.
+    """
+    failures = 0
+    for n in range(1, LIMIT + 1):
+        restore()
+        command = [argv[0], '--filter', 'blkdebug,op=%s,n=%d,errno=%d' % (op, n, ERRORS[errno]), *argv[1:]]
+        result = t.img(*command, rc=None)
+        try:
+            if result.rc == 0:
+                after_success()
+                # A request whose failure may be ignored (a hint) does not end the series.
+                if _passes_beyond(t, restore, argv, n, errno, op):
+                    return failures
+                continue
+            failures += 1
+            t.refused(result)
+            after_failure(n)
+        except Failed as e:
+            raise Failed('request %d, %s: %s\n%s' % (n, errno, ' '.join(map(str, command)), e)) from e
+    raise Failed('still failing after %d requests' % LIMIT)
+
+
+def _passes_beyond(t, restore, argv, n, errno, op):
+    """Whether the next requests, failed one at a time, are not noticed either: then there are none."""
+    for further in range(n + 1, n + 4):
+        restore()
+        if t.img(argv[0], '--filter', 'blkdebug,op=%s,n=%d,errno=%d' % (op, further, ERRORS[errno]), *argv[1:],
+                 rc=None).rc != 0:
+            return False
+    return True

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""map and compare."""
+
+import random
+
+import chains
+from harness import KiB, MiB, Unchanged, add, case, main, vhdfile
+
+
+def check_map(t, extents, layers, view):
+    """Extents follow each other to the end; zero ones are zero; depth, present and offset are true."""
+    at = 0
+    for extent in extents:
+        t.equal(extent['start'], at, 'start')
+        end = at + extent['length']
+        t.check(end > at, 'an empty extent', extent)
+        if extent['zero']:
+            t.check(not any(view[at:end]), 'not zero', extent)
+        if not extent['data'] and not extent['zero']:
+            t.check(not any(view[at:end]), 'neither data nor zero, and not zero either', extent)
+        if 'offset' in extent and extent['data']:
+            path = layers[len(layers) - 1 - extent['depth']].path
+            with open(path, 'rb') as f:
+                f.seek(extent['offset'])
+                t.same_content(f.read(end - at), view[at:end], 'bytes at the offset told, in ' + path)
+        at = end
+    t.equal(at, len(view), 'end of the map')
+    for a, b in zip(extents, extents[1:]):
+        same = all(a.get(k) == b.get(k) for k in ('depth', 'zero', 'data', 'present')) and \
+            ('offset' in a) == ('offset' in b) and ('offset' not in a or a['offset'] + a['length'] == b['offset'])
+        t.check(not same, 'two extents that are one', a, b)
+
+
+def random_map(t, seed):
+    rng = random.Random(seed)
+    layers = chains.make_chain(t, rng, rng.randrange(0, 5), tool_made=False)
+    raw = ['--raw-parent'] if layers[0].kind == 'raw' and len(layers) > 1 else []
+    leaf = layers[-1]
+    fmt = 'raw' if leaf.kind == 'raw' else 'vhd'
+    unchanged = Unchanged(*(x.path for x in layers))
+    check_map(t, t.img('map', '-f', fmt, '--output=json', *raw, leaf.path).json, layers, leaf.view)
+    t.img('map', '-f', fmt, *raw, leaf.path)
+    unchanged.verify(t)
+
+
+for i in range(25):
+    add('map-of-random-chain-%d' % i, random_map, 7000 + i)
+
+
+@case
+def map_of_depths(t):
+    """One extent from each of three layers, one from nobody."""
+    base = vhdfile.write_sparse(t.path('a.vhd'), 8 * MiB, [(0, b'\1' * (2 * MiB))])
+    mid = vhdfile.write_sparse(t.path('b.vhd'), 8 * MiB, [(2 * MiB, b'\2' * (2 * MiB))], parent_id=base.unique_id,
+                               parent_path=base.path)
+    vhdfile.write_sparse(t.path('c.vhd'), 8 * MiB, [(4 * MiB, b'\3' * (2 * MiB))], parent_id=mid.unique_id,
+                         parent_path=mid.path)
+    extents = t.img('map', '--output=json', t.path('c.vhd')).json
+    t.equal([(x['start'], x['length'], x['depth'], x['data']) for x in extents[:3]],
+            [(0, 2 * MiB, 2, True), (2 * MiB, 2 * MiB, 1, True), (4 * MiB, 2 * MiB, 0, True)], 'extents with data')
+    t.equal((extents[3]['start'], extents[3]['length'], extents[3]['zero'], extents[3]['data']),
+            (6 * MiB, 2 * MiB, True, False), 'extent of nobody')
+    text = t.img('map', t.path('c.vhd')).out
+    for name in ('a.vhd', 'b.vhd', 'c.vhd'):
+        t.check(name in text, 'the text does not name %s' % name, text)
+
+
+@case
+def map_of_a_range(t):
+    vhdfile.write_sparse(t.path('a.vhd'), 8 * MiB, [(0, b'\1' * (4 * MiB))])
+    extents = t.img('map', '--output=json', '-s', '3M', '-l', '2M', t.path('a.vhd')).json
+    t.equal([(x['start'], x['length'], x['data']) for x in extents],
+            [(3 * MiB, MiB, True), (4 * MiB, MiB, False)], 'extents')
+
+
+@case
+def map_of_a_large_empty_disk_is_short(t):
+    t.img('create', '-q', '-f', 'vhd', t.path('e.vhd'), '2040G')
+    extents = t.img('map', '--output=json', t.path('e.vhd'), timeout=20).json
+    t.equal(len(extents), 1, 'extents')
+
+
+# --- compare ------------------------------------------------------------------------------------------------
+
+def write_raw(t, name, data):
+    with open(t.path(name), 'wb') as f:
+        f.write(data)
+    return t.path(name)
+
+
+@case
+def equal_across_formats(t):
+    rng = random.Random(2)
+    data = rng.randbytes(MiB) + bytes(MiB)
+    a = write_raw(t, 'a.raw', data)
+    vhdfile.write_sparse(t.path('b.vhd'), 2 * MiB, [(0, data)], block_size=64 * KiB)
+    vhdfile.write_fixed(t.path('c.vhd'), 2 * MiB, [(0, data)])
+    unchanged = Unchanged(a, t.path('b.vhd'), t.path('c.vhd'))
+    text = t.img('compare', a, t.path('b.vhd')).out
+    t.check('identical' in text, 'text', text)
+    t.img('compare', '-f', 'vhd', '-F', 'vhd', t.path('b.vhd'), t.path('c.vhd'))
+    t.equal(t.img('compare', '-q', t.path('c.vhd'), a).out, '', 'output of -q')
+    unchanged.verify(t)
+
+
+def difference(t, where):
+    data = bytearray(b'\1' * (3 * MiB))
+    a = write_raw(t, 'a.raw', data)
+    data[where] ^= 0x80
+    vhdfile.write_sparse(t.path('b.vhd'), 3 * MiB, [(0, bytes(data))])
+    for argv in ((a, t.path('b.vhd')), (t.path('b.vhd'), a)):
+        result = t.img('compare', *argv, rc=1)
+        t.check(str(where // 512 * 512) in result.out or str(where) in result.out, 'where', result)
+        t.check('mismatch' in result.out.lower(), 'what', result)
+
+
+for where in (0, 511, 512, MiB - 1, MiB, 2 * MiB + 77777, 3 * MiB - 1):
+    add('differs-at-%d' % where, difference, where)
+
+
+@case
+def zeros_equal_nothing(t):
+    write_raw(t, 'a.raw', bytes(MiB))
+    vhdfile.write_sparse(t.path('b.vhd'), MiB)
+    t.img('compare', t.path('a.raw'), t.path('b.vhd'))
+
+
+@case
+def sizes_differ(t):
+    write_raw(t, 'a.raw', b'\1' * MiB)
+    write_raw(t, 'b.raw', b'\1' * MiB + bytes(4096))
+    write_raw(t, 'c.raw', b'\1' * MiB + b'\2' * 4096)
+    result = t.img('compare', '-f', 'raw', '-F', 'raw', t.path('a.raw'), t.path('b.raw'))
+    t.check('size' in (result.out + result.err).lower(), 'the different size is not told', result)
+    t.img('compare', '-s', '-f', 'raw', '-F', 'raw', t.path('a.raw'), t.path('b.raw'), rc=1)
+    t.img('compare', '-f', 'raw', '-F', 'raw', t.path('a.raw'), t.path('c.raw'), rc=1)
+    t.img('compare', '-f', 'raw', '-F', 'raw', t.path('c.raw'), t.path('a.raw'), rc=1)
+
+
+@case
+def strict_notices_allocation(t):
+    vhdfile.write_sparse(t.path('a.vhd'), 4 * MiB, allocate=[0])
+    vhdfile.write_sparse(t.path('b.vhd'), 4 * MiB)
+    t.img('compare', t.path('a.vhd'), t.path('b.vhd'))
+    t.img('compare', '-s', t.path('a.vhd'), t.path('b.vhd'), rc=1)
+    t.img('compare', '-s', t.path('b.vhd'), t.path('b.vhd'))
+
+
+@case
+def trouble_is_2(t):
+    write_raw(t, 'a.raw', bytes(MiB))
+    for argv in ((t.path('a.raw'), t.path('none')), (t.path('none'), t.path('a.raw'))):
+        result = t.img('compare', *argv, rc=2)
+        t.refused(result, 'none')
+    t.img('compare', t.path('a.raw'), rc=(1, 2))
+    vhdfile.write_sparse(t.path('b.vhd'), MiB, [(0, b'\1' * MiB)], block_size=64 * KiB)
+    vhdfile.patch_bat(t.path('b.vhd'), 3, 0x7FFFFFFF)
+    t.img('compare', '-f', 'raw', '-F', 'vhd', t.path('a.raw'), t.path('b.vhd'), rc=(1, 2, 3, 4))
+
+
+main()

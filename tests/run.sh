@@ -1,0 +1,97 @@
+#!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Builds and tests everything, on a fresh Debian 12 as well: installs what is missing, builds with gcc, clang
+# and the sanitizers, runs all suites, and ends with one line "N passed, N failed, N skipped", counting cases.
+#
+#   sh tests/run.sh          all of it
+#   sh tests/run.sh quick    one build, all suites
+#
+# VHDKIT_CHAINS=5000, VHDKIT_COMPACTIONS, VHDKIT_SEED make the random tests longer or different.
+set -eu
+
+cd "$(dirname "$0")/.."
+mode=${1:-all}
+counts=$(mktemp)
+rm -f "$counts"
+trap 'rm -f "$counts"' EXIT
+began=$(date +%s)
+
+say ()
+{
+  printf '\n== %s (%d s)\n' "$*" "$(($(date +%s) - began))"
+}
+
+# What no test could have shown: counted as one failed case, and the rest goes on.
+broken ()
+{
+  echo "FAILED: $*"
+  python3 - "$counts" <<'END'
+import json, os, sys
+path = sys.argv[1]
+total = json.load(open(path)) if os.path.exists(path) else {'ok': 0, 'fail': 0, 'skip': 0}
+total['fail'] += 1
+json.dump(total, open(path, 'w'))
+END
+}
+
+# build DIRECTORY MESON-OPTION...: configures and compiles; the log is shown when it fails.
+build ()
+{
+  directory=$1
+  shift
+  log=$directory.log
+  if [ -f "$directory/build.ninja" ]; then
+    meson setup --reconfigure "$directory" "$@" > "$log" 2>&1 || { rm -rf "$directory"; meson setup "$directory" "$@" > "$log" 2>&1; }
+  else
+    rm -rf "$directory"
+    meson setup "$directory" "$@" > "$log" 2>&1
+  fi || { cat "$log"; return 1; }
+  ninja -C "$directory" > "$log" 2>&1 || { tail -n 80 "$log"; return 1; }
+}
+
+# run LABEL DIRECTORY MESON-TEST-OPTION...
+run ()
+{
+  label=$1
+  directory=$2
+  shift 2
+  name=run-$(echo "$label" | tr -c 'a-z0-9\n' -)
+  rm -f "$directory/meson-logs/$name"*
+  meson test -C "$directory" --no-rebuild --logbase "$name" "$@" < /dev/null > "$directory/meson-logs/$name.out" 2>&1 || true
+  log=$(ls "$directory/meson-logs/$name"*.json 2> /dev/null | head -n 1)
+  [ -n "$log" ] || tail -n 20 "$directory/meson-logs/$name.out"
+  python3 tests/count-results.py --add "$counts" --label "$label" "${log:-none}"
+}
+
+say "installing what is missing"
+sh tools/install-deps.sh build test
+
+say "build: gcc"
+# Without a build nothing else says anything.
+build build --werror -Dbuildtype=debugoptimized || { echo "0 passed, 1 failed, 0 skipped"; exit 1; }
+say "all suites"
+run gcc build
+
+if [ "$mode" != quick ]; then
+  say "build: clang with AddressSanitizer and UndefinedBehaviorSanitizer"
+  if CC=clang build build-sanitize --werror -Db_sanitize=address,undefined -Db_lundef=false -Dbuildtype=debugoptimized; then
+    say "unit, crash, fuzz and integration tests under the sanitizers"
+    VHDKIT_CHAINS=${VHDKIT_CHAINS:-20} VHDKIT_COMPACTIONS=${VHDKIT_COMPACTIONS:-10} \
+      run sanitizers build-sanitize --setup sanitize --suite unit --suite crash --suite fuzz --suite integration --suite coaio
+  else
+    broken "build with the sanitizers"
+  fi
+
+  say "build: clang"
+  CC=clang build build-clang --werror -Dbuildtype=release || broken "build with clang"
+
+  if command -v valgrind > /dev/null; then
+    say "unit tests under valgrind"
+    run valgrind build --setup valgrind --suite unit
+  fi
+fi
+
+say "total"
+status=0
+python3 tests/count-results.py --total "$counts" || status=1
+exit $status
