@@ -257,9 +257,7 @@ run (const Command *command, void *opaque, char **operands)
   if (image == NULL)
     return EXIT_FAILURE;
   int status = prepare_and_run (image, args, path);
-  if (!tool_close (image, path) && status == EXIT_SUCCESS)
-    status = EXIT_FAILURE;
-  return status;
+  return tool_close_with (status, image, path);
 }
 
 const Command cmd_bench = {

@@ -102,8 +102,7 @@ run (const Command *command, void *opaque, char **operands)
   int status = run_job (job, path, args->progress && !args->quiet,
                         "the chain is whole and reads as before; run the command again to finish the merge");
   vhdkit_job_free (job);
-  if (!tool_close (g_steal_pointer (&image), path) && status == EXIT_SUCCESS)
-    status = EXIT_FAILURE;
+  status = tool_close_with (status, g_steal_pointer (&image), path);
   if (status == EXIT_SUCCESS && !args->quiet)
     printf ("Image committed.\n");
   return status;

@@ -75,8 +75,7 @@ run (const Command *command, void *opaque, char **operands)
   VhdkitCompactStats stats = { 0 };
   vhdkit_compact_get_stats (job, &stats);
   vhdkit_job_free (job);
-  if (!tool_close (g_steal_pointer (&image), path) && status == EXIT_SUCCESS)
-    status = EXIT_FAILURE;
+  status = tool_close_with (status, g_steal_pointer (&image), path);
   if (status == EXIT_SUCCESS && !args->quiet)
     print_result (&stats);
   return status;

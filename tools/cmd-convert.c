@@ -139,9 +139,7 @@ convert (VhdkitImage *source, const char *path, NewImage *new_image, const Conve
     return EXIT_FAILURE;
   tool_print_warnings (target);
   int status = copy (source, target, args, path);
-  if (!tool_close (target, path) && status == EXIT_SUCCESS)
-    status = EXIT_FAILURE;
-  return status;
+  return tool_close_with (status, target, path);
 }
 
 /* What the options cannot be together, or NULL. */

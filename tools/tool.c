@@ -232,6 +232,17 @@ tool_close (VhdkitImage *image, const char *path)
   return false;
 }
 
+int
+tool_close_with (int status, VhdkitImage *image, const char *path)
+{
+  if (status == EXIT_FAILURE)
+    {
+      vhdkit_image_close (image, NULL);
+      return status;
+    }
+  return tool_close (image, path) || status != EXIT_SUCCESS ? status : EXIT_FAILURE;
+}
+
 void
 tool_image_cleanup (VhdkitImage *image)
 {

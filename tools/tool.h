@@ -82,6 +82,9 @@ void tool_print_warnings (VhdkitImage *image);
 void tool_print_layer_warnings (const VhdkitLayerInfo *info);
 /* false after a message.  NULL is fine. */
 bool tool_close (VhdkitImage *image, const char *path);
+/* The same after work that ended with @status; the status for both.  What failed (EXIT_FAILURE) has been told, and
+ * closing fails for the same reason: no second message. */
+int tool_close_with (int status, VhdkitImage *image, const char *path);
 
 /* An image that is closed, without a message, when its scope ends. */
 typedef VhdkitImage ToolImage;

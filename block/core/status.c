@@ -61,6 +61,9 @@ co_unaligned_status (BlockDriverState *bs, int64_t offset, int64_t bytes, Status
   return ret;
 }
 
+/* Reading a range this short costs less than asking the container whether it is a hole. */
+#define STATUS_MIN_HOLE_BYTES (32 * 1024)
+
 /* @status says where the range stands in a child: asks the child, for holes and for its own place. */
 static int coroutine_fn
 co_follow_map (int status, StatusAnswer *answer)
@@ -69,7 +72,7 @@ co_follow_map (int status, StatusAnswer *answer)
 
   if (bdrv_check_range (answer->map, answer->bytes) < 0)
     return -EIO;
-  if (!(status & BDRV_BLOCK_DATA) || (status & BDRV_BLOCK_ZERO))
+  if (!(status & BDRV_BLOCK_DATA) || (status & BDRV_BLOCK_ZERO) || answer->bytes < STATUS_MIN_HOLE_BYTES)
     {
       while (answer->file->drv->kind == BLOCK_DRIVER_FILTER)
         answer->file = answer->file->file;

@@ -40,7 +40,6 @@ def entry(name, value):
 entry('entry-0', 0)
 entry('entry-on-header', 1)
 entry('entry-on-table', lambda made: made.table_offset // 512)
-entry('entry-just-below-blocks', lambda made: min(made.place.values()) // 512 - 1)
 entry('entry-at-the-footer', lambda made: made.footer_offset // 512)
 entry('entry-reaching-the-footer', lambda made: (made.footer_offset - made.geo.span) // 512 + 1)
 entry('entry-behind-the-end', lambda made: made.footer_offset // 512 + 10)
@@ -57,6 +56,7 @@ def overlapping(name, value):
     add(name, run)
 
 
+overlapping('block-just-below-another', lambda made: min(made.place.values()) // 512 - 1)
 overlapping('two-entries-equal', lambda made: made.place[0] // 512)
 overlapping('blocks-overlap-by-a-sector', lambda made: (made.place[0] + made.geo.span) // 512 - 1)
 overlapping('blocks-overlap-by-half', lambda made: (made.place[0] + made.geo.span // 2) // 512)

@@ -5,8 +5,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
+#include <linux/openat2.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include <utime.h>
 
@@ -532,9 +534,27 @@ test_depth (void)
   opening_clear (&opening);
 }
 
+/* Old kernels and valgrind have no openat2. */
+static bool
+host_can_confine (void)
+{
+  struct open_how how = { .flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_BENEATH };
+  int fd = (int)syscall (SYS_openat2, AT_FDCWD, ".", &how, sizeof how);
+
+  if (fd >= 0)
+    close (fd);
+  return fd >= 0;
+}
+
 static void
 test_confine (void)
 {
+  if (!host_can_confine ())
+    {
+      g_test_skip ("no openat2 here");
+      return;
+    }
+
   g_autofree char *inside = g_build_filename (dir, "jail", NULL);
   g_autofree char *jailbird = g_build_filename (dir, "jail-bird/base.img", NULL);
   g_autofree char *outside = g_build_filename (dir, "base.img", NULL);
@@ -695,10 +715,13 @@ test_create (void)
   test_run (co_create_file, &creation);
   g_assert_error (creation.error, VHDKIT_ERROR, VHDKIT_ERROR_PERMISSION);
   g_assert_cmpint (access (outside, F_OK), <, 0);
-  creation.path = inside;
-  test_run (co_create_file, &creation);
-  g_assert_no_error (creation.error);
-  assert_size (inside, 105);
+  if (host_can_confine ())
+    {
+      creation.path = inside;
+      test_run (co_create_file, &creation);
+      g_assert_no_error (creation.error);
+      assert_size (inside, 105);
+    }
   creation.path = nowhere;
   creation.confine = NULL;
   test_run (co_create_file, &creation);

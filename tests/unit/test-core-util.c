@@ -79,13 +79,22 @@ co_test_wait (unsigned *running)
 
 /* --- memory driver ------------------------------------------------------------------------------------- */
 
+static void
+mem_set_length (MemFile *mem, int64_t bytes)
+{
+  int64_t old = mem->data->len;
+
+  g_byte_array_set_size (mem->data, bytes);
+  if (bytes > old)
+    memset (mem->data->data + old, 0, bytes - old);
+}
+
 void
 mem_file_init (MemFile *mem, int64_t bytes)
 {
   memset (mem, 0, sizeof *mem);
   mem->data = g_byte_array_new ();
-  g_byte_array_set_size (mem->data, bytes);
-  memset (mem->data->data, 0, bytes);
+  mem_set_length (mem, bytes);
   mem->log = g_array_new (FALSE, FALSE, sizeof (MemRequest));
 }
 
@@ -180,16 +189,6 @@ mem_co_preadv (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVect
       io_vector_memset (qiov, qiov_offset + inside, 0xee, bytes - inside);
     }
   return mem_end (bs, ret);
-}
-
-static void
-mem_set_length (MemFile *mem, int64_t bytes)
-{
-  int64_t old = mem->data->len;
-
-  g_byte_array_set_size (mem->data, bytes);
-  if (bytes > old)
-    memset (mem->data->data + old, 0, bytes - old);
 }
 
 static int coroutine_fn

@@ -33,7 +33,6 @@ typedef struct
   AioFile *retired_aio;
 
   FileExtents extents;
-  unsigned extents_generation; /* an answer asked for before it changed is not kept */
   bool keep_extents;           /* nobody else writes to the file */
 
   /* Found out not to work here. */

@@ -81,7 +81,6 @@ extents_changed (FileState *s, int64_t offset, int64_t bytes, bool data)
 {
   FileExtents *e = &s->extents;
 
-  s->extents_generation++;
   if (!ranges_overlap (offset, bytes, e->start, e->end - e->start))
     return;
 
@@ -95,16 +94,8 @@ extents_changed (FileState *s, int64_t offset, int64_t bytes, bool data)
 static void
 extents_forget (FileState *s)
 {
-  s->extents_generation++;
   s->extents = (FileExtents){ 0 };
 }
-
-typedef struct
-{
-  int fd;
-  int64_t offset;
-  FileExtents extents;
-} SeekWork;
 
 /* Where the next data (hole) begins; INT64_MAX: nowhere. */
 static int
@@ -118,38 +109,38 @@ seek_next (int fd, int64_t offset, int whence, int64_t *found)
   return 0;
 }
 
+/* The extent at @offset and the one behind it.  Not in a thread: file systems answer from their extent map in
+ * memory, and the way to a thread and back costs ten times as much. */
 static int
-seek_in_thread (void *opaque)
+look_up_extents (int fd, int64_t offset, FileExtents *e)
 {
-  SeekWork *work = opaque;
-  FileExtents *e = &work->extents;
   int64_t data = 0;
-  int ret = seek_next (work->fd, work->offset, SEEK_DATA, &data);
+  int ret = seek_next (fd, offset, SEEK_DATA, &data);
 
   if (ret < 0)
     return ret;
-  if (data < work->offset)
+  if (data < offset)
     return -EIO; /* a broken file system */
 
-  e->start = work->offset;
-  e->data_first = data == work->offset;
+  e->start = offset;
+  e->data_first = data == offset;
   if (!e->data_first)
     {
       e->middle = data;
       e->end = data;
-      if (data == G_MAXINT64 || seek_next (work->fd, data, SEEK_HOLE, &e->end) < 0 || e->end < data)
+      if (data == G_MAXINT64 || seek_next (fd, data, SEEK_HOLE, &e->end) < 0 || e->end < data)
         e->end = data;
       return 0;
     }
 
-  ret = seek_next (work->fd, work->offset, SEEK_HOLE, &e->middle);
+  ret = seek_next (fd, offset, SEEK_HOLE, &e->middle);
   if (ret < 0)
     return ret;
-  if (e->middle <= work->offset)
+  if (e->middle <= offset)
     return -EIO;
   e->end = e->middle;
   if (e->middle != G_MAXINT64
-      && (seek_next (work->fd, e->middle, SEEK_DATA, &e->end) < 0 || e->end < e->middle))
+      && (seek_next (fd, e->middle, SEEK_DATA, &e->end) < 0 || e->end < e->middle))
     e->end = e->middle;
   return 0;
 }
@@ -165,18 +156,15 @@ file_co_block_status (BlockDriverState *bs, int64_t offset, int64_t bytes, int64
   *pnum = bytes;
   if (!s->no_seek && !(offset >= e.start && offset < e.end))
     {
-      SeekWork work = { .fd = s->fd, .offset = offset };
-      unsigned generation = s->extents_generation;
-      int ret = aio_co_run_in_thread (seek_in_thread, &work);
+      int ret = look_up_extents (s->fd, offset, &e);
 
-      e = work.extents;
       if (ret < 0)
         {
           /* Where the file system cannot tell, everything is data. */
           s->no_seek = ret == -EINVAL || file_errno_is_unsupported (-ret);
           e = (FileExtents){ 0 };
         }
-      else if (s->keep_extents && generation == s->extents_generation)
+      else if (s->keep_extents)
         s->extents = e;
     }
   if (offset >= e.start && offset < e.end)

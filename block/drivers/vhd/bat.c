@@ -33,6 +33,29 @@ vhd_sector_is_sound (VhdState *s, uint32_t sector, bool *truncated)
   return true;
 }
 
+int coroutine_fn
+vhd_co_check_truncated (VhdState *s, uint32_t block, uint32_t sector)
+{
+  int64_t there = (vhd_blocks_limit (s) - vhd_sector_to_offset (sector) - s->bitmap_bytes) / VHD_SECTOR_SIZE;
+  int64_t disk_sectors = ((int64_t)s->footer.current_size - (int64_t)block * s->block_size) / VHD_SECTOR_SIZE;
+  /* Bits past the end of the disk mean nothing. */
+  uint32_t end = MIN (disk_sectors, s->sectors_per_block);
+  uint32_t first = CLAMP (there, 0, end);
+  VhdBitmap *bitmap;
+  bool present = false;
+  int ret;
+
+  if (first == end)
+    return 0;
+  ret = vhd_co_bitmap_get (s, block, sector, &bitmap);
+  if (ret < 0)
+    return ret;
+  if (vhd_bitmap_run (s, bitmap, first, end, &present) < end - first)
+    present = true;
+  vhd_bitmap_put (s, bitmap);
+  return present ? -EIO : 0;
+}
+
 /* The entry as the disk has it. */
 static inline int coroutine_fn
 bat_read (VhdState *s, uint32_t block, uint32_t *sector)
@@ -64,6 +87,7 @@ vhd_co_lookup (VhdState *s, uint32_t block, uint32_t *sector)
 {
   VhdRecent *recent = vhd_recent (s, block);
   const VhdChange *change = NULL;
+  bool truncated = false;
   int ret;
 
   if (G_LIKELY (vhd_recent_is (recent, block)))
@@ -79,8 +103,15 @@ vhd_co_lookup (VhdState *s, uint32_t block, uint32_t *sector)
     change = g_hash_table_lookup (s->changes, GUINT_TO_POINTER (block));
   if (change)
     *sector = change->sector;
-  else if (*sector != VHD_BAT_UNUSED && !vhd_sector_is_sound (s, *sector, NULL))
+  else if (*sector != VHD_BAT_UNUSED && !vhd_sector_is_sound (s, *sector, &truncated))
     return -EIO;
+  /* Read-only then, so nothing changes while it yields. */
+  if (G_UNLIKELY (truncated))
+    {
+      ret = vhd_co_check_truncated (s, block, *sector);
+      if (ret < 0)
+        return ret;
+    }
   if (*sector != VHD_BAT_UNUSED)
     *recent = (VhdRecent){ .block = block, .sector = *sector };
   return 0;

@@ -33,8 +33,13 @@ check_entry (VhdState *s, uint32_t block, uint32_t sector, void *opaque)
   else
     {
       if (truncated)
-        block_check_report (check->result, BLOCK_CHECK_WARNING,
-                            "BAT entry %u: the file ends inside the block at offset %" PRId64, block, start);
+        {
+          bool lost = vhd_co_check_truncated (s, block, sector) < 0;
+
+          block_check_report (check->result, lost ? BLOCK_CHECK_ERROR : BLOCK_CHECK_WARNING,
+                              "BAT entry %u: the file ends inside the block at offset %" PRId64 "%s", block,
+                              start, lost ? " and data of it are missing" : "");
+        }
       /* More entries than the file has room for are found out as overlaps. */
       if ((int64_t)check->used->len <= vhd_blocks_limit (s) / s->bitmap_bytes)
         g_array_append_val (check->used, used);

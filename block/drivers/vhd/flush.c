@@ -51,7 +51,8 @@ vhd_co_write_batch (VhdState *s, const VhdWrite *writes, size_t n)
 
   if (n == 1)
     return write_one (s, writes);
-  while (batch.running < BATCH_PARALLEL && batch.next < batch.n)
+  /* A worker that finds an error takes nothing more: without the last condition this would not end. */
+  while (batch.running < BATCH_PARALLEL && batch.next < batch.n && batch.ret == 0)
     {
       batch.running++;
       coroutine_enter (coroutine_new (batch_worker, &batch));

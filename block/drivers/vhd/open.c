@@ -259,6 +259,14 @@ check_footer (VhdState *s, GError **error)
                       footer->disk_type);
       return false;
     }
+  /* COMPAT: blktap 0.1 kept its sector bitmaps in the other bit order; blktap refuses them as well. */
+  if (memcmp (footer->creator_application, "tap", 3) == 0 && footer->creator_version == 0x00000001)
+    {
+      bdrv_set_error (error, s->bs, VHDKIT_ERROR_UNSUPPORTED,
+                      "%s: written by version 0.1 of blktap, whose sector bitmaps have another bit order",
+                      at);
+      return false;
+    }
   if (footer->current_size == 0 || footer->current_size % VHD_SECTOR_SIZE != 0
       || footer->current_size > (uint64_t)VHD_MAX_BYTES)
     {
@@ -589,33 +597,23 @@ vhd_co_cut (VhdState *s)
 
 /* A block that a killed tapdisk left short: nothing that its bitmap says is there may be missing. */
 static bool coroutine_fn
-check_truncated_block (VhdState *s, const VhdUsedBlock *used, GError **error)
+check_last_block (VhdState *s, const VhdUsedBlock *used, GError **error)
 {
   int64_t start = vhd_sector_to_offset (used->sector);
-  int64_t there = (bdrv_length (s->bs->file) - start - s->bitmap_bytes) / VHD_SECTOR_SIZE;
-  VhdBitmap *bitmap;
-  bool present = false;
   int ret;
 
-  if (there >= s->sectors_per_block)
+  if (start + s->block_span <= vhd_blocks_limit (s))
     return true;
-  ret = vhd_co_bitmap_get (s, used->block, used->sector, &bitmap);
-  if (ret < 0)
-    {
-      bdrv_set_error_errno (error, s->bs, ret, "block %u: cannot read its bitmap at offset %" PRId64,
-                            used->block, start);
-      return false;
-    }
-  if (vhd_bitmap_run (s, bitmap, MAX (0, there), s->sectors_per_block, &present)
-      < s->sectors_per_block - MAX (0, there))
-    present = true;
-  vhd_bitmap_put (s, bitmap);
-  if (present)
+  ret = vhd_co_check_truncated (s, used->block, used->sector);
+  if (ret == -EIO)
     bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
                     "block %u at offset %" PRId64
                     ": the file ends in it, and its bitmap names sectors that are missing",
                     used->block, start);
-  return !present;
+  else if (ret < 0)
+    bdrv_set_error_errno (error, s->bs, ret, "block %u: cannot read its bitmap at offset %" PRId64,
+                          used->block, start);
+  return ret == 0;
 }
 
 /* The end of what is in use or reserved for a locator's longer text in the given range, or 0. */
@@ -725,7 +723,7 @@ vhd_co_reopen_rw (BlockDriverState *bs, GError **error)
     {
       const VhdUsedBlock *last = &g_array_index (used, VhdUsedBlock, used->len - 1);
 
-      if (!check_truncated_block (s, last, error))
+      if (!check_last_block (s, last, error))
         return false;
       s->data_end = MAX (s->data_end, vhd_sector_to_offset (last->sector) + s->block_span);
     }

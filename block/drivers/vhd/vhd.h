@@ -251,6 +251,9 @@ int64_t coroutine_fn vhd_co_unused_run (VhdState *s, uint32_t block, int64_t max
 /* Whether a block that starts at @sector lies between metadata and end of file; *truncated (may be NULL): it
  * reaches past the end of a file that lost its footer. */
 bool vhd_sector_is_sound (VhdState *s, uint32_t sector, bool *truncated);
+/* Of such a truncated block: 0 when its bitmap has no bit for a sector that is missing (they read as zeros, or as
+ * the parent), -EIO when data are gone, other -errno. */
+int coroutine_fn vhd_co_check_truncated (VhdState *s, uint32_t block, uint32_t sector);
 /* Calls @visit for every entry in use, in block order, whether sound or not; stops on a non-zero result. */
 typedef int coroutine_fn VhdBatVisitor (VhdState *s, uint32_t block, uint32_t sector, void *opaque);
 int coroutine_fn vhd_co_for_each_block (VhdState *s, VhdBatVisitor *visit, void *opaque);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* One context in one thread: bottom halves, timers, descriptors, and the three ways to drive it. */
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -293,20 +293,17 @@ test_timer_again (void)
 typedef struct
 {
   int64_t ns;
-  GString *log;
-  char name;
   int *running;
 } Sleeper;
 
 static void coroutine_fn
-sleep_and_log (void *opaque)
+sleep_enough (void *opaque)
 {
   Sleeper *sleeper = opaque;
   int64_t begin = aio_clock_ns ();
 
   co_sleep_ns (sleeper->ns);
   g_assert_cmpint (aio_clock_ns () - begin, >=, sleeper->ns);
-  g_string_append_c (sleeper->log, sleeper->name);
   --*sleeper->running;
 }
 
@@ -314,19 +311,13 @@ static void
 test_sleep (void)
 {
   AioContext *ctx = test_context_new ();
-  g_autoptr (GString) log = g_string_new (NULL);
-  int running = 3;
-  Sleeper sleepers[] = {
-    { 40 * MS, log, 'c', &running },
-    { 0, log, 'a', &running },
-    { 20 * MS, log, 'b', &running },
-  };
+  int running = 4;
+  Sleeper sleepers[] = { { 4 * MS, &running }, { 0, &running }, { -MS, &running }, { 2 * MS, &running } };
 
-  for (int i = 0; i < 3; i++)
-    aio_co_schedule (ctx, coroutine_new (sleep_and_log, &sleepers[i]));
+  for (int i = 0; i < 4; i++)
+    aio_co_schedule (ctx, coroutine_new (sleep_enough, &sleepers[i]));
   while (running > 0)
     aio_poll (ctx, true);
-  g_assert_cmpstr (log->str, ==, "abc");
   aio_context_unref (ctx);
 }
 
@@ -720,28 +711,26 @@ static void
 test_no_descriptors (void)
 {
   GError *error = NULL;
-  int taken[4096], n = 0, fd;
+  struct rlimit old, small;
+  int taken[64], n = 0;
 
-  fd = open ("/dev/null", O_RDONLY);
-  g_assert_cmpint (fd, >=, 0);
-  while (n < 4096 && (taken[n] = dup (fd)) >= 0)
+  g_assert_cmpint (getrlimit (RLIMIT_NOFILE, &old), ==, 0);
+  small = old;
+  small.rlim_cur = 64;
+  g_assert_cmpint (setrlimit (RLIMIT_NOFILE, &small), ==, 0);
+  while (n < 64 && (taken[n] = dup (0)) >= 0)
     n++;
-  if (n == 4096)
-    g_test_skip ("too many descriptors to use them up");
-  else
+  /* With none left, and with fewer than it takes. */
+  for (int left = 0; left < 3; left++)
     {
-      /* With none left, and with fewer than it takes. */
-      for (int left = 0; left < 3 && n > 0; left++)
-        {
-          g_assert_null (aio_context_new (&error));
-          g_assert_error (error, G_FILE_ERROR, G_FILE_ERROR_MFILE);
-          g_clear_error (&error);
-          close (taken[--n]);
-        }
+      g_assert_null (aio_context_new (&error));
+      g_assert_error (error, G_FILE_ERROR, G_FILE_ERROR_MFILE);
+      g_clear_error (&error);
+      close (taken[--n]);
     }
   while (n > 0)
     close (taken[--n]);
-  close (fd);
+  g_assert_cmpint (setrlimit (RLIMIT_NOFILE, &old), ==, 0);
 }
 
 int

@@ -1,0 +1,655 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "guest.h"
+
+#include <string.h>
+
+#define NEVER      INT64_MAX
+#define READ_BYTES (256 * 1024)
+#define WORDS      (GUEST_SECTOR / 8)
+
+typedef struct
+{
+  int64_t started, durable; /* bytes of the log; durable: NEVER until a flush has covered it */
+  bool done, failed, discard;
+} Op;
+
+/* One request's say about one sector; @before: the one before it, or 0. */
+typedef struct
+{
+  uint32_t op, value, before;
+} Entry;
+
+typedef struct
+{
+  int64_t bytes, started, done;
+} Size;
+
+struct Guest
+{
+  int64_t sectors; /* of the largest size so far */
+  uint32_t *initial;
+  uint32_t *last;  /* index of the last entry of each sector, 0: none */
+  GArray *entries; /* of Entry; the first is not used */
+  GArray *ops;     /* of Op */
+  GArray *sizes;   /* of Size, in order, tried ones included */
+  int64_t bytes;   /* now */
+  uint32_t next_value;
+};
+
+/* --- sectors ------------------------------------------------------------------------------------------- */
+
+static uint64_t
+word (uint64_t first, int i)
+{
+  return i == 0 ? first : (first + i) * (2 * (uint64_t)i + 1) * UINT64_C (0x9e3779b97f4a7c15);
+}
+
+static uint64_t
+first_word (int64_t sector, uint32_t value)
+{
+  return ((uint64_t)value << 32 | (uint32_t)sector) ^ UINT64_C (0x5bd1e9955bd1e995);
+}
+
+void
+guest_fill (uint8_t *buffer, int64_t sector, uint32_t value)
+{
+  uint64_t first = first_word (sector, value);
+
+  if (value == 0)
+    {
+      memset (buffer, 0, GUEST_SECTOR);
+      return;
+    }
+  for (int i = 0; i < WORDS; i++)
+    {
+      uint64_t w = word (first, i);
+      memcpy (buffer + i * 8, &w, 8);
+    }
+}
+
+uint32_t
+guest_decode (const uint8_t *buffer, int64_t sector)
+{
+  uint64_t first;
+  uint32_t value;
+
+  memcpy (&first, buffer, 8);
+  if (first == 0)
+    return memcmp (buffer, buffer + 1, GUEST_SECTOR - 1) == 0 ? 0 : GUEST_ODD;
+  value = (first ^ UINT64_C (0x5bd1e9955bd1e995)) >> 32;
+  if (value == 0 || first != first_word (sector, value))
+    return GUEST_ODD;
+  for (int i = 1; i < WORDS; i++)
+    {
+      uint64_t w = word (first, i);
+      if (memcmp (buffer + i * 8, &w, 8) != 0)
+        return GUEST_ODD;
+    }
+  return value;
+}
+
+/* --- history ------------------------------------------------------------------------------------------- */
+
+static void
+set_sectors (Guest *guest, int64_t sectors)
+{
+  if (sectors <= guest->sectors)
+    return;
+  guest->initial = g_renew (uint32_t, guest->initial, sectors);
+  guest->last = g_renew (uint32_t, guest->last, sectors);
+  memset (guest->initial + guest->sectors, 0, (sectors - guest->sectors) * sizeof (uint32_t));
+  memset (guest->last + guest->sectors, 0, (sectors - guest->sectors) * sizeof (uint32_t));
+  guest->sectors = sectors;
+}
+
+Guest *
+guest_new (int64_t bytes, const uint32_t *values)
+{
+  Guest *guest = g_new0 (Guest, 1);
+  Size size = { bytes, -1, 0 };
+  Entry none = { 0 };
+
+  guest->entries = g_array_new (false, false, sizeof (Entry));
+  guest->ops = g_array_new (false, false, sizeof (Op));
+  guest->sizes = g_array_new (false, false, sizeof (Size));
+  g_array_append_val (guest->entries, none);
+  g_array_append_val (guest->sizes, size);
+  set_sectors (guest, bytes / GUEST_SECTOR);
+  guest->bytes = bytes;
+  guest->next_value = 1;
+  for (int64_t i = 0; values && i < guest->sectors; i++)
+    {
+      guest->initial[i] = values[i];
+      if (values[i] != GUEST_ODD)
+        guest->next_value = MAX (guest->next_value, values[i] + 1);
+    }
+  return guest;
+}
+
+void
+guest_free (Guest *guest)
+{
+  if (guest == NULL)
+    return;
+  g_free (guest->initial);
+  g_free (guest->last);
+  g_array_unref (guest->entries);
+  g_array_unref (guest->ops);
+  g_array_unref (guest->sizes);
+  g_free (guest);
+}
+
+int64_t
+guest_size (const Guest *guest)
+{
+  return guest->bytes;
+}
+
+static const Entry *
+entry_at (const Guest *guest, uint32_t index)
+{
+  return &g_array_index (guest->entries, Entry, index);
+}
+
+static Op *
+op_at (const Guest *guest, uint32_t index)
+{
+  return &g_array_index (guest->ops, Op, index);
+}
+
+/* Whether the request settles what was there before it, for a look at @at. */
+static bool
+op_settles (const Op *op, int64_t at)
+{
+  if (op->discard || op->failed)
+    return false;
+  return at == GUEST_NOW ? op->done : op->durable <= at;
+}
+
+static bool
+allows (const Guest *guest, int64_t sector, uint32_t value, int64_t at)
+{
+  for (uint32_t i = guest->last[sector]; i != 0; i = entry_at (guest, i)->before)
+    {
+      const Entry *entry = entry_at (guest, i);
+      const Op *op = op_at (guest, entry->op);
+
+      if (op->started >= at && at != GUEST_NOW)
+        continue;
+      if (entry->value == value)
+        return true;
+      if (op_settles (op, at))
+        return false;
+    }
+  return guest->initial[sector] == value;
+}
+
+uint32_t
+guest_value (const Guest *guest, int64_t sector)
+{
+  uint32_t last = guest->last[sector];
+
+  return last == 0 ? guest->initial[sector] : entry_at (guest, last)->value;
+}
+
+static char *
+describe_sector (const Guest *guest, int64_t sector, int64_t at)
+{
+  GString *text = g_string_new (NULL);
+
+  for (uint32_t i = guest->last[sector]; i != 0; i = entry_at (guest, i)->before)
+    {
+      const Entry *entry = entry_at (guest, i);
+      const Op *op = op_at (guest, entry->op);
+      bool begun = at == GUEST_NOW || op->started < at;
+
+      g_string_append_printf (text, "%s%u (%s%s%s)", text->len ? ", " : "", entry->value,
+                              op->discard ? "discard, " : "", begun ? "" : "not begun, ",
+                              op->failed                                       ? "failed"
+                              : op->durable <= at && op->durable != NEVER      ? "durable"
+                              : op->done                                       ? "done"
+                                                                               : "in flight");
+    }
+  g_string_append_printf (text, "%s%u (at the beginning)", text->len ? ", " : "", guest->initial[sector]);
+  return g_string_free (text, false);
+}
+
+static bool
+allows_size (const Guest *guest, int64_t bytes, int64_t at)
+{
+  for (guint i = guest->sizes->len; i-- > 0;)
+    {
+      const Size *size = &g_array_index (guest->sizes, Size, i);
+
+      if (size->started >= at && at != GUEST_NOW)
+        continue;
+      if (size->bytes == bytes)
+        return true;
+      if (size->done <= at)
+        return false;
+    }
+  return false;
+}
+
+char *
+guest_check (const Guest *guest, int64_t bytes, const uint32_t *values, int64_t at)
+{
+  if (!allows_size (guest, bytes, at))
+    return g_strdup_printf ("the disk has %" G_GINT64_FORMAT " bytes", bytes);
+  for (int64_t sector = 0; sector < bytes / GUEST_SECTOR; sector++)
+    if (!allows (guest, sector, values[sector], at))
+      {
+        g_autofree char *history = describe_sector (guest, sector, at);
+
+        return g_strdup_printf ("guest sector %" G_GINT64_FORMAT " holds %u%s; newest first, it was given %s", sector,
+                                values[sector], values[sector] == GUEST_ODD ? " (bytes nobody wrote)" : "",
+                                history);
+      }
+  return NULL;
+}
+
+char *
+guest_compare (const uint32_t *found, int64_t found_bytes, const uint32_t *expected, int64_t expected_bytes)
+{
+  int64_t n = MAX (found_bytes, expected_bytes) / GUEST_SECTOR;
+
+  for (int64_t sector = 0; sector < n; sector++)
+    {
+      uint32_t a = sector < found_bytes / GUEST_SECTOR ? found[sector] : 0;
+      uint32_t b = sector < expected_bytes / GUEST_SECTOR ? expected[sector] : 0;
+
+      if (a != b)
+        return g_strdup_printf ("guest sector %" G_GINT64_FORMAT " holds %u%s instead of %u", sector, a,
+                                a == GUEST_ODD ? " (bytes nobody wrote)" : "", b);
+    }
+  return NULL;
+}
+
+uint32_t *
+guest_read_image (VhdkitImage *image, char **why)
+{
+  int64_t bytes = vhdkit_image_get_size (image);
+  g_autofree uint32_t *values = g_new (uint32_t, MAX (1, bytes / GUEST_SECTOR));
+  g_autofree uint8_t *buffer = g_malloc (READ_BYTES);
+
+  for (int64_t offset = 0; offset < bytes; offset += READ_BYTES)
+    {
+      int64_t n = MIN (READ_BYTES, bytes - offset);
+      int ret = vhdkit_image_pread (image, buffer, offset, n);
+
+      if (ret < 0)
+        {
+          *why = g_strdup_printf ("read of %" G_GINT64_FORMAT " bytes at %" G_GINT64_FORMAT ": %s", n, offset,
+                                  g_strerror (-ret));
+          return NULL;
+        }
+      for (int64_t i = 0; i < n / GUEST_SECTOR; i++)
+        values[offset / GUEST_SECTOR + i] =
+            guest_decode (buffer + i * GUEST_SECTOR, offset / GUEST_SECTOR + i);
+    }
+  return g_steal_pointer (&values);
+}
+
+/* --- requests -------------------------------------------------------------------------------------------- */
+
+typedef enum
+{
+  WRITE,
+  ZEROES,
+  ZEROES_UNMAP,
+  DISCARD,
+  FLUSH,
+  READ,
+} Kind;
+
+typedef struct
+{
+  GuestRun *run;
+  Kind kind;
+  int64_t sector, sectors;
+  uint32_t op;     /* of writes of all kinds */
+  GArray *covered; /* of a flush: uint32_t, ops that were done when it began */
+  struct iovec iov;
+} Request;
+
+static Op *
+begin_op (GuestRun *run, Request *request)
+{
+  Op op = { .started = crash_trace_now (run->trace), .durable = NEVER, .discard = request->kind == DISCARD };
+
+  request->op = run->guest->ops->len;
+  g_array_append_val (run->guest->ops, op);
+  return op_at (run->guest, request->op);
+}
+
+static void
+give_value (Guest *guest, int64_t sector, uint32_t op, uint32_t value)
+{
+  Entry entry = { op, value, guest->last[sector] };
+
+  guest->last[sector] = guest->entries->len;
+  g_array_append_val (guest->entries, entry);
+}
+
+static void
+note_wrong (GuestRun *run, char *text)
+{
+  if (run->wrong == NULL)
+    run->wrong = text;
+  else
+    g_free (text);
+}
+
+static void
+check_read (GuestRun *run, const Request *request)
+{
+  const uint8_t *buffer = request->iov.iov_base;
+
+  for (int64_t i = 0; i < request->sectors; i++)
+    {
+      int64_t sector = request->sector + i;
+      uint32_t value = guest_decode (buffer + i * GUEST_SECTOR, sector);
+
+      if (!allows (run->guest, sector, value, GUEST_NOW))
+        {
+          g_autofree char *history = describe_sector (run->guest, sector, GUEST_NOW);
+
+          note_wrong (run, g_strdup_printf ("a read of guest sector %" G_GINT64_FORMAT
+                                            " gave %u%s; newest first, it was given %s",
+                                            sector, value, value == GUEST_ODD ? " (bytes nobody wrote)" : "", history));
+          return;
+        }
+    }
+}
+
+static void
+flush_done (GuestRun *run, const GArray *covered)
+{
+  int64_t now = crash_trace_now (run->trace);
+
+  for (guint i = 0; i < covered->len; i++)
+    {
+      Op *op = op_at (run->guest, g_array_index (covered, uint32_t, i));
+
+      op->durable = MIN (op->durable, now);
+    }
+}
+
+static void
+request_done (void *opaque, int ret)
+{
+  Request *request = opaque;
+  GuestRun *run = request->run;
+
+  if (ret < 0)
+    {
+      if (run->errors++ == 0)
+        run->first_error = ret;
+      if (!run->may_fail)
+        note_wrong (run, g_strdup_printf ("request of kind %d at guest sector %" G_GINT64_FORMAT ": %s",
+                                          request->kind, request->sector, g_strerror (-ret)));
+    }
+  switch (request->kind)
+    {
+    case READ:
+      if (ret == 0)
+        check_read (run, request);
+      break;
+    case FLUSH:
+      if (ret == 0)
+        flush_done (run, request->covered);
+      break;
+    default:
+      {
+        Op *op = op_at (run->guest, request->op);
+
+        op->done = true;
+        op->failed = ret < 0;
+        if (run->write_through && ret == 0)
+          op->durable = crash_trace_now (run->trace);
+      }
+    }
+  g_ptr_array_remove_fast (run->in_flight, request);
+  if (request->covered)
+    g_array_unref (request->covered);
+  g_free (request->iov.iov_base);
+  g_free (request);
+}
+
+static Request *
+request_new (GuestRun *run, Kind kind)
+{
+  Request *request = g_new0 (Request, 1);
+
+  if (run->in_flight == NULL)
+    run->in_flight = g_ptr_array_new ();
+  request->run = run;
+  request->kind = kind;
+  g_ptr_array_add (run->in_flight, request);
+  return request;
+}
+
+static void
+submit_flush (GuestRun *run)
+{
+  Request *request = request_new (run, FLUSH);
+
+  request->covered = g_array_new (false, false, sizeof (uint32_t));
+  for (uint32_t i = 0; i < run->guest->ops->len; i++)
+    {
+      const Op *op = op_at (run->guest, i);
+
+      if (op->done && !op->failed && op->durable == NEVER)
+        g_array_append_val (request->covered, i);
+    }
+  vhdkit_image_aio_flush (run->image, request_done, request);
+}
+
+static Kind
+draw_kind (GuestRun *run, const GuestMix *mix)
+{
+  int weights[] = { mix->write, mix->zeroes, mix->zeroes_unmap, mix->discard, mix->flush, mix->read };
+  int total = 0, draw;
+
+  for (size_t i = 0; i < G_N_ELEMENTS (weights); i++)
+    total += weights[i];
+  draw = g_rand_int_range (run->rand, 0, total);
+  for (size_t i = 0; i < G_N_ELEMENTS (weights); i++)
+    {
+      if (draw < weights[i])
+        return i;
+      draw -= weights[i];
+    }
+  return READ;
+}
+
+static bool
+overlaps (const GuestRun *run, int64_t sector, int64_t sectors)
+{
+  for (guint i = 0; run->in_flight && i < run->in_flight->len; i++)
+    {
+      const Request *other = g_ptr_array_index (run->in_flight, i);
+
+      if (other->kind != FLUSH && sector < other->sector + other->sectors && other->sector < sector + sectors)
+        return true;
+    }
+  return false;
+}
+
+/* A range that no request in flight touches; false: none was found. */
+static bool
+draw_range (GuestRun *run, const GuestMix *mix, bool blocks, int64_t *sector, int64_t *sectors)
+{
+  int64_t disk = guest_size (run->guest) / GUEST_SECTOR;
+
+  for (int i = 0; i < 20; i++)
+    {
+      int64_t n = g_rand_int_range (run->rand, 1, mix->max_sectors + 1);
+      /* Half of all requests crowd in the first eighth of the disk, so that blocks fill up. */
+      int64_t space = g_rand_boolean (run->rand) ? disk : MAX (1, disk / 8);
+      int64_t start = g_rand_int_range (run->rand, 0, MIN (space, INT32_MAX));
+
+      if (g_rand_int_range (run->rand, 0, 3) == 0)
+        n = g_rand_int_range (run->rand, 1, 9);
+      if (blocks)
+        {
+          int64_t per_block = mix->block_size / GUEST_SECTOR;
+
+          start = start / per_block * per_block;
+          n = g_rand_int_range (run->rand, 1, 4) * per_block;
+        }
+      n = MIN (n, disk - start);
+      if (!overlaps (run, start, n))
+        {
+          *sector = start;
+          *sectors = n;
+          return true;
+        }
+    }
+  return false;
+}
+
+static void
+submit_write (GuestRun *run, const GuestMix *mix, Request *request)
+{
+  Guest *guest = run->guest;
+  uint32_t fresh = guest->next_value++;
+  uint8_t *buffer = g_malloc (request->sectors * GUEST_SECTOR);
+  int64_t run_end = 0;
+  int kind = 0;
+
+  begin_op (run, request);
+  for (int64_t i = 0; i < request->sectors; i++)
+    {
+      int64_t sector = request->sector + i;
+      uint32_t value;
+
+      /* Runs of one kind of content. */
+      if (i >= run_end)
+        {
+          kind = g_rand_int_range (run->rand, 0, 100);
+          run_end = i + g_rand_int_range (run->rand, 1, 65);
+        }
+      value = kind < mix->zero_data ? 0 : kind < mix->zero_data + mix->old_data ? guest->initial[sector] : fresh;
+      if (value == GUEST_ODD)
+        value = fresh;
+      guest_fill (buffer + i * GUEST_SECTOR, sector, value);
+      give_value (guest, sector, request->op, value);
+    }
+  request->iov = (struct iovec){ buffer, request->sectors * GUEST_SECTOR };
+  vhdkit_image_aio_pwritev (run->image, &request->iov, 1, request->sector * GUEST_SECTOR, request_done, request);
+}
+
+static void
+submit_zeroes (GuestRun *run, Request *request)
+{
+  int64_t offset = request->sector * GUEST_SECTOR, bytes = request->sectors * GUEST_SECTOR;
+
+  begin_op (run, request);
+  for (int64_t i = 0; i < request->sectors; i++)
+    give_value (run->guest, request->sector + i, request->op, 0);
+  if (request->kind == DISCARD)
+    vhdkit_image_aio_discard (run->image, offset, bytes, request_done, request);
+  else
+    vhdkit_image_aio_pwrite_zeroes (run->image, offset, bytes, request->kind == ZEROES_UNMAP, request_done,
+                                    request);
+}
+
+static void
+submit_one (GuestRun *run, const GuestMix *mix)
+{
+  Kind kind = draw_kind (run, mix);
+  int64_t sector, sectors;
+  Request *request;
+  bool blocks;
+
+  if (kind == FLUSH)
+    {
+      submit_flush (run);
+      return;
+    }
+  blocks = kind != READ && g_rand_int_range (run->rand, 0, 100) < mix->whole_blocks;
+  if (!draw_range (run, mix, blocks, &sector, &sectors))
+    return;
+  request = request_new (run, kind);
+  request->sector = sector;
+  request->sectors = sectors;
+  if (kind == READ)
+    {
+      request->iov = (struct iovec){ g_malloc (sectors * GUEST_SECTOR), sectors * GUEST_SECTOR };
+      vhdkit_image_aio_preadv (run->image, &request->iov, 1, sector * GUEST_SECTOR, request_done, request);
+    }
+  else if (kind == WRITE)
+    submit_write (run, mix, request);
+  else
+    submit_zeroes (run, request);
+}
+
+static void
+wait_until (GuestRun *run, guint in_flight)
+{
+  while (run->in_flight && run->in_flight->len > in_flight)
+    vhdkit_context_iterate (run->context, true);
+}
+
+void
+guest_run (GuestRun *run, const GuestMix *mix, int n)
+{
+  for (int i = 0; i < n && (run->errors == 0 || run->may_fail) && run->wrong == NULL; i++)
+    {
+      wait_until (run, run->depth - 1);
+      submit_one (run, mix);
+    }
+  wait_until (run, 0);
+}
+
+bool
+guest_grow (GuestRun *run, const GuestMix *mix, int n, int64_t bytes, GError **error)
+{
+  Size size = { bytes, crash_trace_now (run->trace), NEVER };
+  bool ok;
+
+  for (int i = 0; i < n; i++)
+    submit_one (run, mix);
+  ok = vhdkit_image_truncate (run->image, bytes, error);
+  wait_until (run, 0);
+  if (ok)
+    {
+      size.done = crash_trace_now (run->trace);
+      run->guest->bytes = bytes;
+    }
+  g_array_append_val (run->guest->sizes, size);
+  set_sectors (run->guest, bytes / GUEST_SECTOR);
+  return ok;
+}
+
+int
+guest_flush (GuestRun *run)
+{
+  int errors = run->errors;
+
+  wait_until (run, 0);
+  submit_flush (run);
+  wait_until (run, 0);
+  return run->errors > errors ? -1 : 0;
+}
+
+void
+guest_closed (GuestRun *run)
+{
+  for (uint32_t i = 0; i < run->guest->ops->len; i++)
+    {
+      Op *op = op_at (run->guest, i);
+
+      if (op->done && !op->failed)
+        op->durable = MIN (op->durable, crash_trace_now (run->trace));
+    }
+  run->image = NULL;
+}
+
+void
+guest_run_clear (GuestRun *run)
+{
+  g_clear_pointer (&run->wrong, g_free);
+  g_clear_pointer (&run->in_flight, g_ptr_array_unref);
+}

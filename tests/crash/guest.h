@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A guest that knows what it has written, and what it may find after a crash.
+ *
+ * What stands in a sector is a value: 0 for zeros, GUEST_ODD for bytes nobody wrote, any other for a pattern
+ * of value and sector number, so a sector that has strayed is found out.  The guest keeps the history of
+ * every sector: when each request began and when a flush had made it durable, in bytes of the crash trace's
+ * log.  After a crash a sector must hold the last durable value or one of those asked for since; a discard
+ * adds zeros to what is allowed and takes nothing away.
+ */
+#ifndef CRASH_GUEST_H
+#define CRASH_GUEST_H
+
+#include <vhdkit/image.h>
+
+#include "crash.h"
+
+G_BEGIN_DECLS
+
+#define GUEST_SECTOR 512
+#define GUEST_ODD    UINT32_MAX
+/* As @at: after everything that was completed, without a crash. */
+#define GUEST_NOW INT64_MAX
+
+typedef struct Guest Guest;
+
+/* Of a disk of @bytes that shows @values, one for each sector; NULL: zeros. */
+Guest *guest_new (int64_t bytes, const uint32_t *values);
+void guest_free (Guest *guest);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (Guest, guest_free)
+/* Size now. */
+int64_t guest_size (const Guest *guest);
+/* The value of a sector now; of a discarded one that nobody has read since, one it may have. */
+uint32_t guest_value (const Guest *guest, int64_t sector);
+
+/* The content of a sector. */
+void guest_fill (uint8_t *buffer, int64_t sector, uint32_t value);
+uint32_t guest_decode (const uint8_t *buffer, int64_t sector);
+
+/* One value for each sector of the image, to be freed with g_free ().  NULL and *why: a read failed. */
+uint32_t *guest_read_image (VhdkitImage *image, char **why);
+/* NULL, or why an image of @bytes with @values is not what a crash at @at (bytes of the log) may leave. */
+char *guest_check (const Guest *guest, int64_t bytes, const uint32_t *values, int64_t at);
+/* NULL, or the first difference; what one lacks of the other's size is zeros. */
+char *guest_compare (const uint32_t *found, int64_t found_bytes, const uint32_t *expected, int64_t expected_bytes);
+
+/* --- requests -------------------------------------------------------------------------------------------- */
+
+/* How likely each request is, relative to the others. */
+typedef struct
+{
+  int write, zeroes, zeroes_unmap, discard, flush, read;
+  int zero_data;    /* of 100 written sectors' runs, this many are zeros */
+  int old_data;     /* … and this many are what the disk showed at the beginning */
+  int max_sectors;  /* of a request */
+  int whole_blocks; /* of 100 requests other than reads, this many cover whole blocks */
+  int64_t block_size;
+} GuestMix;
+
+typedef struct
+{
+  VhdkitContext *context;
+  VhdkitImage *image;
+  Guest *guest;
+  CrashTrace *trace; /* NULL: nothing is recorded */
+  GRand *rand;
+  int depth;          /* requests in flight */
+  bool write_through; /* every request is durable when it has completed */
+  bool may_fail;      /* errors are counted, else they end the test */
+  int errors;         /* requests that failed */
+  int first_error;    /* -errno */
+  char *wrong;        /* NULL, or what a read gave that it may not give */
+
+  /* Private. */
+  GPtrArray *in_flight;
+} GuestRun;
+
+/* @n random requests, @run->depth of them at a time, not overlapping each other; returns when all are done. */
+void guest_run (GuestRun *run, const GuestMix *mix, int n);
+/* Random requests in flight while the disk grows.  false: it did not, with @error. */
+bool guest_grow (GuestRun *run, const GuestMix *mix, int n, int64_t bytes, GError **error);
+/* A flush; everything completed before is durable after it.  0 or -errno. */
+int guest_flush (GuestRun *run);
+/* The image has been closed, which makes all durable. */
+void guest_closed (GuestRun *run);
+void guest_run_clear (GuestRun *run);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (GuestRun, guest_run_clear)
+
+G_END_DECLS
+
+#endif

@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Compact through the public API: what goes, what stays, how small the file gets, faults, cancel. */
+#include "test-api-util.h"
+
+#define BLOCK (64 * KIB)
+
+typedef struct
+{
+  VhdkitCompactStats stats;
+  bool ok;
+} Outcome;
+
+static Outcome
+run_compact (const char *path, VhdkitCompactOptions *options, const char *const *filters, GError **error)
+{
+  VhdkitImage *image = open_image_with (path, VHDKIT_OPEN_RDWR, filters);
+  Outcome outcome = { 0 };
+
+  options->struct_size = sizeof *options;
+  VhdkitJob *job = vhdkit_compact_new (image, options, error);
+  if (job != NULL)
+    {
+      outcome.ok = vhdkit_job_run (job, NULL, NULL, error);
+      vhdkit_compact_get_stats (job, &outcome.stats);
+    }
+  vhdkit_job_free (job);
+  vhdkit_image_close (image, NULL);
+  return outcome;
+}
+
+static Outcome
+compact (const char *path)
+{
+  g_autoptr (GError) error = NULL;
+  VhdkitCompactOptions options = { 0 };
+  Outcome outcome = run_compact (path, &options, NULL, &error);
+
+  g_assert_no_error (error);
+  g_assert_true (outcome.ok);
+  return outcome;
+}
+
+static void
+assert_view (const char *path, const uint8_t *expected, int64_t bytes)
+{
+  g_autofree uint8_t *view = read_file_view (path);
+
+  g_assert_cmpmem (view, (size_t)bytes, expected, (size_t)bytes);
+}
+
+/* Blocks 0, 3, 6 … hold data, the others zeros that are stored. */
+static void
+make_thirds (const char *path, int blocks)
+{
+  create_image (path, "vhd", blocks * BLOCK, BLOCK, NULL);
+  VhdkitImage *image = open_image (path, VHDKIT_OPEN_RDWR);
+  for (int i = 0; i < blocks; i++)
+    write_byte (image, i * BLOCK, BLOCK, i % 3 == 0 ? i % 255 + 1 : 0);
+  close_image (image);
+}
+
+static void
+test_zero_blocks (void)
+{
+  scratch_init ();
+  const char *path = scratch_path ("a.vhd");
+
+  make_thirds (path, 90);
+  g_autofree uint8_t *before = read_file_view (path);
+  Outcome outcome = compact (path);
+  g_assert_cmpint (outcome.stats.blocks_dropped, ==, 60);
+  g_assert_cmpint (outcome.stats.blocks_allocated, ==, 90);
+  g_assert_cmpint (outcome.stats.blocks_moved, ==, 20);
+  g_assert_cmpint (outcome.stats.file_size_after, <, outcome.stats.file_size_before);
+  g_assert_cmpint (outcome.stats.file_size_after, <, 30 * (BLOCK + 4096) + 16 * KIB);
+  assert_view (path, before, 90 * BLOCK);
+  assert_checks_clean (path);
+
+  /* Nothing is left to do. */
+  Outcome again = compact (path);
+  g_assert_cmpint (again.stats.blocks_dropped, ==, 0);
+  g_assert_cmpint (again.stats.blocks_moved, ==, 0);
+  g_assert_cmpint (again.stats.file_size_after, ==, outcome.stats.file_size_after);
+  scratch_clear ();
+}
+
+static void
+test_options (void)
+{
+  g_autoptr (GError) error = NULL;
+
+  scratch_init ();
+  const char *path = scratch_path ("a.vhd");
+  make_thirds (path, 90);
+  g_autofree uint8_t *before = read_file_view (path);
+
+  VhdkitCompactOptions no_scan = { .no_zero_scan = true };
+  Outcome outcome = run_compact (path, &no_scan, NULL, &error);
+  g_assert_no_error (error);
+  g_assert_cmpint (outcome.stats.blocks_dropped, ==, 0);
+  VhdkitCompactOptions no_moves = { .no_block_moves = true };
+  outcome = run_compact (path, &no_moves, NULL, &error);
+  g_assert_no_error (error);
+  g_assert_cmpint (outcome.stats.blocks_dropped, ==, 60);
+  g_assert_cmpint (outcome.stats.blocks_moved, ==, 0);
+  assert_view (path, before, 90 * BLOCK);
+  outcome = compact (path);
+  g_assert_cmpint (outcome.stats.blocks_moved, ==, 20);
+  assert_view (path, before, 90 * BLOCK);
+  scratch_clear ();
+}
+
+/* In a differencing image: equal to the parent goes, zero over data stays, zero over zero goes. */
+static void
+test_differencing (void)
+{
+  scratch_init ();
+  const char *base = scratch_path ("base.vhd");
+  const char *leaf = scratch_path ("leaf.vhd");
+
+  create_image (base, "vhd", 40 * BLOCK, BLOCK, NULL);
+  VhdkitImage *image = open_image (base, VHDKIT_OPEN_RDWR);
+  write_byte (image, 0, 20 * BLOCK, 1);
+  close_image (image);
+  create_image (leaf, "vhd", 50 * BLOCK, BLOCK, base); /* longer than its parent */
+  image = open_image (leaf, VHDKIT_OPEN_RDWR);
+  write_byte (image, 0, 5 * BLOCK, 1);                      /* equal */
+  write_byte (image, 5 * BLOCK, 5 * BLOCK, 0);              /* zero over data */
+  write_byte (image, 10 * BLOCK, 5 * BLOCK, 2);             /* different */
+  write_byte (image, 15 * BLOCK + 512, 4 * BLOCK - 512, 1); /* equal, in part */
+  write_byte (image, 19 * BLOCK + BLOCK - 512, 512, 3);     /* different at the very end */
+  write_byte (image, 30 * BLOCK, 5 * BLOCK, 0);             /* zero over zero */
+  write_byte (image, 42 * BLOCK, 4 * BLOCK, 0);             /* zero past the parent's end */
+  write_byte (image, 46 * BLOCK, 4 * BLOCK, 4);
+  close_image (image);
+  g_autofree uint8_t *before = read_file_view (leaf);
+
+  Outcome outcome = compact (leaf);
+  g_assert_cmpint (outcome.stats.blocks_allocated - outcome.stats.blocks_dropped, ==, 5 + 5 + 1 + 4);
+  assert_view (leaf, before, 50 * BLOCK);
+  assert_checks_clean (leaf);
+
+  /* Without its parent nobody can tell. */
+  g_autoptr (GError) error = NULL;
+  image = open_image (leaf, VHDKIT_OPEN_RDWR | VHDKIT_OPEN_NO_PARENTS);
+  VhdkitCompactOptions options = { .struct_size = sizeof options };
+  g_assert_null (vhdkit_compact_new (image, &options, &error));
+  g_assert_error (error, VHDKIT_ERROR, VHDKIT_ERROR_INVALID_ARGUMENT);
+  close_image (image);
+  scratch_clear ();
+}
+
+static void
+test_refusals (void)
+{
+  g_autoptr (GError) error = NULL;
+  VhdkitCompactOptions options = { .struct_size = sizeof options };
+
+  scratch_init ();
+  const char *raw = scratch_path ("a.raw");
+  const char *vhd = scratch_path ("a.vhd");
+  create_image (raw, "raw", MIB, 0, NULL);
+  VhdkitImage *image = open_image (raw, VHDKIT_OPEN_RDWR);
+  g_assert_null (vhdkit_compact_new (image, &options, &error));
+  g_assert_error (error, VHDKIT_ERROR, VHDKIT_ERROR_UNSUPPORTED);
+  g_clear_error (&error);
+  close_image (image);
+
+  create_image (vhd, "vhd", MIB, 0, NULL);
+  image = open_image (vhd, 0);
+  g_assert_null (vhdkit_compact_new (image, &options, &error));
+  g_assert_error (error, VHDKIT_ERROR, VHDKIT_ERROR_READ_ONLY);
+  g_clear_error (&error);
+  close_image (image);
+  image = open_image (vhd, VHDKIT_OPEN_RDWR);
+  options.parallel = 17;
+  g_assert_null (vhdkit_compact_new (image, &options, &error));
+  g_assert_error (error, VHDKIT_ERROR, VHDKIT_ERROR_INVALID_ARGUMENT);
+  close_image (image);
+  scratch_clear ();
+}
+
+static void
+test_random (void)
+{
+  for (int round = 0; round < 30; round++)
+    {
+      scratch_init ();
+      const char *base = scratch_path ("base.vhd");
+      const char *leaf = scratch_path ("leaf.vhd");
+      bool differencing = round % 2;
+      const char *path = differencing ? leaf : base;
+      int64_t bytes = 40 * BLOCK + g_test_rand_int_range (0, 200) * 512;
+
+      create_image (base, "vhd", bytes, BLOCK, NULL);
+      if (differencing)
+        create_image (leaf, "vhd", bytes, g_test_rand_int_range (0, 2) ? BLOCK : 4 * KIB, base);
+      for (int layer = 0; layer <= differencing; layer++)
+        {
+          VhdkitImage *image = open_image (layer == 0 ? base : leaf, VHDKIT_OPEN_RDWR);
+          for (int i = 0; i < 60; i++)
+            {
+              int64_t first = g_test_rand_int_range (0, (gint32)(bytes / 512));
+              int64_t count = MIN (g_test_rand_int_range (1, 300), bytes / 512 - first);
+              write_byte (image, first * 512, count * 512, g_test_rand_int_range (0, 3));
+            }
+          close_image (image);
+        }
+      g_autofree uint8_t *before = read_file_view (path);
+      Outcome outcome = compact (path);
+      g_assert_cmpint (outcome.stats.file_size_after, <=, outcome.stats.file_size_before);
+      assert_view (path, before, bytes);
+      assert_checks_clean (path);
+      Outcome again = compact (path);
+      g_assert_cmpint (again.stats.blocks_dropped, ==, 0);
+      g_assert_cmpint (again.stats.file_size_after, ==, outcome.stats.file_size_after);
+      scratch_clear ();
+    }
+}
+
+/* Every request of a kind fails once: sound, the same view, and the next run finishes. */
+static void
+test_faults (gconstpointer data)
+{
+  const char *op = data;
+  bool got_through = false;
+
+  scratch_init ();
+  const char *path = scratch_path ("a.vhd");
+  for (int n = 1; !got_through && n < 2000; n++)
+    {
+      g_autofree char *filter = g_strdup_printf ("blkdebug,op=%s,n=%d,errno=5", op, n);
+      const char *filters[] = { filter, NULL };
+      g_autoptr (GError) error = NULL;
+      VhdkitOpenOptions open_options = { .struct_size = sizeof open_options,
+                                         .flags = VHDKIT_OPEN_RDWR,
+                                         .filters = filters };
+      VhdkitCompactOptions options = { .struct_size = sizeof options };
+
+      make_thirds (path, 30);
+      g_autofree uint8_t *before = read_file_view (path);
+      VhdkitImage *image = vhdkit_image_open (NULL, path, &open_options, &error);
+      if (image != NULL)
+        {
+          VhdkitJob *job = vhdkit_compact_new (image, &options, &error);
+          g_assert_no_error (error);
+          got_through = vhdkit_job_run (job, NULL, NULL, &error);
+          g_assert_true (got_through == (error == NULL));
+          vhdkit_job_free (job);
+          vhdkit_image_close (image, NULL);
+        }
+      assert_view (path, before, 30 * BLOCK);
+      assert_checks_clean (path);
+      Outcome outcome = compact (path);
+      g_assert_cmpint (outcome.stats.file_size_after, <, 10 * (BLOCK + 4096) + 16 * KIB);
+      assert_view (path, before, 30 * BLOCK);
+      g_unlink (path);
+    }
+  g_assert_true (got_through);
+  scratch_clear ();
+}
+
+static void
+cancel_soon (VhdkitJob *job, void *opaque)
+{
+  vhdkit_job_cancel (job);
+}
+
+static void
+test_cancel_and_again (void)
+{
+  g_autoptr (GError) error = NULL;
+  VhdkitCompactOptions options = { .struct_size = sizeof options };
+
+  scratch_init ();
+  const char *path = scratch_path ("a.vhd");
+  make_thirds (path, 90);
+  g_autofree uint8_t *before = read_file_view (path);
+  VhdkitImage *image = open_image (path, VHDKIT_OPEN_RDWR);
+  VhdkitJob *job = vhdkit_compact_new (image, &options, &error);
+  g_assert_no_error (error);
+  vhdkit_job_set_rate_limit (job, 2 * MIB);
+  g_assert_false (vhdkit_job_run (job, cancel_soon, NULL, &error));
+  g_assert_error (error, VHDKIT_ERROR, VHDKIT_ERROR_CANCELLED);
+  vhdkit_job_free (job);
+  close_image (image);
+  assert_view (path, before, 90 * BLOCK);
+  assert_checks_clean (path);
+  Outcome outcome = compact (path);
+  g_assert_cmpint (outcome.stats.file_size_after, <, 30 * (BLOCK + 4096) + 16 * KIB);
+  assert_view (path, before, 90 * BLOCK);
+  scratch_clear ();
+}
+
+int
+main (int argc, char **argv)
+{
+  g_test_init (&argc, &argv, NULL);
+  g_test_add_func ("/compact/zero-blocks", test_zero_blocks);
+  g_test_add_func ("/compact/options", test_options);
+  g_test_add_func ("/compact/differencing", test_differencing);
+  g_test_add_func ("/compact/refusals", test_refusals);
+  g_test_add_func ("/compact/random", test_random);
+  g_test_add_data_func ("/compact/faults/write", "write", test_faults);
+  g_test_add_data_func ("/compact/faults/read", "read", test_faults);
+  g_test_add_data_func ("/compact/faults/flush", "flush", test_faults);
+  g_test_add_data_func ("/compact/faults/truncate", "truncate", test_faults);
+  g_test_add_func ("/compact/cancel-and-again", test_cancel_and_again);
+  return g_test_run ();
+}
