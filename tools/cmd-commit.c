@@ -19,7 +19,7 @@ typedef struct
 static const OptionDef options[] = {
   OPTIONS_FORMAT (CommitArgs, image),
   { 'b', "ancestor", "FILE", OPTION_STRING, OPTION_MAIN, offsetof (CommitArgs, ancestor),
-    "Merge into this image of the chain and all that lie between; the same file under any name will do" },
+    "Merge down to this image of the chain, with all that lie between; the file counts, not its name" },
   { 0, "depth", "N", OPTION_NUMBER, OPTION_MAIN, offsetof (CommitArgs, depth),
     "Merge N images: into the parent (1, the default), its parent (2), and so on", 1, INT32_MAX },
   { 'd', NULL, NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, keep_sources),

@@ -94,7 +94,8 @@ update (VhdkitJob *job, void *opaque)
       asked_for_progress = 0;
       fprintf (stderr, "    (%.2f/100%%)\n", percent);
     }
-  if (!progress->show)
+  /* The end is shown once, by run_job (). */
+  if (!progress->show || percent >= 100)
     return;
   if (progress->terminal)
     print_on_terminal (progress, percent, now.done, now.total);

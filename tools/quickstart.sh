@@ -67,11 +67,7 @@ echo "sha256 $before"
 
 say "merging the three into the base, in place"
 run "$vhd_img" commit -p --depth 3 leaf.vhd
-status=0
-echo '$ vhd-img check base.vhd'
-"$vhd_img" check base.vhd || status=$?
-# 3: sound, with holes where blocks were; compaction gives them back.
-[ "$status" -eq 0 ] || [ "$status" -eq 3 ] || fail "check ended with status $status"
+run "$vhd_img" check base.vhd
 run "$vhd_img" compare leaf.vhd base.vhd
 after=$(view base.vhd)
 echo "sha256 $after"

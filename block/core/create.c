@@ -138,5 +138,11 @@ bdrv_co_create (const BlockDriver *drv, BlockDriverState *file, const BlockCreat
       bdrv_set_error (error, file, VHDKIT_ERROR_INVALID_ARGUMENT, "cannot be its own parent");
       return false;
     }
+  if (params->parent && bdrv_chain_depth (params->parent) >= BDRV_MAX_CHAIN_DEPTH)
+    {
+      bdrv_set_error (error, file, VHDKIT_ERROR_UNSUPPORTED,
+                      "the parent's chain has %d layers, no more are possible", BDRV_MAX_CHAIN_DEPTH);
+      return false;
+    }
   return drv->co_create (file, params, error);
 }

@@ -2,13 +2,17 @@
 /*
  * Flushes, as few as will do.
  *
- * F1 A flush covers the writes that had ended when it began.  write_gen counts those; flushed_gen is its
- * value at the begin of the last flush that succeeded.  Equal: nothing to do. F2 One flush of a node runs at
- * a time.  Whoever comes while it runs needs one that begins later; all who wait share the next. F3 A
- * format's driver may hold changes the core has not seen (a block dropped by a job), so F1 is applied to
- *    protocols and filters only; a format's flush ends in its file child, where F1 makes it cheap.
- * F4 When a protocol's flush has failed, the host may have forgotten the data: the node is poisoned, and no
- *    later flush can pretend to have succeeded.
+ * F1. A flush covers the writes that had ended when it began.  write_gen counts those; flushed_gen is its
+ * value at the begin of the last flush that succeeded.  Equal: nothing to do.
+ *
+ * F2. One flush of a node runs at a time.  Whoever comes while it runs needs one that begins later; all who
+ * wait share the next.
+ *
+ * F3. A format's driver may hold changes the core has not seen (a block dropped by a job), so F1 is applied to
+ * protocols and filters only; a format's flush ends in its file child, where F1 makes it cheap.
+ *
+ * F4. When a protocol's flush has failed, the host may have forgotten the data: the node is poisoned, and no
+ * later flush can pretend to have succeeded.
  */
 #include "core-int.h"
 

@@ -24,7 +24,11 @@ bdrv_node_new (const BlockDriver *drv, const char *filename, int flags, BlockDri
   bs->open_flags = flags;
   bs->read_only = !(flags & BDRV_O_RDWR);
   bs->file = file;
-  bs->bytes = drv->kind == BLOCK_DRIVER_FILTER && file ? file->bytes : 0;
+  if (drv->kind == BLOCK_DRIVER_FILTER && file)
+    {
+      bs->bytes = file->bytes;
+      bs->fixed_length = file->fixed_length;
+    }
   bs->context = coroutine_get_context (coroutine_self ());
 
   node->refcount = 1;

@@ -47,8 +47,10 @@ static int coroutine_fn
 co_unaligned_status (BlockDriverState *bs, int64_t offset, int64_t bytes, StatusAnswer *answer)
 {
   BdrvNode *node = bdrv_node (bs);
-  int64_t at = bdrv_align_down (node, offset);
-  int64_t end = MIN (bdrv_align_up (node, offset + bytes), bs->bytes);
+  /* A host file is asked about any byte: its holes need not keep to the alignment of its transfers. */
+  bool any = bs->drv->kind == BLOCK_DRIVER_PROTOCOL;
+  int64_t at = any ? offset : bdrv_align_down (node, offset);
+  int64_t end = any ? offset + bytes : MIN (bdrv_align_up (node, offset + bytes), bs->bytes);
   int ret = co_driver_status (bs, at, end - at, answer);
 
   if (ret < 0)
@@ -61,18 +63,34 @@ co_unaligned_status (BlockDriverState *bs, int64_t offset, int64_t bytes, Status
   return ret;
 }
 
-/* Reading a range this short costs less than asking the container whether it is a hole. */
-#define STATUS_MIN_HOLE_BYTES (32 * 1024)
+/* The child's word is good for @bytes only.  Where that ends inside a block of the alignment, the answer ends
+ * before it; a block that is partly a hole is data. */
+static int
+shorten_answer (BlockDriverState *bs, int64_t offset, int64_t bytes, int status, StatusAnswer *answer)
+{
+  BdrvNode *node = bdrv_node (bs);
+  int64_t end = bdrv_align_down (node, offset + bytes);
+
+  if (bytes >= answer->bytes)
+    return status;
+  if (end > offset)
+    {
+      answer->bytes = end - offset;
+      return status;
+    }
+  answer->bytes = MIN (answer->bytes, bdrv_align_up (node, offset + bytes) - offset);
+  return status & ~BDRV_BLOCK_ZERO;
+}
 
 /* @status says where the range stands in a child: asks the child, for holes and for its own place. */
 static int coroutine_fn
-co_follow_map (int status, StatusAnswer *answer)
+co_follow_map (BlockDriverState *bs, int64_t offset, int status, StatusAnswer *answer)
 {
   StatusAnswer below;
 
   if (bdrv_check_range (answer->map, answer->bytes) < 0)
     return -EIO;
-  if (!(status & BDRV_BLOCK_DATA) || (status & BDRV_BLOCK_ZERO) || answer->bytes < STATUS_MIN_HOLE_BYTES)
+  if (!(status & BDRV_BLOCK_DATA) || (status & BDRV_BLOCK_ZERO))
     {
       while (answer->file->drv->kind == BLOCK_DRIVER_FILTER)
         answer->file = answer->file->file;
@@ -82,9 +100,9 @@ co_follow_map (int status, StatusAnswer *answer)
   int ret = co_node_status (answer->file, answer->map, answer->bytes, &below);
   if (ret < 0)
     return ret;
-  answer->bytes = below.bytes;
   if (ret & BDRV_BLOCK_ZERO)
     status |= BDRV_BLOCK_ZERO;
+  status = shorten_answer (bs, offset, below.bytes, status, answer);
   if (ret & BDRV_BLOCK_OFFSET_VALID)
     {
       answer->map = below.map;
@@ -120,7 +138,7 @@ co_node_status (BlockDriverState *bs, int64_t offset, int64_t bytes, StatusAnswe
       if (!answer->file)
         answer->file = bs;
       if (answer->file != bs)
-        status = co_follow_map (status, answer);
+        status = co_follow_map (bs, offset, status, answer);
       if (status < 0)
         return status;
     }

@@ -253,12 +253,12 @@ commit_co_move (CommitJob *commit, GError **error)
 /* --- the job ------------------------------------------------------------------------------------------- */
 
 static bool coroutine_fn
-commit_co_flush_target (CommitJob *commit, GError **error)
+commit_co_flush (BlockDriverState *bs, GError **error)
 {
-  int ret = bdrv_co_flush (commit->params.target);
+  int ret = bdrv_co_flush (bs);
 
   if (ret < 0)
-    bdrv_set_error_errno (error, commit->params.target, ret, "flush failed");
+    bdrv_set_error_errno (error, bs, ret, "flush failed");
   return ret == 0;
 }
 
@@ -278,7 +278,8 @@ commit_co_parent_changed (CommitJob *commit, bool begin, GError **error)
     return true;
   if (begin && !commit_co_make_writable (child, error))
     return false;
-  return child->drv->co_parent_changed (child, commit->params.target, begin, error);
+  return child->drv->co_parent_changed (child, commit->params.target, begin, error)
+         && commit_co_flush (child, error);
 }
 
 /* Everything between begin and end: the target is changed here. */
@@ -296,7 +297,7 @@ commit_co_change_target (CommitJob *commit, GError **error)
 
   bool moved = commit_co_move (commit, error);
   /* What was done is kept, also after an error; the first error is the one to tell. */
-  bool flushed = commit_co_flush_target (commit, moved ? error : NULL);
+  bool flushed = commit_co_flush (target, moved ? error : NULL);
   if (!moved || !flushed)
     return false;
 
@@ -321,7 +322,7 @@ commit_co_steps (CommitJob *commit, GError **error)
 
   bool ok = commit_co_change_target (commit, error);
   bool ended = commit_co_parent_changed (commit, false, ok ? error : NULL);
-  bool flushed = commit_co_flush_target (commit, ok && ended ? error : NULL);
+  bool flushed = commit_co_flush (commit->params.target, ok && ended ? error : NULL);
   return ok && ended && flushed;
 }
 

@@ -27,8 +27,9 @@
 
 #include "checked.h"
 
-/* One group is copied, made durable and switched over as a whole. */
-#define GROUP_MOVES 64
+/* One group is copied, made durable and switched over as a whole.  Small blocks make large groups: each costs
+ * two flushes. */
+#define GROUP_MOVES 4096
 #define GROUP_BYTES (64 * 1024 * 1024)
 
 typedef struct
@@ -126,7 +127,7 @@ take_place (const Places *places, GArray *holes, guint *first, int64_t bytes, in
   return -1;
 }
 
-/* @plan was cleared, @layout checked. */
+/* Fills in @plan but for its moves; those go to plan->moves if it is there.  @layout was checked. */
 static void
 plan_moves (const BlockLayout *layout, const Places *places, CompactPlan *plan)
 {
@@ -136,7 +137,6 @@ plan_moves (const BlockLayout *layout, const Places *places, CompactPlan *plan)
   int64_t searched = 0; /* the size @first is true for */
   int64_t end = 0;      /* of what was moved */
 
-  plan->moves = g_array_new (FALSE, FALSE, sizeof (BlockMove));
   plan->end = COMPACT_END_EMPTY;
   plan->end_offset = -1;
   for (; left > 0; left--)
@@ -163,7 +163,8 @@ plan_moves (const BlockLayout *layout, const Places *places, CompactPlan *plan)
       BlockMove move = {
         .offset = last->offset, .from = last->file_offset, .to = place, .bytes = last->bytes
       };
-      g_array_append_val (plan->moves, move);
+      if (plan->moves != NULL)
+        g_array_append_val (plan->moves, move);
       plan->bytes += move.bytes;
       end = MAX (end, place + move.bytes);
     }
@@ -185,6 +186,21 @@ largest_block (const BlockLayout *layout)
   return bytes;
 }
 
+/* Well placed blocks are worth a little, but not a block's length. */
+static Places
+choose_places (const BlockLayout *layout)
+{
+  Places aligned = { .alignment = layout->alignment, .phase = layout->alignment_phase };
+  Places packed = { .alignment = layout->least_alignment };
+  CompactPlan with_aligned = { 0 }, with_packed = { 0 };
+
+  if (layout->least_alignment == 0)
+    return aligned;
+  plan_moves (layout, &aligned, &with_aligned);
+  plan_moves (layout, &packed, &with_packed);
+  return with_packed.file_size <= with_aligned.file_size - largest_block (layout) ? packed : aligned;
+}
+
 bool
 compact_plan_make (const BlockLayout *layout, CompactPlan *plan, GError **error)
 {
@@ -192,21 +208,9 @@ compact_plan_make (const BlockLayout *layout, CompactPlan *plan, GError **error)
   if (!check_layout (layout, error))
     return false;
 
-  Places aligned = { .alignment = layout->alignment, .phase = layout->alignment_phase };
-  plan_moves (layout, &aligned, plan);
-  if (layout->least_alignment == 0 || layout->least_alignment == layout->alignment)
-    return true;
-
-  /* Well placed blocks are worth a little, but not a block's length. */
-  Places anywhere = { .alignment = layout->least_alignment };
-  g_auto (CompactPlan) packed = { 0 };
-  plan_moves (layout, &anywhere, &packed);
-  if (packed.file_size <= plan->file_size - largest_block (layout))
-    {
-      CompactPlan wide = *plan;
-      *plan = packed;
-      packed = wide;
-    }
+  Places places = choose_places (layout);
+  plan->moves = g_array_new (FALSE, FALSE, sizeof (BlockMove));
+  plan_moves (layout, &places, plan);
   return true;
 }
 

@@ -159,8 +159,6 @@ job_free (Job *job)
   if (job == NULL)
     return;
   g_assert (job->state == JOB_CREATED || job->state == JOB_CONCLUDED);
-  if (job->driver->finalize != NULL)
-    job->driver->finalize (job);
   co_queue_clear (&job->sleepers);
   aio_timer_free (job->timer);
   close (job->kick_fd);

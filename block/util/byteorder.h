@@ -8,24 +8,24 @@
 
 #include <glib.h>
 
-#define UTIL_DISK_INTEGER(Type, prefix, uint, convert)                                                          \
-  typedef struct                                                                                               \
-  {                                                                                                            \
-    uint8_t b[sizeof (uint)];                                                                                  \
-  } Type;                                                                                                      \
-  static inline uint prefix##_get (Type disk)                                                                  \
-  {                                                                                                            \
-    uint value;                                                                                                \
-    memcpy (&value, disk.b, sizeof value);                                                                     \
-    return convert (value);                                                                                    \
-  }                                                                                                            \
-  static inline Type prefix (uint value)                                                                       \
-  {                                                                                                            \
-    Type disk;                                                                                                 \
-    value = convert (value);                                                                                   \
-    memcpy (disk.b, &value, sizeof value);                                                                     \
-    return disk;                                                                                               \
-  }                                                                                                            \
+#define UTIL_DISK_INTEGER(Type, prefix, uint, convert)                                                       \
+  typedef struct                                                                                             \
+  {                                                                                                          \
+    uint8_t b[sizeof (uint)];                                                                                \
+  } Type;                                                                                                    \
+  static inline uint prefix##_get (Type disk)                                                                \
+  {                                                                                                          \
+    uint value;                                                                                              \
+    memcpy (&value, disk.b, sizeof value);                                                                   \
+    return convert (value);                                                                                  \
+  }                                                                                                          \
+  static inline Type prefix (uint value)                                                                     \
+  {                                                                                                          \
+    Type disk;                                                                                               \
+    value = convert (value);                                                                                 \
+    memcpy (disk.b, &value, sizeof value);                                                                   \
+    return disk;                                                                                             \
+  }                                                                                                          \
   G_STATIC_ASSERT (sizeof (Type) == sizeof (uint))
 
 /* For each width: be32_get (disk) gives the host value, be32 (value) the disk one. */

@@ -94,11 +94,11 @@ typedef struct
 /* Filled by co_open (or refresh); zero members get the core's defaults. */
 typedef struct
 {
-  uint32_t request_alignment;     /* bytes, power of two, >= 1: offsets and lengths of co_preadv/co_pwritev */
-  uint32_t memory_alignment;      /* bytes, power of two: addresses of buffers */
-  uint32_t zeroes_alignment;      /* co_pwrite_zeroes gets whole multiples; the core writes the edges */
-  uint32_t discard_alignment;     /* co_pdiscard gets whole multiples; the core drops the edges */
-  int64_t max_transfer;           /* bytes, 0: none; longer requests are split */
+  uint32_t request_alignment; /* bytes, power of two, >= 1: offsets and lengths of co_preadv/co_pwritev */
+  uint32_t memory_alignment;  /* bytes, power of two: addresses of buffers */
+  uint32_t zeroes_alignment;  /* co_pwrite_zeroes gets whole multiples; the core writes the edges */
+  uint32_t discard_alignment; /* co_pdiscard gets whole multiples; the core drops the edges */
+  int64_t max_transfer;       /* bytes, 0: none; longer requests are split */
 } BlockLimits;
 
 /* Block status bits.
@@ -149,13 +149,13 @@ typedef struct
 /* What a child knows of its parent.  Owned by the core after get_parent_link; see block_parent_link_add. */
 typedef struct
 {
-  GPtrArray *paths;                             /* of BlockParentPath *, in the order to try */
-  const char *const *formats;                   /* formats a parent may have, NULL-terminated, static */
-  bool has_identity;                            /* false: any raw file (BDRV_O_RAW_PARENT) */
-  uint8_t identity[2][BLOCK_IDENTITY_SIZE];     /* raw bytes; a parent that has either is accepted */
-  int identities;                               /* 1 or 2 */
-  bool has_time_stamp;                          /* the child recorded the parent's modification time … */
-  int64_t time_stamp;                           /* … Unix seconds; a mismatch is a warning */
+  GPtrArray *paths;                         /* of BlockParentPath *, in the order to try */
+  const char *const *formats;               /* formats a parent may have, NULL-terminated, static */
+  bool has_identity;                        /* false: any raw file (BDRV_O_RAW_PARENT) */
+  uint8_t identity[2][BLOCK_IDENTITY_SIZE]; /* raw bytes; a parent that has either is accepted */
+  int identities;                           /* 1 or 2 */
+  bool has_time_stamp;                      /* the child recorded the parent's modification time … */
+  int64_t time_stamp;                       /* … Unix seconds; a mismatch is a warning */
 } BlockParentLink;
 
 void block_parent_link_add (BlockParentLink *link, BlockParentPathKind kind, const char *path,
@@ -168,19 +168,19 @@ typedef struct
 {
   int64_t file_offset; /* bytes */
   int64_t bytes;
-  int64_t offset;      /* guest offset of the payload block, or -1: metadata that stays where it is */
+  int64_t offset; /* guest offset of the payload block, or -1: metadata that stays where it is */
 } BlockExtent;
 
 typedef struct
 {
-  GArray *extents;          /* of BlockExtent, sorted by file_offset, proved not to overlap */
-  int64_t block_size;       /* guest bytes of a payload block */
-  int64_t alignment;        /* a moved block may start at any file offset x with */
-  int64_t alignment_phase;  /* x % alignment == alignment_phase */
-  int64_t least_alignment;  /* or, where that leaves too little room, at any multiple of this; 0: not so */
-  int64_t data_offset;      /* where payload starts in a block's extent (after a VHD sector bitmap) */
-  int64_t tail_bytes;       /* bytes that must follow the last extent (a VHD footer) */
-  int64_t file_size;        /* of the container now */
+  GArray *extents;         /* of BlockExtent, sorted by file_offset, proved not to overlap */
+  int64_t block_size;      /* guest bytes of a payload block */
+  int64_t alignment;       /* a moved block may start at any file offset x with */
+  int64_t alignment_phase; /* x % alignment == alignment_phase */
+  int64_t least_alignment; /* or, where that leaves too little room, at any multiple of this; 0: not so */
+  int64_t data_offset;     /* where payload starts in a block's extent (after a VHD sector bitmap) */
+  int64_t tail_bytes;      /* bytes that must follow the last extent (a VHD footer) */
+  int64_t file_size;       /* of the container now */
 } BlockLayout;
 
 void block_layout_clear (BlockLayout *layout);
@@ -227,12 +227,12 @@ void block_check_report (BlockCheckResult *result, BlockCheckSeverity severity, 
 struct BlockDriverState
 {
   const BlockDriver *drv;
-  void *opaque;       /* drv->instance_size bytes, zeroed before co_open */
-  char *filename;     /* as the user or the child named it; for messages */
-  int open_flags;     /* BdrvOpenFlags */
-  bool read_only;     /* now; co_reopen_rw clears it */
-  int64_t bytes;      /* length; the driver sets it in co_open and after co_truncate */
-  bool fixed_length;  /* the length cannot change: a device (protocols set it, filters pass it on) */
+  void *opaque;      /* drv->instance_size bytes, zeroed before co_open */
+  char *filename;    /* as the user or the child named it; for messages */
+  int open_flags;    /* BdrvOpenFlags */
+  bool read_only;    /* now; co_reopen_rw clears it */
+  int64_t bytes;     /* length; the driver sets it in co_open and after co_truncate */
+  bool fixed_length; /* the length cannot change: a device (protocols set it, filters pass it on) */
   BlockLimits limits;
   BlockDriverState *file;    /* the container file, for formats and filters; a reference of the core's */
   BlockDriverState *backing; /* the parent image, or NULL; a reference of the core's */
@@ -255,12 +255,12 @@ typedef enum
 /* How an image is to be made; see co_create. */
 typedef struct
 {
-  int64_t bytes;                  /* virtual size */
-  const BlockOptions *options;    /* of create_options */
-  const char *child_path;         /* absolute path of the file being made, symlinks resolved */
-  BlockDriverState *parent;       /* the opened parent image, or NULL */
-  const char *parent_path;        /* absolute path of the parent, symlinks resolved */
-  const char *parent_name;        /* the parent as the user named it (relative to the child's directory) */
+  int64_t bytes;               /* virtual size */
+  const BlockOptions *options; /* of create_options */
+  const char *child_path;      /* absolute path of the file being made, symlinks resolved */
+  BlockDriverState *parent;    /* the opened parent image, or NULL */
+  const char *parent_path;     /* absolute path of the parent, symlinks resolved */
+  const char *parent_name;     /* the parent as the user named it (relative to the child's directory) */
 } BlockCreateParams;
 
 struct BlockDriver
@@ -307,8 +307,8 @@ struct BlockDriver
   int coroutine_fn (*co_pdiscard) (BlockDriverState *bs, int64_t offset, int64_t bytes);
   /* As co_pwritev, with [src_offset, +bytes) of @src, a protocol node, as the source; by extent sharing where
    * the host can.  -ENOTSUP, -EXDEV, -EINVAL, -EOPNOTSUPP: cannot be, nothing has changed. */
-  int coroutine_fn (*co_copy_range_to) (BlockDriverState *bs, int64_t offset, int64_t bytes, BlockDriverState *src,
-                                        int64_t src_offset);
+  int coroutine_fn (*co_copy_range_to) (BlockDriverState *bs, int64_t offset, int64_t bytes,
+                                        BlockDriverState *src, int64_t src_offset);
   /* All completed writes become durable, metadata included.  The core has merged concurrent calls. */
   int coroutine_fn (*co_flush) (BlockDriverState *bs);
   /* Status of a range that starts at @offset; 0 < *pnum <= bytes is the length the answer is true for; the
@@ -366,10 +366,11 @@ bool bdrv_register (const BlockDriver *drv, GError **error);
  * grows it.  0 or -errno. */
 int coroutine_fn bdrv_co_preadv (BlockDriverState *child, int64_t offset, int64_t bytes, const IoVector *qiov,
                                  size_t qiov_offset);
-int coroutine_fn bdrv_co_pwritev (BlockDriverState *child, int64_t offset, int64_t bytes, const IoVector *qiov,
-                                  size_t qiov_offset, int flags);
+int coroutine_fn bdrv_co_pwritev (BlockDriverState *child, int64_t offset, int64_t bytes,
+                                  const IoVector *qiov, size_t qiov_offset, int flags);
 int coroutine_fn bdrv_co_pread (BlockDriverState *child, int64_t offset, int64_t bytes, void *buf);
-int coroutine_fn bdrv_co_pwrite (BlockDriverState *child, int64_t offset, int64_t bytes, const void *buf, int flags);
+int coroutine_fn bdrv_co_pwrite (BlockDriverState *child, int64_t offset, int64_t bytes, const void *buf,
+                                 int flags);
 int coroutine_fn bdrv_co_pwrite_zeroes (BlockDriverState *child, int64_t offset, int64_t bytes, int flags);
 int coroutine_fn bdrv_co_pdiscard (BlockDriverState *child, int64_t offset, int64_t bytes);
 /* A barrier: what was written to @child before is durable on return.  Free when nothing was written. */
@@ -377,8 +378,8 @@ int coroutine_fn bdrv_co_flush (BlockDriverState *child);
 int coroutine_fn bdrv_co_block_status (BlockDriverState *child, int64_t offset, int64_t bytes, int64_t *pnum,
                                        int64_t *map, BlockDriverState **file);
 /* @src is a protocol node of the same context; see co_copy_range_to. */
-int coroutine_fn bdrv_co_copy_range_to (BlockDriverState *child, int64_t offset, int64_t bytes, BlockDriverState *src,
-                                        int64_t src_offset);
+int coroutine_fn bdrv_co_copy_range_to (BlockDriverState *child, int64_t offset, int64_t bytes,
+                                        BlockDriverState *src, int64_t src_offset);
 bool coroutine_fn bdrv_co_truncate (BlockDriverState *child, int64_t bytes, GError **error);
 
 /* The child's current length in bytes. */
@@ -395,8 +396,8 @@ bool bdrv_is_poisoned (const BlockDriverState *bs);
 void bdrv_set_error (GError **error, const BlockDriverState *bs, VhdkitError code, const char *format, ...)
     G_GNUC_PRINTF (4, 5);
 /* The same from a -errno: IO, NO_SPACE, PERMISSION … with its text at the end. */
-void bdrv_set_error_errno (GError **error, const BlockDriverState *bs, int negative_errno,
-                           const char *format, ...) G_GNUC_PRINTF (4, 5);
+void bdrv_set_error_errno (GError **error, const BlockDriverState *bs, int negative_errno, const char *format,
+                           ...) G_GNUC_PRINTF (4, 5);
 /* A finding that does not stop the work, kept with the node for info, check and the tool. */
 void bdrv_warn (BlockDriverState *bs, const char *format, ...) G_GNUC_PRINTF (2, 3);
 

@@ -63,18 +63,18 @@ typedef enum
 /* Set struct_size, zero the rest, fill in what is wanted.  Strings are borrowed for the call. */
 typedef struct
 {
-  size_t struct_size;               /* sizeof (VhdkitOpenOptions) */
-  unsigned flags;                   /* VhdkitOpenFlags */
+  size_t struct_size; /* sizeof (VhdkitOpenOptions) */
+  unsigned flags;     /* VhdkitOpenFlags */
   VhdkitCacheMode cache;
-  const char *aio;                  /* "threads", "native", "io_uring"; NULL: threads for buffered files,
+  const char *aio;                   /* "threads", "native", "io_uring"; NULL: threads for buffered files,
                                      * native for O_DIRECT */
-  const char *format;               /* NULL: probe by content */
+  const char *format;                /* NULL: probe by content */
   const char *const *format_options; /* "name=value" strings of the format's open options, or NULL */
-  const char *parent;               /* use this file as the leaf's parent, whatever the leaf says */
-  const char *parent_format;        /* its format, NULL: probe */
-  const char *confine;              /* every file of the chain must lie below this directory */
-  const char *const *drive_map;     /* "C:=/mnt/c" strings for Windows paths, or NULL */
-  const char *const *filters;       /* for tests: drivers put on top of every container file opened,
+  const char *parent;                /* use this file as the leaf's parent, whatever the leaf says */
+  const char *parent_format;         /* its format, NULL: probe */
+  const char *confine;               /* every file of the chain must lie below this directory */
+  const char *const *drive_map;      /* "C:=/mnt/c" strings for Windows paths, or NULL */
+  const char *const *filters;        /* for tests: drivers put on top of every container file opened,
                                      * "blkdebug,op=write,n=3,errno=5" */
 } VhdkitOpenOptions;
 
@@ -120,14 +120,14 @@ bool vhdkit_image_truncate (VhdkitImage *image, int64_t bytes, GError **error);
 
 typedef struct
 {
-  int64_t offset, bytes;  /* guest range */
-  bool data;              /* stored as data somewhere in the chain */
-  bool zero;              /* known to read as zeros */
-  bool present;           /* some layer of the chain decides what it reads as */
-  int depth;              /* layer that does, 0: the leaf */
+  int64_t offset, bytes; /* guest range */
+  bool data;             /* stored as data somewhere in the chain */
+  bool zero;             /* known to read as zeros */
+  bool present;          /* some layer of the chain decides what it reads as */
+  int depth;             /* layer that does, 0: the leaf */
   bool has_file_offset;
-  int64_t file_offset;    /* where it starts in that layer's container */
-  const char *filename;   /* of that container; borrowed from the image */
+  int64_t file_offset;  /* where it starts in that layer's container */
+  const char *filename; /* of that container; borrowed from the image */
 } VhdkitExtent;
 
 /* The extent that starts at @offset and has at most @bytes. */
@@ -136,18 +136,18 @@ int vhdkit_image_get_extent (VhdkitImage *image, int64_t offset, int64_t bytes, 
 /* One layer of the chain.  Strings and the variant belong to the struct; clear it. */
 typedef struct
 {
-  char *filename;              /* as named by the user or the child */
-  char *format;                /* "vhd" */
-  char *parent_name;           /* as the image names it, or NULL */
-  char *parent_filename;       /* the file that was opened as its parent, or NULL */
+  char *filename;        /* as named by the user or the child */
+  char *format;          /* "vhd" */
+  char *parent_name;     /* as the image names it, or NULL */
+  char *parent_filename; /* the file that was opened as its parent, or NULL */
   char *parent_format;
   int64_t virtual_size;
-  int64_t file_size;           /* length of the container */
-  int64_t allocated_size;      /* host bytes it takes, -1: unknown */
-  int64_t block_size;          /* payload block, 0: none */
-  bool dirty;                  /* a journal must be replayed */
-  GVariant *format_specific;   /* a{sv}, or NULL */
-  char **warnings;             /* NULL-terminated */
+  int64_t file_size;         /* length of the container */
+  int64_t allocated_size;    /* host bytes it takes, -1: unknown */
+  int64_t block_size;        /* payload block, 0: none */
+  bool dirty;                /* a journal must be replayed */
+  GVariant *format_specific; /* a{sv}, or NULL */
+  char **warnings;           /* NULL-terminated */
 } VhdkitLayerInfo;
 
 /* Layers, leaf included: >= 1. */
@@ -177,7 +177,7 @@ typedef struct
 } VhdkitCheckResult;
 
 /* Checks the leaf's container (open it with VHDKIT_OPEN_CHECK; RDWR too to fix).  @finding is called for each
- * finding, @text is borrowed.  false: the check itself could not be done. */
+ * finding, @text is borrowed; it must not call the library.  false: the check itself could not be done. */
 bool vhdkit_image_check (VhdkitImage *image, bool fix, VhdkitCheckResult *result,
                          void (*finding) (void *opaque, VhdkitCheckSeverity severity, const char *text),
                          void *opaque, GError **error);
@@ -190,10 +190,10 @@ typedef struct
   const char *format;                /* "vhd"; required */
   int64_t bytes;                     /* virtual size; -1: the parent's */
   const char *const *format_options; /* "name=value" strings, or NULL */
-  const char *parent;                /* path of the parent (relative: to the new image's directory), or NULL */
-  const char *parent_format;         /* NULL: probe */
-  unsigned parent_flags;             /* VhdkitOpenFlags for opening the parent (RAW_PARENT is implied) */
-  const char *confine;               /* as in VhdkitOpenOptions */
+  const char *parent;        /* path of the parent (relative: to the new image's directory), or NULL */
+  const char *parent_format; /* NULL: probe */
+  unsigned parent_flags;     /* VhdkitOpenFlags for opening the parent (RAW_PARENT is implied) */
+  const char *confine;       /* as in VhdkitOpenOptions */
   const char *const *drive_map;
 } VhdkitCreateOptions;
 

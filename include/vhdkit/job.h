@@ -58,11 +58,11 @@ void vhdkit_job_free (VhdkitJob *job);
 
 typedef struct
 {
-  size_t struct_size;   /* sizeof (VhdkitCommitOptions) */
-  int source_layer;     /* uppermost layer merged; 0: the leaf of @image */
-  int target_layer;     /* layer merged into, > source_layer */
-  unsigned parallel;    /* coroutines, 0: default */
-  bool shrink_target;   /* the source is smaller than the target: cut the target (else refused) */
+  size_t struct_size; /* sizeof (VhdkitCommitOptions) */
+  int source_layer;   /* uppermost layer merged; 0: the leaf of @image */
+  int target_layer;   /* layer merged into, > source_layer */
+  unsigned parallel;  /* coroutines, 0: default */
+  bool shrink_target; /* the source is smaller than the target: cut the target (else refused) */
 } VhdkitCommitOptions;
 
 /* What a commit did. */
@@ -102,13 +102,14 @@ void vhdkit_compact_get_stats (VhdkitJob *job, VhdkitCompactStats *stats);
 
 typedef struct
 {
-  size_t struct_size;     /* sizeof (VhdkitConvertOptions) */
-  unsigned parallel;      /* coroutines, 1..16; 0: 8 */
-  bool in_order;          /* write in the order of guest offsets */
-  bool target_is_zero;    /* @target is fresh and reads as zeros where it has no parent */
-  int64_t sparse_bytes;   /* a run of zeros this long is not written; 0: write all zeros out; multiple of 512 */
-  bool above_target_parent; /* @target has a parent: copy only what differs from what it shows by allocation */
-  bool copy_range;        /* try copy_file_range and extent sharing */
+  size_t struct_size;   /* sizeof (VhdkitConvertOptions) */
+  unsigned parallel;    /* coroutines, 1..16; 0: 8 */
+  bool in_order;        /* write in the order of guest offsets */
+  bool target_is_zero;  /* @target is fresh and reads as zeros where it has no parent */
+  int64_t sparse_bytes; /* a run of zeros this long is not written; 0: write all zeros out; multiple of 512 */
+  bool
+      above_target_parent; /* @target has a parent: copy only what differs from what it shows by allocation */
+  bool copy_range;         /* try copy_file_range and extent sharing */
 } VhdkitConvertOptions;
 
 /* Copy all of @source into @target (opened read-write, at least as large, same context). */
@@ -126,10 +127,10 @@ typedef struct
 typedef struct
 {
   bool equal;
-  bool sizes_differ;  /* the rest of the larger one is then compared with zeros */
-  bool allocation_differs; /* strict: first_difference names where */
+  bool sizes_differ;        /* the rest of the larger one is then compared with zeros */
+  bool allocation_differs;  /* strict: first_difference names where */
   int64_t first_difference; /* bytes, -1: none */
-  int failed_side;    /* of a job that failed: 0 or 1 */
+  int failed_side;          /* of a job that failed: 0 or 1 */
 } VhdkitCompareStats;
 
 VhdkitJob *vhdkit_compare_new (VhdkitImage *a, VhdkitImage *b, const VhdkitCompareOptions *options,

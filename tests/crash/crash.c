@@ -42,7 +42,7 @@ struct CrashTrace
 const char *
 crash_strategy_name (CrashStrategy strategy)
 {
-  static const char *const names[] = { "none",       "all",         "all but one", "one only", "small ones",
+  static const char *const names[] = { "none",       "all",        "all but one", "one only", "small ones",
                                        "large ones", "first ones", "last ones",   "some",     "torn" };
 
   G_STATIC_ASSERT (G_N_ELEMENTS (names) == CRASH_STRATEGIES);
@@ -241,7 +241,8 @@ crash_trace_find_race (const CrashTrace *trace)
 
           if (b >= records[a].done_at)
             break;
-          if (records[a].file_id == records[b].file_id && change_start (&records[a]) < change_end (&records[b])
+          if (records[a].file_id == records[b].file_id
+              && change_start (&records[a]) < change_end (&records[b])
               && change_start (&records[b]) < change_end (&records[a]))
             return g_strdup_printf ("%s: records %zu and %zu are in flight together and both change offset "
                                     "%" G_GINT64_FORMAT,
@@ -347,6 +348,23 @@ crash_trace_describe_flush (const CrashTrace *trace, size_t k)
 
   return g_strdup_printf ("flush %zu of %s, records %zu to %zu", k, name, flush,
                           trace->log->records[flush].done_at);
+}
+
+void
+crash_trace_flush_effect (const CrashTrace *trace, size_t k, size_t *first, size_t *end)
+{
+  const BlkLogRecord *records = trace->log->records;
+  size_t flush = g_array_index (trace->flushes, size_t, k);
+
+  *first = records[flush].done_at + 1;
+  *end = trace->log->n;
+  for (guint i = k + 1; i < trace->flushes->len; i++)
+    {
+      size_t later = g_array_index (trace->flushes, size_t, i);
+
+      if (records[later].file_id == records[flush].file_id && later > records[flush].done_at)
+        *end = MIN (*end, records[later].done_at);
+    }
 }
 
 static void
@@ -564,13 +582,14 @@ crash_trace_rewrite (CrashTrace *trace)
 }
 
 void
-crash_trace_make (CrashTrace *trace, size_t cut, CrashStrategy strategy, GRand *rand)
+crash_trace_make (CrashTrace *trace, size_t cut, CrashStrategy strategy, size_t special, GRand *rand)
 {
-  size_t pending, special, number = 0;
+  size_t pending, number = 0;
 
   settle (trace, cut);
   pending = count_pending (trace, cut);
-  special = pending > 0 ? (size_t)g_rand_int_range (rand, 0, pending) : 0;
+  if (special == SIZE_MAX)
+    special = pending > 0 ? (size_t)g_rand_int_range (rand, 0, pending) : 0;
   g_string_printf (trace->story, "cut %zu of %zu records, %zu changes not certain, kept: %s", cut,
                    trace->log->n, pending, crash_strategy_name (strategy));
   for (guint i = 0; i < trace->files->len; i++)
@@ -620,14 +639,17 @@ crash_trace_story (const CrashTrace *trace)
 }
 
 char *
-crash_trace_changed_file (const CrashTrace *trace)
+crash_trace_changed_file (const CrashTrace *trace, bool touched)
 {
   for (guint i = 0; i < trace->files->len; i++)
     {
       const CrashFile *file = g_ptr_array_index (trace->files, i);
       const GByteArray *expected = file->touched ? file->crashed : file->initial;
-      g_autoptr (GByteArray) found = read_file (file->path);
+      g_autoptr (GByteArray) found = NULL;
 
+      if (file->touched && !touched)
+        continue;
+      found = read_file (file->path);
       if (found->len != expected->len)
         return g_strdup_printf ("%s: %u bytes instead of %u", file->path, found->len, expected->len);
       for (guint at = 0; at < found->len; at += SECTOR)

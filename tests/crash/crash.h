@@ -61,6 +61,9 @@ size_t crash_trace_records (const CrashTrace *trace);
 size_t crash_trace_flushes (const CrashTrace *trace);
 /* Of flush @k: "flush 3 of child.vhd, records 17 to 22". */
 char *crash_trace_describe_flush (const CrashTrace *trace, size_t k);
+/* The cuts [*first, *end] at which it matters that flush @k happened: from its end to that of the next flush of
+ * the file, or of the log. */
+void crash_trace_flush_effect (const CrashTrace *trace, size_t k, size_t *first, size_t *end);
 /* Judges everything as if flush number @k, from 0, had not happened although it was reported to have;
  * SIZE_MAX: all of them happened. */
 void crash_trace_ignore_flush (CrashTrace *trace, size_t k);
@@ -73,12 +76,14 @@ GArray *crash_trace_cuts (const CrashTrace *trace, GRand *rand, size_t n_random,
 /* How many changes may be lost at @cut. */
 size_t crash_trace_pending (CrashTrace *trace, size_t cut);
 
-/* Decides what is lost at @cut, and writes the files.  Fastest when cuts come in growing order. */
-void crash_trace_make (CrashTrace *trace, size_t cut, CrashStrategy strategy, GRand *rand);
+/* Decides what is lost at @cut, and writes the files.  Fastest when cuts come in growing order.  @special: the
+ * "one" of the strategies, a number below crash_trace_pending (); SIZE_MAX: a random one. */
+void crash_trace_make (CrashTrace *trace, size_t cut, CrashStrategy strategy, size_t special, GRand *rand);
 /* Which changes were lost in the last crash made; borrowed. */
 const char *crash_trace_story (const CrashTrace *trace);
-/* NULL, or which file does not hold what the last crash left in it. */
-char *crash_trace_changed_file (const CrashTrace *trace);
+/* NULL, or which file does not hold what the last crash left in it.  @touched: also look at the files that the run
+ * changed. */
+char *crash_trace_changed_file (const CrashTrace *trace, bool touched);
 /* The last crash's files again. */
 void crash_trace_rewrite (CrashTrace *trace);
 /* The files as they were before the run. */

@@ -205,10 +205,10 @@ describe_sector (const Guest *guest, int64_t sector, int64_t at)
 
       g_string_append_printf (text, "%s%u (%s%s%s)", text->len ? ", " : "", entry->value,
                               op->discard ? "discard, " : "", begun ? "" : "not begun, ",
-                              op->failed                                       ? "failed"
-                              : op->durable <= at && op->durable != NEVER      ? "durable"
-                              : op->done                                       ? "done"
-                                                                               : "in flight");
+                              op->failed                                  ? "failed"
+                              : op->durable <= at && op->durable != NEVER ? "durable"
+                              : op->done                                  ? "done"
+                                                                          : "in flight");
     }
   g_string_append_printf (text, "%s%u (at the beginning)", text->len ? ", " : "", guest->initial[sector]);
   return g_string_free (text, false);
@@ -241,9 +241,9 @@ guest_check (const Guest *guest, int64_t bytes, const uint32_t *values, int64_t 
       {
         g_autofree char *history = describe_sector (guest, sector, at);
 
-        return g_strdup_printf ("guest sector %" G_GINT64_FORMAT " holds %u%s; newest first, it was given %s", sector,
-                                values[sector], values[sector] == GUEST_ODD ? " (bytes nobody wrote)" : "",
-                                history);
+        return g_strdup_printf ("guest sector %" G_GINT64_FORMAT " holds %u%s; newest first, it was given %s",
+                                sector, values[sector],
+                                values[sector] == GUEST_ODD ? " (bytes nobody wrote)" : "", history);
       }
   return NULL;
 }
@@ -356,7 +356,8 @@ check_read (GuestRun *run, const Request *request)
 
           note_wrong (run, g_strdup_printf ("a read of guest sector %" G_GINT64_FORMAT
                                             " gave %u%s; newest first, it was given %s",
-                                            sector, value, value == GUEST_ODD ? " (bytes nobody wrote)" : "", history));
+                                            sector, value, value == GUEST_ODD ? " (bytes nobody wrote)" : "",
+                                            history));
           return;
         }
     }
@@ -493,7 +494,7 @@ draw_range (GuestRun *run, const GuestMix *mix, bool blocks, int64_t *sector, in
         n = g_rand_int_range (run->rand, 1, 9);
       if (blocks)
         {
-          int64_t per_block = mix->block_size / GUEST_SECTOR;
+          int64_t per_block = MAX (mix->block_size, 4096) / GUEST_SECTOR;
 
           start = start / per_block * per_block;
           n = g_rand_int_range (run->rand, 1, 4) * per_block;
@@ -530,14 +531,17 @@ submit_write (GuestRun *run, const GuestMix *mix, Request *request)
           kind = g_rand_int_range (run->rand, 0, 100);
           run_end = i + g_rand_int_range (run->rand, 1, 65);
         }
-      value = kind < mix->zero_data ? 0 : kind < mix->zero_data + mix->old_data ? guest->initial[sector] : fresh;
+      value = kind < mix->zero_data                   ? 0
+              : kind < mix->zero_data + mix->old_data ? guest->initial[sector]
+                                                      : fresh;
       if (value == GUEST_ODD)
         value = fresh;
       guest_fill (buffer + i * GUEST_SECTOR, sector, value);
       give_value (guest, sector, request->op, value);
     }
   request->iov = (struct iovec){ buffer, request->sectors * GUEST_SECTOR };
-  vhdkit_image_aio_pwritev (run->image, &request->iov, 1, request->sector * GUEST_SECTOR, request_done, request);
+  vhdkit_image_aio_pwritev (run->image, &request->iov, 1, request->sector * GUEST_SECTOR, request_done,
+                            request);
 }
 
 static void

@@ -42,7 +42,8 @@ uint32_t *guest_read_image (VhdkitImage *image, char **why);
 /* NULL, or why an image of @bytes with @values is not what a crash at @at (bytes of the log) may leave. */
 char *guest_check (const Guest *guest, int64_t bytes, const uint32_t *values, int64_t at);
 /* NULL, or the first difference; what one lacks of the other's size is zeros. */
-char *guest_compare (const uint32_t *found, int64_t found_bytes, const uint32_t *expected, int64_t expected_bytes);
+char *guest_compare (const uint32_t *found, int64_t found_bytes, const uint32_t *expected,
+                     int64_t expected_bytes);
 
 /* --- requests -------------------------------------------------------------------------------------------- */
 

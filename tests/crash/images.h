@@ -46,8 +46,7 @@ typedef enum
 void image_make (const TestDir *dir, const char *name, ImageKind kind, int64_t bytes, int64_t block_size,
                  const char *parent);
 /* @flags: VhdkitOpenFlags.  @filters: NULL-terminated, or NULL.  NULL and *why on failure. */
-VhdkitImage *image_open (const TestDir *dir, const char *name, unsigned flags, const char *const *filters,
-                         char **why);
+VhdkitImage *image_open (const TestDir *dir, const char *name, unsigned flags, char **filters, char **why);
 bool image_close (VhdkitImage *image, char **why);
 /* Writes random content, and flushes. */
 void image_populate (const TestDir *dir, const char *name, GRand *rand, int n, int64_t block_size);
@@ -55,16 +54,22 @@ void image_populate (const TestDir *dir, const char *name, GRand *rand, int n, i
 uint32_t *image_values (const TestDir *dir, const char *name, int64_t *bytes, char **why);
 /* Clears the bits of sectors of zeros in the bitmaps of a dynamic image, as some other writers leave them. */
 void image_clear_bits (const TestDir *dir, const char *name);
+/* Puts rubbish where no guest can see it: in the last block behind the end of the disk, and in entries of the table
+ * behind the last in use. */
+void image_add_rubbish (const TestDir *dir, const char *name);
+/* A process was killed: @bytes of zeros follow, and a footer at the end behind them.  @bytes 0: no footer at all. */
+void image_leave_reserve (const TestDir *dir, const char *name, int64_t bytes);
+/* The copy of the footer at offset 0 is damaged. */
+void image_damage_copy (const TestDir *dir, const char *name);
 /* Makes a dynamic or differencing image one of XenServer's, with a batmap. */
 void image_add_batmap (const TestDir *dir, const char *name);
 
 /* NULL, or the errors that a check of the one file finds.  *leaks (may be NULL): how many leaks. */
 char *image_check (const TestDir *dir, const char *name, int64_t *leaks);
-/* NULL, or the error of the job.  VHDKIT_ERROR_* in *code (may be NULL). */
-char *image_commit (const TestDir *dir, const char *leaf, const char *const *filters, int source, int target,
+/* NULL, or the error of the job, or of closing the image after it. */
+char *image_commit (const TestDir *dir, const char *leaf, char **filters, int source, int target,
                     bool shrink);
-char *image_compact (const TestDir *dir, const char *name, const char *const *filters,
-                     VhdkitCompactStats *stats);
+char *image_compact (const TestDir *dir, const char *name, char **filters, VhdkitCompactStats *stats);
 
 /* Filters of a recorded run: a disk with a random order below a log at @trace's path.  Free with
  * g_strfreev (). */
@@ -72,27 +77,35 @@ char **recording_filters (const TestDir *dir, const char *log, GRand *rand);
 
 /* --- judgement ----------------------------------------------------------------------------------------- */
 
-/* What is asked of the image at each cut beyond being sound. */
+/* What is asked of the files that a crash has left. */
 typedef struct
 {
   const TestDir *dir;
-  const char *name;      /* of the leaf */
-  const Guest *guest;    /* what it may show … */
   CrashTrace *trace;
   GRand *rand;
-  int64_t block_size;
-  int writes_after;      /* of 100 images, so many get new writes after the crash */
-  /* After the file was seen to be sound and unchanged by that; NULL: fine.  May be NULL. */
-  char *(*look) (void *opaque, const uint32_t *values, int64_t bytes, size_t cut);
+  const char *name;    /* the leaf of the chain … */
+  const Guest *guest;  /* … and what it may show */
+  const char *changed; /* the image whose file the run changed */
+  int writes_after;    /* of 100 times, so often the leaf is written to after the crash */
+  int64_t block_size;  /* for these writes */
+  /* Called at last, after the image has been opened for writing and closed; NULL: fine.  May be NULL. */
+  char *(*look) (void *opaque);
   void *opaque;
 } CrashJudge;
 
+/* Judges the files as they are, for a crash at @at (bytes of the log): NULL, or what is wrong.  Without a trace
+ * (NULL), whether a read-only open has changed them is not asked. */
+char *crash_judge_files (const CrashJudge *judge, int64_t at);
 /* Makes a crash and judges it: NULL, or what is wrong. */
-char *crash_judge (const CrashJudge *judge, size_t cut, CrashStrategy strategy);
-/* Cuts everywhere, judges; fails the test at the first wrong one.  Returns the number of crashes made. */
-int crash_judge_all (const CrashJudge *judge, size_t limit, const char *what);
-/* With flush @k ignored: whether one of at most @tries crashes is found to be wrong. */
-bool crash_judge_finds (const CrashJudge *judge, size_t k, int tries, char **what);
+char *crash_judge (const CrashJudge *judge, size_t cut, CrashStrategy strategy, size_t special);
+/* About @n crashes, cut at every flush and in between (VHDKIT_CRASH_CUTS: another number); fails the test at
+ * the first wrong one. */
+void crash_judge_all (const CrashJudge *judge, int n);
+/* For short logs: cuts before every record, and there loses none, all, each one, and all but each one. */
+void crash_judge_every (const CrashJudge *judge);
+/* Whether one of at most @tries crashes after flush @k is found to be wrong when the flush is ignored; *why says
+ * what was. */
+bool crash_judge_finds (const CrashJudge *judge, size_t k, int tries, char **why);
 
 G_END_DECLS
 

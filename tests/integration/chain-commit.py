@@ -67,7 +67,8 @@ def commit_and_judge(t, layers, source, target, argv):
         t.same_content(read_file(layers[target].path), view, 'raw target')
     else:
         t.same_content(t.content(layers[target].path, *raw, fmt='vhd'), view, 'target, our reader')
-        t.sound(layers[target].path, ours=layers[target].ours)
+        # Blocks that became zero may leave holes, and the generator makes some.
+        t.sound(layers[target].path, ours=layers[target].ours, leaks=True)
     t.same_content(t.content(layers[source].path, *raw), view, 'source, our reader')
     for i, layer in enumerate(layers):
         if i == target:
@@ -78,7 +79,7 @@ def commit_and_judge(t, layers, source, target, argv):
         else:
             t.equal(sha256(layer.path), bytes_before[i], 'bytes of %s' % os.path.basename(layer.path))
     for i in range(target + 1, leaf + 1):
-        t.img('check', '-q', '-f', 'vhd', *raw, layers[i].path)
+        t.img('check', '-q', '-f', 'vhd', *raw, layers[i].path, rc=(0, 3))
     t.img('compare', '-q', *raw, '-F', 'raw' if layers[target].kind == 'raw' else 'vhd',
           layers[source].path, layers[target].path)
 

@@ -372,12 +372,15 @@ on_busy_concluded (VhdkitJob *job, void *opaque)
 static void
 test_busy_image (void)
 {
+  VhdkitContext *context = vhdkit_context_new (NULL);
+  VhdkitOpenOptions open_options = { .struct_size = sizeof open_options, .flags = VHDKIT_OPEN_RDWR };
   Chain chain;
   g_autoptr (GError) error = NULL;
 
   scratch_init ();
   chain_make (&chain, 2, "vhd", false);
-  VhdkitImage *image = open_image (chain.paths[0], VHDKIT_OPEN_RDWR);
+  VhdkitImage *image = vhdkit_image_open (context, chain.paths[0], &open_options, &error);
+  g_assert_no_error (error);
   BusyState state = { .image = image };
   VhdkitCommitOptions options = { .struct_size = sizeof options, .target_layer = 1 };
   VhdkitJob *job = vhdkit_commit_new (image, &options, &error);
@@ -393,9 +396,13 @@ test_busy_image (void)
   g_assert_null (vhdkit_commit_new (image, &options, &error));
   g_assert_error (error, VHDKIT_ERROR, VHDKIT_ERROR_IN_USE);
   while (!state.concluded)
-    g_assert_cmpint (vhdkit_image_pread (image, buf, 0, sizeof buf), ==, 0);
+    {
+      g_assert_cmpint (vhdkit_image_pread (image, buf, 0, sizeof buf), ==, 0);
+      vhdkit_context_iterate (context, true);
+    }
   g_assert_cmpint (vhdkit_image_pwrite (image, buf, 0, sizeof buf), ==, 0);
   close_image (image);
+  vhdkit_context_free (context);
   scratch_clear ();
 }
 

@@ -201,7 +201,9 @@ test_random (void)
           for (int i = 0; i < 60; i++)
             {
               int64_t first = g_test_rand_int_range (0, (gint32)(bytes / 512));
-              int64_t count = MIN (g_test_rand_int_range (1, 300), bytes / 512 - first);
+              int64_t count = g_test_rand_int_range (1, 300);
+
+              count = MIN (count, bytes / 512 - first);
               write_byte (image, first * 512, count * 512, g_test_rand_int_range (0, 3));
             }
           close_image (image);

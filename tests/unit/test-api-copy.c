@@ -55,7 +55,9 @@ fill_random (const char *path)
   for (int i = 0; i < 30; i++)
     {
       int64_t first = g_test_rand_int_range (0, (gint32)sectors);
-      int64_t count = MIN (g_test_rand_int_range (1, 3000), sectors - first);
+      int64_t count = g_test_rand_int_range (1, 3000);
+
+      count = MIN (count, sectors - first);
       write_byte (image, first * 512, count * 512, g_test_rand_int_range (0, 4));
     }
   close_image (image);

@@ -556,7 +556,6 @@ test_confine (void)
     }
 
   g_autofree char *inside = g_build_filename (dir, "jail", NULL);
-  g_autofree char *jailbird = g_build_filename (dir, "jail-bird/base.img", NULL);
   g_autofree char *outside = g_build_filename (dir, "base.img", NULL);
   g_autofree char *out_link = g_build_filename (dir, "jail/out.img", NULL);
   g_autofree char *in_link = g_build_filename (dir, "jail/in.img", NULL);

@@ -169,6 +169,43 @@ test_one_node (gconstpointer data)
   test_run (co_one_node, (void *)data);
 }
 
+/* Holes that do not keep to anybody's alignment: the answers keep to that of the node asked. */
+static void coroutine_fn
+co_odd_hole (void *opaque)
+{
+  MapImage image = { "dd", 2 * BLOCK, 512 };
+  int64_t n, map;
+  MemFile mem;
+
+  mem_file_init (&mem, 4 * BLOCK);
+  mem.limits.request_alignment = 4096;
+  mem.hole_start = PHASE + 1000;
+  mem.hole_end = PHASE + 3000;
+  BlockDriverState *bs = co_open_map (&image, &mem, NULL, false);
+  static const struct
+  {
+    int64_t offset, bytes, n;
+    bool zero;
+  } cases[] = { { 0, 8192, 512, false },    { 512, 7680, 512, false },  { 600, 7000, 424, false },
+                { 1000, 7000, 1560, true }, { 1024, 10, 10, true },     { 1024, 7000, 1536, true },
+                { 2560, 100, 100, true },   { 2561, 5000, 511, false }, { 3072, 5120, 5120, false } };
+  for (size_t i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      int ret = bdrv_co_block_status (bs, cases[i].offset, cases[i].bytes, &n, &map, NULL);
+      g_assert_cmpint (ret & ~BDRV_BLOCK_EOF, ==, DATA | (cases[i].zero ? BDRV_BLOCK_ZERO : 0));
+      g_assert_cmpint (n, ==, cases[i].n);
+      g_assert_cmpint (map, ==, PHASE + cases[i].offset);
+    }
+  bdrv_co_unref (bs);
+  mem_file_clear (&mem);
+}
+
+static void
+test_odd_hole (void)
+{
+  test_run (co_odd_hole, NULL);
+}
+
 /* Data that a short container does not hold reads as zeros and stands nowhere. */
 static void coroutine_fn
 co_short_container (void *opaque)
@@ -318,6 +355,7 @@ main (int argc, char **argv)
   g_test_init (&argc, &argv, NULL);
   g_test_add_data_func ("/core/status/one-node", NULL, test_one_node);
   g_test_add_data_func ("/core/status/one-node-filtered", "", test_one_node);
+  g_test_add_func ("/core/status/odd-hole", test_odd_hole);
   g_test_add_func ("/core/status/short-container", test_short_container);
   g_test_add_func ("/core/status/random-chain", test_random_chain);
   g_test_add_func ("/core/status/deep-chain", test_deep_chain);

@@ -33,7 +33,7 @@ typedef struct
   AioFile *retired_aio;
 
   FileExtents extents;
-  bool keep_extents;           /* nobody else writes to the file */
+  bool keep_extents; /* nobody else writes to the file */
 
   /* Found out not to work here. */
   bool no_punch_hole, no_zero_range, no_block_zeroout, no_seek, no_clone;

@@ -109,6 +109,9 @@ seek_next (int fd, int64_t offset, int whence, int64_t *found)
   return 0;
 }
 
+/* Reading a range this short costs less than asking whether it is a hole. */
+#define MIN_LOOK_UP_BYTES (32 * 1024)
+
 /* The extent at @offset and the one behind it.  Not in a thread: file systems answer from their extent map in
  * memory, and the way to a thread and back costs ten times as much. */
 static int
@@ -139,8 +142,7 @@ look_up_extents (int fd, int64_t offset, FileExtents *e)
   if (e->middle <= offset)
     return -EIO;
   e->end = e->middle;
-  if (e->middle != G_MAXINT64
-      && (seek_next (fd, e->middle, SEEK_DATA, &e->end) < 0 || e->end < e->middle))
+  if (e->middle != G_MAXINT64 && (seek_next (fd, e->middle, SEEK_DATA, &e->end) < 0 || e->end < e->middle))
     e->end = e->middle;
   return 0;
 }
@@ -154,7 +156,7 @@ file_co_block_status (BlockDriverState *bs, int64_t offset, int64_t bytes, int64
   bool data = true;
 
   *pnum = bytes;
-  if (!s->no_seek && !(offset >= e.start && offset < e.end))
+  if (!s->no_seek && bytes >= MIN_LOOK_UP_BYTES && !(offset >= e.start && offset < e.end))
     {
       int ret = look_up_extents (s->fd, offset, &e);
 

@@ -177,7 +177,7 @@ vhd_co_bat_store (VhdState *s, const VhdChange *changes, size_t n)
       int64_t entry = bat_entry_offset (s, changes[i].block);
       int64_t start = round_down (entry, VHD_SECTOR_SIZE);
       Be32 disk = be32 (changes[i].sector);
-      uint8_t *buffer = buffers + (n_writes - 1) * VHD_SECTOR_SIZE;
+      uint8_t *buffer = buffers + (n_writes > 0 ? n_writes - 1 : 0) * VHD_SECTOR_SIZE;
 
       if (n_writes == 0 || writes[n_writes - 1].file_offset != start)
         {

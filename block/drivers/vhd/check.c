@@ -9,6 +9,7 @@ typedef struct
 {
   BlockCheckResult *result;
   GArray *used; /* of VhdUsedBlock */
+  bool fix;
 } Check;
 
 static int coroutine_fn
@@ -51,6 +52,7 @@ static void
 check_overlaps (VhdState *s, Check *check)
 {
   int64_t end = s->metadata_end;
+  int64_t gaps = 0;
 
   g_array_sort (check->used, vhd_compare_used);
   for (guint i = 0; i < check->used->len; i++)
@@ -67,13 +69,17 @@ check_overlaps (VhdState *s, Check *check)
         check->result->fragmented_blocks++;
       if (before)
         end = MAX (end, vhd_sector_to_offset (before->sector) + s->block_span);
-      /* Space for whole blocks between two that nothing refers to. */
-      for (int64_t at = vhd_align_block (s, end); start > s->metadata_end && at + s->block_span <= start;
-           at = vhd_align_block (s, at + s->block_span))
-        block_check_report (check->result, BLOCK_CHECK_LEAK,
-                            "space for a block at offset %" PRId64 " is not used", at);
+      /* Legal, and new blocks go there first: nothing is wrong, compaction gives it back. */
+      if (start > s->metadata_end)
+        for (int64_t at = vhd_align_block (s, end); at + s->block_span <= start;
+             at = vhd_align_block (s, at + s->block_span))
+          gaps++;
       end = MAX (end, start + s->block_span);
     }
+  if (gaps > 0)
+    block_check_report (
+        check->result, BLOCK_CHECK_INFO,
+        "room for %" PRId64 " blocks between others is free; compacting the image gives it back", gaps);
   end = MAX (end, vhd_metadata_space_end (s));
   check->result->image_end_offset = end + VHD_FOOTER_SIZE;
   if (!s->bs->file->fixed_length && s->end_footer_valid && s->footer_offset - end >= s->block_span)
@@ -111,7 +117,8 @@ check_surplus (VhdState *s, Check *check)
                         "BAT: %" PRId64 " entries past the end of the disk are in use", used);
 }
 
-/* A set bit of the batmap promises that the block's bitmap is full. */
+/* A set bit of the batmap promises that the block's bitmap is full.  A bit that lies is cleared by a repair, unless
+ * something else is wrong. */
 static bool coroutine_fn
 check_batmap (VhdState *s, Check *check, GError **error)
 {
@@ -126,11 +133,14 @@ check_batmap (VhdState *s, Check *check, GError **error)
                           s->batmap.header_offset);
       return true;
     }
+
+  bool fix = check->fix && check->result->corruptions == 0;
+  int ret;
+
   for (guint i = 0; i < check->used->len; i++)
     {
       const VhdUsedBlock *used = &g_array_index (check->used, VhdUsedBlock, i);
       VhdBitmap *bitmap;
-      int ret;
 
       if (!vhd_batmap_get (s, used->block))
         continue;
@@ -141,12 +151,23 @@ check_batmap (VhdState *s, Check *check, GError **error)
           continue;
         }
       if (!bitmap->all_set)
-        block_check_report (check->result, BLOCK_CHECK_ERROR,
-                            "batmap: block %u is marked full, its bitmap at offset %" PRId64 " is not",
-                            used->block, vhd_sector_to_offset (used->sector));
+        {
+          block_check_report (check->result, BLOCK_CHECK_ERROR,
+                              "batmap: block %u is marked full, its bitmap at offset %" PRId64 " is not",
+                              used->block, vhd_sector_to_offset (used->sector));
+          if (fix)
+            {
+              vhd_batmap_set (s, used->block, false);
+              check->result->corruptions_fixed++;
+            }
+        }
       vhd_bitmap_put (s, bitmap);
     }
-  return true;
+  ret = fix ? vhd_co_batmap_write (s) : 0;
+  if (ret < 0)
+    bdrv_set_error_errno (error, s->bs, ret, "cannot write the batmap at offset %" PRId64,
+                          s->batmap.map_offset);
+  return ret == 0;
 }
 
 static void
@@ -182,7 +203,7 @@ vhd_co_check (BlockDriverState *bs, BlockCheckResult *result, bool fix, GError *
 {
   VhdState *s = bs->opaque;
   g_autoptr (GArray) used = g_array_new (false, false, sizeof (VhdUsedBlock));
-  Check check = { result, used };
+  Check check = { result, used, fix && !bs->read_only };
   int64_t tail_before = bdrv_length (bs->file);
   int ret;
 

@@ -72,6 +72,7 @@ typedef struct
 {
   GArray *changes;    /* of VhdChange, sorted by block */
   GPtrArray *bitmaps; /* of VhdBitmap, pinned */
+  GPtrArray *full;    /* those of them that are all ones as copied; more bits may have been set since */
   GPtrArray *buffers; /* what is written of each, owned */
   GArray *new_writes; /* of VhdWrite: bitmaps of new blocks */
   GArray *old_writes; /* of VhdWrite: bitmaps of blocks the BAT on disk knows */
@@ -82,6 +83,7 @@ round_clear (Round *round)
 {
   g_clear_pointer (&round->changes, g_array_unref);
   g_clear_pointer (&round->bitmaps, g_ptr_array_unref);
+  g_clear_pointer (&round->full, g_ptr_array_unref);
   g_clear_pointer (&round->buffers, g_ptr_array_unref);
   g_clear_pointer (&round->new_writes, g_array_unref);
   g_clear_pointer (&round->old_writes, g_array_unref);
@@ -107,6 +109,7 @@ round_begin (VhdState *s, Round *round)
 
   round->changes = g_array_new (false, false, sizeof (VhdChange));
   round->bitmaps = g_ptr_array_new ();
+  round->full = g_ptr_array_new ();
   round->buffers = g_ptr_array_new_with_free_func (bdrv_free_buffer);
   round->new_writes = g_array_new (false, false, sizeof (VhdWrite));
   round->old_writes = g_array_new (false, false, sizeof (VhdWrite));
@@ -134,6 +137,8 @@ round_begin (VhdState *s, Round *round)
       write.buf = buffer;
       g_ptr_array_add (round->buffers, buffer);
       g_ptr_array_add (round->bitmaps, bitmap);
+      if (bitmap->all_set)
+        g_ptr_array_add (round->full, bitmap);
       g_array_append_val (*(fresh ? &round->new_writes : &round->old_writes), write);
     }
   for (guint i = 0; i < round->bitmaps->len; i++)
@@ -184,11 +189,11 @@ round_done (VhdState *s, Round *round)
         }
     }
   if (s->batmap.map)
-    for (guint i = 0; i < round->bitmaps->len; i++)
+    for (guint i = 0; i < round->full->len; i++)
       {
-        const VhdBitmap *bitmap = g_ptr_array_index (round->bitmaps, i);
+        const VhdBitmap *bitmap = g_ptr_array_index (round->full, i);
 
-        if (bitmap->all_set && !bitmap->orphan)
+        if (!bitmap->orphan)
           vhd_batmap_set (s, bitmap->block, true);
       }
 }

@@ -26,7 +26,7 @@ struct AioBH
 static void
 run_bh (AioItem *item)
 {
-  AioBH *bh = (AioBH *) item;
+  AioBH *bh = (AioBH *)item;
   int state = atomic_fetch_and (&bh->state, BH_DELETED);
 
   if (state & BH_DELETED)
@@ -38,7 +38,7 @@ run_bh (AioItem *item)
 static void
 run_oneshot (AioItem *item)
 {
-  AioBH *bh = (AioBH *) item;
+  AioBH *bh = (AioBH *)item;
   AioCallback *callback = bh->callback;
   void *opaque = bh->opaque;
 
@@ -49,7 +49,7 @@ run_oneshot (AioItem *item)
 bool
 aio_bh_drop (AioItem *item)
 {
-  AioBH *bh = (AioBH *) item;
+  AioBH *bh = (AioBH *)item;
 
   if (item->run == run_oneshot)
     g_free (bh);

@@ -9,7 +9,7 @@
 static void
 run_coroutine (AioItem *item)
 {
-  Coroutine *co = (Coroutine *) ((char *) item - offsetof (Coroutine, item));
+  Coroutine *co = (Coroutine *)((char *)item - offsetof (Coroutine, item));
   AioContext *ctx = aio_context_get_current ();
 
   atomic_store_explicit (&co->scheduled, false, memory_order_relaxed);
@@ -23,7 +23,7 @@ aio_co_schedule (AioContext *ctx, Coroutine *co)
   bool twice = atomic_exchange_explicit (&co->scheduled, true, memory_order_relaxed);
 
   assert (!twice && "scheduled twice");
-  (void) twice;
+  (void)twice;
   co->item.run = run_coroutine;
   aio_item_post (ctx, &co->item);
 }

@@ -27,9 +27,6 @@
 #include "coroutine-int.h"
 #include "engine.h"
 
-/* Work done in one go before descriptors and timers get a look: bounds how long others wait. */
-#define AIO_ROUND_BUDGET 128
-
 typedef struct
 {
   AioItem *head, *tail;
@@ -55,8 +52,8 @@ struct AioContext
   /* Only the thread that drives the context touches these. */
   AioItemList ready;
   unsigned depth;       /* of nested dispatches */
+  unsigned budget;      /* what this round may still do: items, completions, requests served inline */
   unsigned busy_rounds; /* since the last look at epoll_fd */
-  unsigned inline_left; /* requests that may still be served without a yield in this round */
   bool uses_pool;
   AioTimers timers;
   GHashTable *handlers; /* fd → AioHandler */

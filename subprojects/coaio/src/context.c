@@ -22,13 +22,13 @@ source_prepare (GSource *source, gint *timeout)
 {
   *timeout = -1;
   /* What became ready after the last dispatch, without anybody having told the eventfd. */
-  return aio_has_ready ((AioContext *) source);
+  return aio_has_ready ((AioContext *)source);
 }
 
 static gboolean
 source_check (GSource *source)
 {
-  AioContext *ctx = (AioContext *) source;
+  AioContext *ctx = (AioContext *)source;
 
   return aio_has_ready (ctx) || g_source_query_unix_fd (source, ctx->epoll_tag) != 0;
 }
@@ -36,11 +36,11 @@ source_check (GSource *source)
 static gboolean
 source_dispatch (GSource *source, GSourceFunc callback, gpointer user_data)
 {
-  AioContext *ctx = (AioContext *) source;
+  AioContext *ctx = (AioContext *)source;
   AioContext *previous;
 
-  (void) callback;
-  (void) user_data;
+  (void)callback;
+  (void)user_data;
   previous = aio_dispatch_begin (ctx);
   aio_dispatch_round (ctx, false);
   aio_dispatch_end (ctx, previous);
@@ -50,8 +50,9 @@ source_dispatch (GSource *source, GSourceFunc callback, gpointer user_data)
 static void
 source_finalize (GSource *source)
 {
-  AioContext *ctx = (AioContext *) source;
+  AioContext *ctx = (AioContext *)source;
 
+  CO_TSAN_ACQUIRE (ctx);
   assert (ctx->depth == 0);
   for (int i = 0; i < AIO_N_ENGINES; i++)
     if (ctx->engines[i])
@@ -90,7 +91,7 @@ open_descriptors (AioContext *ctx)
 AioContext *
 aio_context_new (GError **error)
 {
-  AioContext *ctx = (AioContext *) g_source_new (&source_funcs, sizeof (AioContext));
+  AioContext *ctx = (AioContext *)g_source_new (&source_funcs, sizeof (AioContext));
 
   ctx->epoll_fd = ctx->event_fd = ctx->timer_fd = -1;
   aio_timers_init (ctx);
@@ -99,7 +100,7 @@ aio_context_new (GError **error)
     {
       int saved_errno = errno;
 
-      g_set_error (error, G_FILE_ERROR, (int) g_file_error_from_errno (saved_errno),
+      g_set_error (error, G_FILE_ERROR, (int)g_file_error_from_errno (saved_errno),
                    "cannot make an I/O context: %s", g_strerror (saved_errno));
       aio_context_unref (ctx);
       return NULL;
@@ -114,12 +115,13 @@ aio_context_new (GError **error)
 AioContext *
 aio_context_ref (AioContext *ctx)
 {
-  return (AioContext *) g_source_ref (&ctx->source);
+  return (AioContext *)g_source_ref (&ctx->source);
 }
 
 void
 aio_context_unref (AioContext *ctx)
 {
+  CO_TSAN_RELEASE (ctx);
   g_source_unref (&ctx->source);
 }
 

@@ -56,7 +56,7 @@ CoThread *co_thread (void);
 static inline AioContext *
 co_context (const Coroutine *co)
 {
-  return atomic_load_explicit (&((Coroutine *) co)->context, memory_order_relaxed);
+  return atomic_load_explicit (&((Coroutine *)co)->context, memory_order_relaxed);
 }
 
 /* --- switching ------------------------------------------------------------------------------------------ */

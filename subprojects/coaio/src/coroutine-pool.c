@@ -4,6 +4,7 @@
 #include "coroutine-pool.h"
 
 #include "coroutine-int.h"
+#include "guard.h"
 
 /* A thread keeps at most THREAD_MAX, the process THREAD_MAX for each thread and SHARED_MAX on top. */
 #define THREAD_MAX 64
@@ -48,7 +49,7 @@ register_thread (CoThread *thread)
 static void
 fill (CoThread *thread)
 {
-  g_mutex_lock (&shared_lock);
+  guard_lock (&shared_lock);
   for (int i = 0; i < BATCH && shared_pool; i++)
     {
       Coroutine *co = shared_pool;
@@ -59,7 +60,7 @@ fill (CoThread *thread)
       thread->pool = co;
       thread->pool_size++;
     }
-  g_mutex_unlock (&shared_lock);
+  guard_unlock (&shared_lock);
 }
 
 static void
@@ -67,7 +68,7 @@ spill (CoThread *thread)
 {
   Coroutine *surplus = NULL;
 
-  g_mutex_lock (&shared_lock);
+  guard_lock (&shared_lock);
   for (int i = 0; i < BATCH; i++)
     {
       Coroutine *co = thread->pool;
@@ -80,7 +81,7 @@ spill (CoThread *thread)
       if (list == &shared_pool)
         shared_size++;
     }
-  g_mutex_unlock (&shared_lock);
+  guard_unlock (&shared_lock);
   unmap_list (surplus);
 }
 

@@ -21,7 +21,7 @@
 void
 co_stack_map (CoStack *stack)
 {
-  size_t page = (size_t) sysconf (_SC_PAGESIZE);
+  size_t page = (size_t)sysconf (_SC_PAGESIZE);
 
   stack->size = STACK_SIZE;
   stack->mapping_size = stack->size + page;
@@ -29,7 +29,7 @@ co_stack_map (CoStack *stack)
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
   if (stack->mapping == MAP_FAILED || mprotect (stack->mapping, page, PROT_NONE) < 0)
     g_error ("no memory for a coroutine stack: %s", g_strerror (errno));
-  stack->bottom = (char *) stack->mapping + page;
+  stack->bottom = (char *)stack->mapping + page;
 #ifdef HAVE_VALGRIND
   stack->valgrind_id = VALGRIND_STACK_REGISTER (stack->bottom, stack->bottom + stack->size);
 #endif

@@ -34,7 +34,7 @@ co_thread (void)
 {
   CoThread *thread = &this_thread;
 
-  __asm__ volatile ("" : "+r"(thread));
+  __asm__ volatile("" : "+r"(thread));
   return thread;
 }
 
@@ -63,7 +63,7 @@ coroutine_map (void)
   /* Stacks that all start at the same place in a page would fight for the same few lines of the cache. */
   shift = atomic_fetch_add_explicit (&colour, 1, memory_order_relaxed) % 16 * 256;
   stack.size -= (sizeof *co + 63) / 64 * 64 + shift;
-  co = (Coroutine *) (stack.bottom + stack.size);
+  co = (Coroutine *)(stack.bottom + stack.size);
   co->stack = stack;
 #ifdef COAIO_ASAN
   co->frame.stack_bottom = stack.bottom;
@@ -140,5 +140,5 @@ coroutine_self (void)
 AioContext *
 coroutine_get_context (const Coroutine *co)
 {
-  return atomic_load_explicit (&((Coroutine *) co)->context, memory_order_relaxed);
+  return atomic_load_explicit (&((Coroutine *)co)->context, memory_order_relaxed);
 }

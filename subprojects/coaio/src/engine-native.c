@@ -93,7 +93,7 @@ recheck (void *opaque)
 static CompletionRing *
 find_ring (io_context_t kernel)
 {
-  CompletionRing *ring = (CompletionRing *) kernel;
+  CompletionRing *ring = (CompletionRing *)kernel;
 
 #ifdef HAVE_VALGRIND
   /* It knows what io_getevents () has written, and nothing of this. */
@@ -133,7 +133,7 @@ native_attach (AioContext *ctx)
 static void
 native_detach (AioEngineState *state)
 {
-  Native *self = (Native *) state;
+  Native *self = (Native *)state;
 
   g_assert (self->n_queued == 0 && self->n_in_flight == 0);
   aio_timer_del (&self->recheck);
@@ -144,7 +144,7 @@ native_detach (AioEngineState *state)
 static bool
 native_has_completions (AioEngineState *state)
 {
-  Native *self = (Native *) state;
+  Native *self = (Native *)state;
 
   if (!self->ring)
     return self->next_fetched < self->n_fetched;
@@ -169,7 +169,7 @@ pop_queued (Native *self)
 static void
 native_flush (AioEngineState *state)
 {
-  Native *self = (Native *) state;
+  Native *self = (Native *)state;
 
   while (self->n_queued > 0 && self->n_in_flight < self->max_in_flight)
     {
@@ -183,7 +183,7 @@ native_flush (AioEngineState *state)
       ret = io_submit (self->kernel, n, batch);
       if (ret > 0)
         {
-          self->n_in_flight += (unsigned) ret;
+          self->n_in_flight += (unsigned)ret;
           while (ret-- > 0)
             self->n_silent += pop_queued (self)->silent;
         }
@@ -209,7 +209,7 @@ native_flush (AioEngineState *state)
 static ssize_t coroutine_fn
 native_co_submit (AioEngineState *state, const AioRequest *request)
 {
-  Native *self = (Native *) state;
+  Native *self = (Native *)state;
   bool vector = request->niov != 1;
   bool read = request->kind == AIO_REQUEST_READ;
   NativeRequest native;
@@ -217,11 +217,12 @@ native_co_submit (AioEngineState *state, const AioRequest *request)
   if (request->kind == AIO_REQUEST_FDATASYNC)
     return aio_threads_co_submit (state->ctx, request);
 
-  native.iocb = (struct iocb) {
-    .aio_lio_opcode = vector ? (read ? IO_CMD_PREADV : IO_CMD_PWRITEV) : (read ? IO_CMD_PREAD : IO_CMD_PWRITE),
+  native.iocb = (struct iocb){
+    .aio_lio_opcode =
+        vector ? (read ? IO_CMD_PREADV : IO_CMD_PWRITEV) : (read ? IO_CMD_PREAD : IO_CMD_PWRITE),
     .aio_fildes = request->file->fd,
-    .u.c.buf = vector ? (void *) request->iov : request->iov->iov_base,
-    .u.c.nbytes = vector ? (unsigned long) request->niov : request->iov->iov_len,
+    .u.c.buf = vector ? (void *)request->iov : request->iov->iov_base,
+    .u.c.nbytes = vector ? (unsigned long)request->niov : request->iov->iov_len,
     .u.c.offset = request->offset,
   };
   native.silent = (request->file->memory || !request->file->direct) && !self->no_silent;
@@ -253,13 +254,13 @@ fetch_one (Native *self)
       int ret = self->n_in_flight > 0 ? io_getevents (self->kernel, 0, BATCH, self->fetched, &now) : 0;
 
       self->next_fetched = 0;
-      self->n_fetched = ret > 0 ? (unsigned) ret : 0;
+      self->n_fetched = ret > 0 ? (unsigned)ret : 0;
       if (self->n_fetched == 0)
         return NULL;
     }
   event = &self->fetched[self->next_fetched++];
-  ((NativeRequest *) event->obj)->result = (ssize_t) event->res;
-  return (NativeRequest *) event->obj;
+  ((NativeRequest *)event->obj)->result = (ssize_t)event->res;
+  return (NativeRequest *)event->obj;
 }
 
 static inline NativeRequest *
@@ -274,29 +275,31 @@ reap_one (Native *self)
   head = atomic_load_explicit (&ring->head, memory_order_relaxed);
   if (head == atomic_load_explicit (&ring->tail, memory_order_acquire))
     return NULL;
-  request = (NativeRequest *) ring->events[head].obj;
-  request->result = (ssize_t) ring->events[head].res;
+  request = (NativeRequest *)ring->events[head].obj;
+  request->result = (ssize_t)ring->events[head].res;
   atomic_store_explicit (&ring->head, head + 1 == ring->n_events ? 0 : head + 1, memory_order_release);
   return request;
 }
 
-static unsigned
-native_serve (AioEngineState *state, unsigned budget)
+static bool
+native_serve (AioEngineState *state)
 {
-  Native *self = (Native *) state;
+  Native *self = (Native *)state;
+  AioContext *ctx = state->ctx;
   CoThread *thread = co_thread ();
   NativeRequest *request;
-  unsigned n = 0;
+  bool progress = false;
 
   native_flush (state);
-  while (n < budget && (request = reap_one (self)))
+  while (ctx->budget > 0 && (request = reap_one (self)))
     {
-      n++;
+      ctx->budget--;
       self->n_in_flight--;
       self->n_silent -= request->silent;
       co_enter (thread, request->co);
+      progress = true;
     }
-  return n;
+  return progress;
 }
 
 const AioEngineOps aio_engine_native = {

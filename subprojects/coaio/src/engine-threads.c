@@ -75,17 +75,18 @@ aio_threads_co_block (AioContext *ctx, const AioRequest *request)
 /* --- inline --------------------------------------------------------------------------------------------- */
 
 /* A coroutine whose requests never wait would otherwise keep the thread to itself. */
-static void coroutine_fn
-co_give_way (AioContext *ctx)
+static inline void coroutine_fn
+co_give_way (AioContext *ctx, Coroutine *self)
 {
   if (ctx->depth == 0)
     return;
-  if (ctx->inline_left == 0)
+  if (ctx->budget == 0)
     {
-      aio_co_schedule (ctx, coroutine_self ());
-      coroutine_yield ();
+      aio_co_schedule (ctx, self);
+      co_leave (co_thread (), self, CO_LEFT_YIELDED);
     }
-  ctx->inline_left--;
+  else
+    ctx->budget--;
 }
 
 static size_t
@@ -128,7 +129,7 @@ aio_threads_co_submit (AioContext *ctx, const AioRequest *request)
 {
   ssize_t ret;
 
-  co_give_way (ctx);
+  co_give_way (ctx, request->co);
   ret = try_inline (request);
   return ret == -EAGAIN ? aio_threads_co_block (ctx, request) : ret;
 }

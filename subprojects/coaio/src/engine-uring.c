@@ -103,7 +103,7 @@ uring_attach (AioContext *ctx)
 static void
 uring_detach (AioEngineState *state)
 {
-  Uring *self = (Uring *) state;
+  Uring *self = (Uring *)state;
 
   g_assert (self->n_queued == 0 && self->n_in_flight == 0);
   io_uring_queue_exit (&self->ring);
@@ -117,22 +117,22 @@ prepare (struct io_uring_sqe *sqe, UringRequest *uring)
 {
   const AioRequest *request = uring->request;
   int fd = request->file->fd;
-  uint64_t offset = (uint64_t) request->offset;
+  uint64_t offset = (uint64_t)request->offset;
   const struct iovec *iov = request->iov;
 
   switch (request->kind)
     {
     case AIO_REQUEST_READ:
       if (request->niov == 1)
-        io_uring_prep_read (sqe, fd, iov->iov_base, (unsigned) MIN (iov->iov_len, (size_t) 1 << 30), offset);
+        io_uring_prep_read (sqe, fd, iov->iov_base, (unsigned)MIN (iov->iov_len, (size_t)1 << 30), offset);
       else
-        io_uring_prep_readv (sqe, fd, iov, (unsigned) request->niov, offset);
+        io_uring_prep_readv (sqe, fd, iov, (unsigned)request->niov, offset);
       break;
     case AIO_REQUEST_WRITE:
       if (request->niov == 1)
-        io_uring_prep_write (sqe, fd, iov->iov_base, (unsigned) MIN (iov->iov_len, (size_t) 1 << 30), offset);
+        io_uring_prep_write (sqe, fd, iov->iov_base, (unsigned)MIN (iov->iov_len, (size_t)1 << 30), offset);
       else
-        io_uring_prep_writev (sqe, fd, iov, (unsigned) request->niov, offset);
+        io_uring_prep_writev (sqe, fd, iov, (unsigned)request->niov, offset);
       break;
     case AIO_REQUEST_FDATASYNC:
       io_uring_prep_fsync (sqe, fd, IORING_FSYNC_DATASYNC);
@@ -144,7 +144,7 @@ prepare (struct io_uring_sqe *sqe, UringRequest *uring)
 static void
 uring_flush (AioEngineState *state)
 {
-  Uring *self = (Uring *) state;
+  Uring *self = (Uring *)state;
   unsigned unsent;
 
   do
@@ -152,7 +152,8 @@ uring_flush (AioEngineState *state)
       struct io_uring_sqe *sqe;
       int ret;
 
-      while (self->n_queued > 0 && self->n_in_flight < MAX_IN_FLIGHT && (sqe = io_uring_get_sqe (&self->ring)))
+      while (self->n_queued > 0 && self->n_in_flight < MAX_IN_FLIGHT
+             && (sqe = io_uring_get_sqe (&self->ring)))
         {
           UringRequest *uring = self->queued;
 
@@ -183,7 +184,7 @@ uring_flush (AioEngineState *state)
 static ssize_t coroutine_fn
 uring_co_submit (AioEngineState *state, const AioRequest *request)
 {
-  Uring *self = (Uring *) state;
+  Uring *self = (Uring *)state;
   UringRequest uring = { .request = request, .co = request->co };
 
   *self->queued_end = &uring;
@@ -192,7 +193,7 @@ uring_co_submit (AioEngineState *state, const AioRequest *request)
   /* Inside dispatch the rest of the queue goes at its end. */
   if (self->n_queued >= BATCH || state->ctx->depth == 0)
     uring_flush (state);
-  coroutine_yield ();
+  co_leave (co_thread (), request->co, CO_LEFT_YIELDED);
   return uring.result;
 }
 
@@ -201,7 +202,7 @@ uring_co_submit (AioEngineState *state, const AioRequest *request)
 static bool
 uring_has_completions (AioEngineState *state)
 {
-  return io_uring_cq_ready (&((Uring *) state)->ring) > 0;
+  return io_uring_cq_ready (&((Uring *)state)->ring) > 0;
 }
 
 /* valgrind does not see what the kernel writes for us. */
@@ -211,7 +212,7 @@ tell_valgrind (const UringRequest *uring)
 #ifdef HAVE_VALGRIND
   if (RUNNING_ON_VALGRIND && uring->request->kind == AIO_REQUEST_READ && uring->result > 0)
     {
-      size_t left = (size_t) uring->result;
+      size_t left = (size_t)uring->result;
 
       for (int i = 0; left > 0; i++)
         {
@@ -222,30 +223,33 @@ tell_valgrind (const UringRequest *uring)
         }
     }
 #else
-  (void) uring;
+  (void)uring;
 #endif
 }
 
-static unsigned
-uring_serve (AioEngineState *state, unsigned budget)
+static bool
+uring_serve (AioEngineState *state)
 {
-  Uring *self = (Uring *) state;
+  Uring *self = (Uring *)state;
+  AioContext *ctx = state->ctx;
+  CoThread *thread = co_thread ();
   struct io_uring_cqe *cqe;
-  unsigned n = 0;
+  bool progress = false;
 
   uring_flush (state);
-  while (n < budget && io_uring_peek_cqe (&self->ring, &cqe) == 0)
+  while (ctx->budget > 0 && io_uring_peek_cqe (&self->ring, &cqe) == 0)
     {
       UringRequest *uring = io_uring_cqe_get_data (cqe);
 
       uring->result = cqe->res;
       io_uring_cqe_seen (&self->ring, cqe);
-      n++;
+      ctx->budget--;
       self->n_in_flight--;
       tell_valgrind (uring);
-      coroutine_enter (uring->co);
+      co_enter (thread, uring->co);
+      progress = true;
     }
-  return n;
+  return progress;
 }
 
 const AioEngineOps aio_engine_io_uring = {

@@ -60,7 +60,7 @@ aio_engine_available (AioEngine engine)
 const char *
 aio_engine_name (AioEngine engine)
 {
-  return (unsigned) engine < AIO_N_ENGINES ? names[engine] : NULL;
+  return (unsigned)engine < AIO_N_ENGINES ? names[engine] : NULL;
 }
 
 bool
@@ -69,7 +69,7 @@ aio_engine_from_name (const char *name, AioEngine *engine)
   for (int i = 0; i < AIO_N_ENGINES; i++)
     if (strcmp (names[i], name) == 0)
       {
-        *engine = (AioEngine) i;
+        *engine = (AioEngine)i;
         return true;
       }
   return false;

@@ -52,8 +52,9 @@ typedef struct
   ssize_t coroutine_fn (*co_submit) (AioEngineState *state, const AioRequest *request);
   /* Hands what is queued to the kernel. */
   void (*flush) (AioEngineState *state);
-  /* Flushes, then resumes the coroutines of at most @budget completed requests; returns how many. */
-  unsigned (*serve) (AioEngineState *state, unsigned budget);
+  /* Flushes, then resumes the coroutines of completed requests, each at the cost of one from the context's
+   * budget.  Returns whether there was one. */
+  bool (*serve) (AioEngineState *state);
   /* Whether serve () would find completions right now. */
   bool (*has_completions) (AioEngineState *state);
 } AioEngineOps;

@@ -35,7 +35,7 @@ aio_file_new (int fd, AioEngine engine)
   file->direct = flags >= 0 && (flags & O_DIRECT);
   file->regular = fstat (fd, &st) == 0 && S_ISREG (st.st_mode);
   file->memory = file->regular && fstatfs (fd, &fs) == 0
-                 && ((unsigned long) fs.f_type == TMPFS_MAGIC || (unsigned long) fs.f_type == RAMFS_MAGIC);
+                 && ((unsigned long)fs.f_type == TMPFS_MAGIC || (unsigned long)fs.f_type == RAMFS_MAGIC);
   return file;
 }
 
@@ -102,14 +102,14 @@ co_take_result (AioContext *ctx, const AioRequest *request, ssize_t *result, siz
   if (*result == 0 && request->kind == AIO_REQUEST_WRITE)
     *result = -EIO;
   return *result <= 0
-         || (request->kind == AIO_REQUEST_READ && (size_t) *result < asked && file->direct
+         || (request->kind == AIO_REQUEST_READ && (size_t)*result < asked && file->direct
              && is_end_of_file (file, request->offset + *result));
 }
 
 /* The rest of a transfer of which @done bytes are done. */
 static __attribute__ ((noinline)) ssize_t coroutine_fn
-co_transfer_rest (AioFile *file, AioRequestKind kind, int64_t offset, const IoVector *qiov, size_t qiov_offset,
-                  size_t bytes, size_t done)
+co_transfer_rest (AioFile *file, AioRequestKind kind, int64_t offset, const IoVector *qiov,
+                  size_t qiov_offset, size_t bytes, size_t done)
 {
   Coroutine *self = co_thread ()->current;
   AioContext *ctx = co_context (self);
@@ -119,8 +119,7 @@ co_transfer_rest (AioFile *file, AioRequestKind kind, int64_t offset, const IoVe
   int max = LOCAL_IOV;
   bool over = false;
 
-  if (qiov->niov > LOCAL_IOV
-      && io_vector_slice_count (qiov, qiov_offset + done, bytes - done) > LOCAL_IOV)
+  if (qiov->niov > LOCAL_IOV && io_vector_slice_count (qiov, qiov_offset + done, bytes - done) > LOCAL_IOV)
     {
       max = IOV_MAX;
       iov = allocated = g_new (struct iovec, max);
@@ -129,7 +128,7 @@ co_transfer_rest (AioFile *file, AioRequestKind kind, int64_t offset, const IoVe
   while (done < bytes && !over)
     {
       AioRequest request = {
-        .file = file, .co = self, .kind = kind, .iov = iov, .offset = offset + (int64_t) done
+        .file = file, .co = self, .kind = kind, .iov = iov, .offset = offset + (int64_t)done
       };
       size_t asked = io_vector_slice_some (qiov, qiov_offset + done, bytes - done, iov, max, &request.niov);
       ssize_t result = co_submit (ctx, &request);
@@ -137,9 +136,9 @@ co_transfer_rest (AioFile *file, AioRequestKind kind, int64_t offset, const IoVe
       over = co_take_result (ctx, &request, &result, asked);
       if (result < 0)
         return result;
-      done += (size_t) result;
+      done += (size_t)result;
     }
-  return (ssize_t) done;
+  return (ssize_t)done;
 }
 
 /* Most requests are one piece of memory and one system call.  They have a path of their own: with many of them in
@@ -155,7 +154,7 @@ co_transfer (AioFile *file, AioRequestKind kind, int64_t offset, const IoVector 
   assert (ctx && "a request outside of any context");
   if (qiov->niov == 1 && bytes > 0)
     {
-      struct iovec one = { .iov_base = (char *) qiov->iov->iov_base + qiov_offset, .iov_len = bytes };
+      struct iovec one = { .iov_base = (char *)qiov->iov->iov_base + qiov_offset, .iov_len = bytes };
       AioRequest request = {
         .file = file, .co = self, .kind = kind, .iov = &one, .niov = 1, .offset = offset
       };
@@ -163,11 +162,11 @@ co_transfer (AioFile *file, AioRequestKind kind, int64_t offset, const IoVector 
 
       assert (qiov_offset <= qiov->size && bytes <= qiov->size - qiov_offset);
       result = co_submit (ctx, &request);
-      if (G_LIKELY (result == (ssize_t) bytes))
+      if (G_LIKELY (result == (ssize_t)bytes))
         return result;
       if (co_take_result (ctx, &request, &result, bytes))
         return result;
-      done = (size_t) result;
+      done = (size_t)result;
     }
   return co_transfer_rest (file, kind, offset, qiov, qiov_offset, bytes, done);
 }
@@ -200,5 +199,5 @@ aio_co_fdatasync (AioFile *file)
         ret = aio_threads_co_block (ctx, &request);
     }
   while (ret == -EINTR);
-  return (int) ret;
+  return (int)ret;
 }

@@ -40,8 +40,8 @@ co_frame_arrived (CoFrame *self, CoFrame *from)
 #ifdef COAIO_ASAN
   __sanitizer_finish_switch_fiber (self->fake_stack, &from->stack_bottom, &from->stack_size);
 #else
-  (void) self;
-  (void) from;
+  (void)self;
+  (void)from;
 #endif
 }
 
@@ -58,9 +58,13 @@ co_frame_leave (CoFrame *from, CoFrame *to, bool for_good)
 #ifdef COAIO_TSAN
   if (!from->fiber)
     from->fiber = __tsan_get_current_fiber ();
+#ifdef COAIO_BACKEND_ASM
   __tsan_switch_to_fiber (to->fiber, 0);
+#else
+  to->place.fiber = to->fiber;
 #endif
-  (void) for_good;
+#endif
+  (void)for_good;
   coaio_switch (&from->place, &to->place);
 }
 

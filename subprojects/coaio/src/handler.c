@@ -24,7 +24,7 @@ typedef struct
 static uint64_t
 event_tag (uint32_t generation, int fd)
 {
-  return (uint64_t) generation << 32 | (uint32_t) fd;
+  return (uint64_t)generation << 32 | (uint32_t)fd;
 }
 
 int
@@ -96,7 +96,7 @@ aio_set_fd_handler (AioContext *ctx, int fd, AioCallback *io_read, AioCallback *
 static AioHandler *
 find_handler (AioContext *ctx, uint64_t tag)
 {
-  AioHandler *handler = g_hash_table_lookup (ctx->handlers, GINT_TO_POINTER ((int) (uint32_t) tag));
+  AioHandler *handler = g_hash_table_lookup (ctx->handlers, GINT_TO_POINTER ((int)(uint32_t)tag));
 
   return handler && handler->generation == tag >> 32 ? handler : NULL;
 }
@@ -147,7 +147,7 @@ aio_wait_events (AioContext *ctx, bool blocking)
 
       if (tag >> 32 != 0)
         progress |= run_handler (ctx, tag, events[i].events);
-      else if ((int) tag == ctx->timer_fd)
+      else if ((int)tag == ctx->timer_fd)
         timers = true;
     }
   if (timers)

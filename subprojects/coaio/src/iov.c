@@ -87,7 +87,7 @@ slice_next (SliceWalk *walk, struct iovec *piece)
       walk->skip -= walk->element->iov_len;
       walk->element++;
     }
-  piece->iov_base = (char *) walk->element->iov_base + walk->skip;
+  piece->iov_base = (char *)walk->element->iov_base + walk->skip;
   piece->iov_len = MIN (walk->element->iov_len - walk->skip, walk->left);
   walk->left -= piece->iov_len;
   walk->skip = 0;
@@ -184,7 +184,7 @@ io_vector_slice_is_aligned (const IoVector *vector, size_t offset, size_t bytes,
   struct iovec piece;
 
   while (slice_next (&walk, &piece))
-    if (((uintptr_t) piece.iov_base | piece.iov_len) & (alignment - 1))
+    if (((uintptr_t)piece.iov_base | piece.iov_len) & (alignment - 1))
       return false;
   return true;
 }

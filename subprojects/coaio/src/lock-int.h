@@ -12,6 +12,8 @@
 #include <coaio/aio.h>
 #include <coaio/lock.h>
 
+#include "guard.h"
+
 struct CoWaiter
 {
   CoWaiter *next;

@@ -8,7 +8,7 @@
 void
 co_mutex_init (CoMutex *mutex)
 {
-  *mutex = (CoMutex) { 0 };
+  *mutex = (CoMutex){ 0 };
   g_mutex_init (&mutex->guard);
 }
 
@@ -26,16 +26,16 @@ co_mutex_lock (CoMutex *mutex)
   CoWaiter waiter = { .co = self };
 
   assert (self);
-  g_mutex_lock (&mutex->guard);
+  guard_lock (&mutex->guard);
   assert (mutex->holder != self && "locked twice");
   if (!mutex->holder)
     {
       mutex->holder = self;
-      g_mutex_unlock (&mutex->guard);
+      guard_unlock (&mutex->guard);
       return;
     }
   waiters_append (&mutex->waiters, &waiter);
-  g_mutex_unlock (&mutex->guard);
+  guard_unlock (&mutex->guard);
   coroutine_yield ();
 }
 
@@ -46,11 +46,11 @@ co_mutex_trylock (CoMutex *mutex)
   bool taken;
 
   assert (self);
-  g_mutex_lock (&mutex->guard);
+  guard_lock (&mutex->guard);
   taken = !mutex->holder;
   if (taken)
     mutex->holder = self;
-  g_mutex_unlock (&mutex->guard);
+  guard_unlock (&mutex->guard);
   return taken;
 }
 
@@ -60,12 +60,12 @@ co_mutex_unlock (CoMutex *mutex)
   CoWaiter *waiter;
   Coroutine *next;
 
-  g_mutex_lock (&mutex->guard);
+  guard_lock (&mutex->guard);
   assert (mutex->holder && mutex->holder == coroutine_self ());
   waiter = waiters_pop (&mutex->waiters);
   next = waiter ? waiter->co : NULL;
   mutex->holder = next;
-  g_mutex_unlock (&mutex->guard);
+  guard_unlock (&mutex->guard);
   if (next)
     aio_co_wake (next);
 }

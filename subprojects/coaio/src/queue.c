@@ -8,7 +8,7 @@
 void
 co_queue_init (CoQueue *queue)
 {
-  *queue = (CoQueue) { 0 };
+  *queue = (CoQueue){ 0 };
   g_mutex_init (&queue->guard);
 }
 
@@ -26,9 +26,9 @@ co_queue_wait (CoQueue *queue, CoMutex *mutex)
 
   assert (waiter.co);
   /* In the list before @mutex is free: a wake-up after that cannot be missed. */
-  g_mutex_lock (&queue->guard);
+  guard_lock (&queue->guard);
   waiters_append (&queue->waiters, &waiter);
-  g_mutex_unlock (&queue->guard);
+  guard_unlock (&queue->guard);
   if (mutex)
     co_mutex_unlock (mutex);
   coroutine_yield ();
@@ -41,9 +41,9 @@ co_queue_next (CoQueue *queue)
 {
   CoWaiter *waiter;
 
-  g_mutex_lock (&queue->guard);
+  guard_lock (&queue->guard);
   waiter = waiters_pop (&queue->waiters);
-  g_mutex_unlock (&queue->guard);
+  guard_unlock (&queue->guard);
   if (waiter)
     aio_co_wake (waiter->co);
   return waiter != NULL;
@@ -55,10 +55,10 @@ co_queue_restart_all (CoQueue *queue)
   CoWaiterList list;
 
   /* Those that wait again meanwhile are not woken again. */
-  g_mutex_lock (&queue->guard);
+  guard_lock (&queue->guard);
   list = queue->waiters;
-  queue->waiters = (CoWaiterList) { 0 };
-  g_mutex_unlock (&queue->guard);
+  queue->waiters = (CoWaiterList){ 0 };
+  guard_unlock (&queue->guard);
   waiters_wake_all (&list);
 }
 
@@ -67,8 +67,8 @@ co_queue_empty (CoQueue *queue)
 {
   bool empty;
 
-  g_mutex_lock (&queue->guard);
+  guard_lock (&queue->guard);
   empty = !queue->waiters.head;
-  g_mutex_unlock (&queue->guard);
+  guard_unlock (&queue->guard);
   return empty;
 }

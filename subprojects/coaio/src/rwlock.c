@@ -8,7 +8,7 @@
 void
 co_rwlock_init (CoRwlock *lock)
 {
-  *lock = (CoRwlock) { 0 };
+  *lock = (CoRwlock){ 0 };
   g_mutex_init (&lock->guard);
 }
 
@@ -25,7 +25,7 @@ wait_and_unguard (CoRwlock *lock, bool writer)
   CoWaiter waiter = { .co = coroutine_self (), .writer = writer };
 
   waiters_append (&lock->waiters, &waiter);
-  g_mutex_unlock (&lock->guard);
+  guard_unlock (&lock->guard);
   coroutine_yield ();
 }
 
@@ -33,28 +33,28 @@ void
 co_rwlock_rdlock (CoRwlock *lock)
 {
   assert (in_coroutine ());
-  g_mutex_lock (&lock->guard);
+  guard_lock (&lock->guard);
   if (lock->readers < 0 || lock->waiters.head)
     {
       wait_and_unguard (lock, false);
       return;
     }
   lock->readers++;
-  g_mutex_unlock (&lock->guard);
+  guard_unlock (&lock->guard);
 }
 
 void
 co_rwlock_wrlock (CoRwlock *lock)
 {
   assert (in_coroutine ());
-  g_mutex_lock (&lock->guard);
+  guard_lock (&lock->guard);
   if (lock->readers != 0 || lock->waiters.head)
     {
       wait_and_unguard (lock, true);
       return;
     }
   lock->readers = -1;
-  g_mutex_unlock (&lock->guard);
+  guard_unlock (&lock->guard);
 }
 
 /* Gives the free lock to the first writer, or to all readers before the next writer. */
@@ -75,10 +75,10 @@ co_rwlock_unlock (CoRwlock *lock)
 {
   CoWaiterList granted = { 0 };
 
-  g_mutex_lock (&lock->guard);
+  guard_lock (&lock->guard);
   assert (lock->readers != 0);
   lock->readers = lock->readers < 0 ? 0 : lock->readers - 1;
   hand_over_locked (lock, &granted);
-  g_mutex_unlock (&lock->guard);
+  guard_unlock (&lock->guard);
   waiters_wake_all (&granted);
 }

@@ -27,8 +27,15 @@
 #define CO_NO_SANITIZE
 #endif
 
+/* GLib is not instrumented, so what its locks and reference counts order has to be said once more.  @address
+ * names the order: what happened before a release is seen after an acquire. */
 #ifdef COAIO_TSAN
 #include <sanitizer/tsan_interface.h>
+#define CO_TSAN_ACQUIRE(address) __tsan_acquire (address)
+#define CO_TSAN_RELEASE(address) __tsan_release (address)
+#else
+#define CO_TSAN_ACQUIRE(address) ((void)0)
+#define CO_TSAN_RELEASE(address) ((void)0)
 #endif
 
 #ifdef HAVE_VALGRIND

@@ -8,7 +8,7 @@
 void
 co_semaphore_init (CoSemaphore *semaphore, unsigned count)
 {
-  *semaphore = (CoSemaphore) { .count = count };
+  *semaphore = (CoSemaphore){ .count = count };
   g_mutex_init (&semaphore->guard);
 }
 
@@ -25,15 +25,15 @@ co_semaphore_acquire (CoSemaphore *semaphore)
   CoWaiter waiter = { .co = coroutine_self () };
 
   assert (waiter.co);
-  g_mutex_lock (&semaphore->guard);
+  guard_lock (&semaphore->guard);
   if (semaphore->count > 0)
     {
       semaphore->count--;
-      g_mutex_unlock (&semaphore->guard);
+      guard_unlock (&semaphore->guard);
       return;
     }
   waiters_append (&semaphore->waiters, &waiter);
-  g_mutex_unlock (&semaphore->guard);
+  guard_unlock (&semaphore->guard);
   coroutine_yield ();
 }
 
@@ -43,11 +43,11 @@ co_semaphore_release (CoSemaphore *semaphore)
   CoWaiter *waiter;
 
   /* With a waiter, what is released becomes his and is never seen free. */
-  g_mutex_lock (&semaphore->guard);
+  guard_lock (&semaphore->guard);
   waiter = waiters_pop (&semaphore->waiters);
   if (!waiter)
     semaphore->count++;
-  g_mutex_unlock (&semaphore->guard);
+  guard_unlock (&semaphore->guard);
   if (waiter)
     aio_co_wake (waiter->co);
 }

@@ -14,6 +14,7 @@ typedef struct
  * @from. */
 void coaio_switch (CoSwitch *from, CoSwitch *to);
 /* Prepares @place so that the first switch to it calls @start (@opaque), which never returns. */
-void coaio_switch_init (CoSwitch *place, char *bottom, size_t size, void (*start) (void *opaque), void *opaque);
+void coaio_switch_init (CoSwitch *place, char *bottom, size_t size, void (*start) (void *opaque),
+                        void *opaque);
 
 #endif

@@ -25,7 +25,7 @@ coaio_switch_init (CoSwitch *place, char *bottom, size_t size, void (*start) (vo
 static CO_NO_SANITIZE void
 start_stack (int high, int low)
 {
-  CoSwitch *place = (CoSwitch *) (uintptr_t) (((uint64_t) (uint32_t) high << 32) | (uint32_t) low);
+  CoSwitch *place = (CoSwitch *)(uintptr_t)(((uint64_t)(uint32_t)high << 32) | (uint32_t)low);
   void (*start) (void *opaque) = place->start;
 
   place->start = NULL;
@@ -38,16 +38,19 @@ coaio_switch (CoSwitch *from, CoSwitch *to)
 {
   if (sigsetjmp (from->registers, 0) != 0)
     return;
+#ifdef COAIO_TSAN
+  __tsan_switch_to_fiber (to->fiber, 0);
+#endif
   if (to->start)
     {
       ucontext_t context;
-      uint64_t pointer = (uintptr_t) to;
+      uint64_t pointer = (uintptr_t)to;
 
       getcontext (&context);
       context.uc_link = NULL;
       context.uc_stack.ss_sp = to->bottom;
       context.uc_stack.ss_size = to->size;
-      makecontext (&context, (void (*) (void)) start_stack, 2, (int) (pointer >> 32), (int) pointer);
+      makecontext (&context, (void (*) (void))start_stack, 2, (int)(pointer >> 32), (int)pointer);
       setcontext (&context);
       g_error ("setcontext () failed");
     }

@@ -25,8 +25,8 @@ struct Work
 };
 
 /* All under lock. */
-static GMutex lock;
-static GCond work_arrived;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t work_arrived = PTHREAD_COND_INITIALIZER;
 static Work *first_work, **last_work = &first_work;
 static pthread_t threads[MAX_THREADS];
 static unsigned n_threads;
@@ -38,7 +38,7 @@ static unsigned generation; /* threads of an earlier one have to end */
 static void
 work_done (AioItem *item)
 {
-  coroutine_enter (((Work *) item)->co);
+  coroutine_enter (((Work *)item)->co);
 }
 
 static void *
@@ -46,7 +46,7 @@ pool_thread (void *opaque)
 {
   unsigned mine = GPOINTER_TO_UINT (opaque);
 
-  g_mutex_lock (&lock);
+  pthread_mutex_lock (&lock);
   for (;;)
     {
       Work *work;
@@ -54,7 +54,7 @@ pool_thread (void *opaque)
       while (!first_work && mine == generation)
         {
           n_idle++;
-          g_cond_wait (&work_arrived, &lock);
+          pthread_cond_wait (&work_arrived, &lock);
           n_idle--;
         }
       if (mine != generation)
@@ -64,14 +64,14 @@ pool_thread (void *opaque)
       if (!first_work)
         last_work = &first_work;
       n_queued--;
-      g_mutex_unlock (&lock);
+      pthread_mutex_unlock (&lock);
 
       work->result = work->func (work->opaque);
       aio_item_post (work->ctx, &work->item);
 
-      g_mutex_lock (&lock);
+      pthread_mutex_lock (&lock);
     }
-  g_mutex_unlock (&lock);
+  pthread_mutex_unlock (&lock);
   return NULL;
 }
 
@@ -97,7 +97,7 @@ queue_work (Work *work)
 {
   bool queued = true;
 
-  g_mutex_lock (&lock);
+  pthread_mutex_lock (&lock);
   if (n_queued + 1 > n_idle && n_threads < MAX_THREADS)
     queued = start_thread_locked () || n_threads > 0;
   if (queued)
@@ -107,24 +107,23 @@ queue_work (Work *work)
       last_work = &work->next;
       n_queued++;
       if (n_idle > 0)
-        g_cond_signal (&work_arrived);
+        pthread_cond_signal (&work_arrived);
     }
-  g_mutex_unlock (&lock);
+  pthread_mutex_unlock (&lock);
   return queued;
 }
 
 int
 thread_pool_co_run (AioContext *ctx, AioWorkFunc *func, void *opaque)
 {
-  Work work
-      = { .item.run = work_done, .ctx = ctx, .co = coroutine_self (), .func = func, .opaque = opaque };
+  Work work = { .item.run = work_done, .ctx = ctx, .co = coroutine_self (), .func = func, .opaque = opaque };
 
   if (!ctx->uses_pool)
     {
       ctx->uses_pool = true;
-      g_mutex_lock (&lock);
+      pthread_mutex_lock (&lock);
       users++;
-      g_mutex_unlock (&lock);
+      pthread_mutex_unlock (&lock);
     }
   /* Better late than never. */
   if (!queue_work (&work))
@@ -139,7 +138,7 @@ thread_pool_unref (void)
   pthread_t ending[MAX_THREADS];
   unsigned n = 0;
 
-  g_mutex_lock (&lock);
+  pthread_mutex_lock (&lock);
   if (--users == 0)
     {
       assert (!first_work);
@@ -147,9 +146,9 @@ thread_pool_unref (void)
         ending[n] = threads[n];
       n_threads = 0;
       generation++;
-      g_cond_broadcast (&work_arrived);
+      pthread_cond_broadcast (&work_arrived);
     }
-  g_mutex_unlock (&lock);
+  pthread_mutex_unlock (&lock);
 
   for (unsigned i = 0; i < n; i++)
     {

@@ -32,7 +32,7 @@ static void
 put (AioTimers *timers, unsigned place, AioTimer *timer)
 {
   timers->heap[place] = timer;
-  timer->place = (int) place;
+  timer->place = (int)place;
 }
 
 /* Moves the timer at @place to where it belongs. */
@@ -63,7 +63,7 @@ sift (AioTimers *timers, unsigned place)
 static void
 heap_remove (AioTimers *timers, AioTimer *timer)
 {
-  unsigned place = (unsigned) timer->place;
+  unsigned place = (unsigned)timer->place;
   AioTimer *last = timers->heap[--timers->count];
 
   timer->place = -1;
@@ -102,8 +102,8 @@ aio_timers_arm (AioContext *ctx)
   timers->armed = timers->heap[0]->deadline;
   /* Zero would switch it off. */
   deadline = MAX (timers->armed, 1);
-  setting.it_value.tv_sec = (time_t) (deadline / 1000000000);
-  setting.it_value.tv_nsec = (long) (deadline % 1000000000);
+  setting.it_value.tv_sec = (time_t)(deadline / 1000000000);
+  setting.it_value.tv_nsec = (long)(deadline % 1000000000);
   timerfd_settime (ctx->timer_fd, TFD_TIMER_ABSTIME, &setting, NULL);
 }
 
@@ -133,7 +133,7 @@ aio_timers_run (AioContext *ctx)
 void
 aio_timer_init (AioTimer *timer, AioContext *ctx, AioCallback *callback, void *opaque)
 {
-  *timer = (AioTimer) { .ctx = ctx, .callback = callback, .opaque = opaque, .place = -1 };
+  *timer = (AioTimer){ .ctx = ctx, .callback = callback, .opaque = opaque, .place = -1 };
 }
 
 AioTimer *
@@ -162,7 +162,7 @@ aio_timer_mod (AioTimer *timer, int64_t deadline_ns)
         }
       put (timers, timers->count++, timer);
     }
-  sift (timers, (unsigned) timer->place);
+  sift (timers, (unsigned)timer->place);
   /* Inside dispatch this is done once, at its end. */
   if (ctx->depth == 0)
     aio_timers_arm (ctx);

@@ -10,8 +10,8 @@
 
 /* Rounds full of work after which descriptors and timers are looked at all the same. */
 #define BUSY_ROUNDS_MAX 8
-/* Requests served inline (no yield) in one round, before others get their turn. */
-#define INLINE_MAX 64
+/* Work done in one round: bounds how long others wait. */
+#define ROUND_BUDGET 128
 
 void
 aio_notify (AioContext *ctx)
@@ -101,32 +101,28 @@ ready_pop (AioContext *ctx)
 bool
 aio_run_ready (AioContext *ctx)
 {
-  unsigned budget = AIO_ROUND_BUDGET;
+  bool progress = false;
   unsigned before;
 
+  ctx->budget = ROUND_BUDGET;
   do
     {
       AioItem *item;
 
-      before = budget;
-      ctx->inline_left = INLINE_MAX;
+      before = ctx->budget;
       take_remote (ctx);
-      while (budget > 0 && (item = ready_pop (ctx)))
+      while (ctx->budget > 0 && (item = ready_pop (ctx)))
         {
-          budget--;
+          ctx->budget--;
           item->run (item);
+          progress = true;
         }
       for (int i = 0; i < AIO_N_ENGINES; i++)
-        {
-          AioEngineState *state = ctx->engines[i];
-
-          if (state && budget > 0)
-            budget -= state->ops->serve (state, budget);
-        }
+        if (ctx->engines[i] && ctx->budget > 0)
+          progress |= ctx->engines[i]->ops->serve (ctx->engines[i]);
     }
-  while (budget > 0 && budget < before);
-
-  return budget < AIO_ROUND_BUDGET;
+  while (ctx->budget > 0 && ctx->budget < before);
+  return progress;
 }
 
 bool
@@ -151,7 +147,7 @@ aio_drop_items (AioContext *ctx)
       bool dropped = aio_bh_drop (item);
 
       assert (dropped && "a context goes while coroutines wait to run in it");
-      (void) dropped;
+      (void)dropped;
     }
 }
 

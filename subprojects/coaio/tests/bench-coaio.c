@@ -40,7 +40,7 @@ static int64_t
 random_offset (uint32_t *state)
 {
   *state = *state * 1664525 + 1013904223;
-  return (int64_t) ((uint64_t) *state * (FILE_BYTES / BLOCK) >> 32) * BLOCK;
+  return (int64_t)((uint64_t)*state * (FILE_BYTES / BLOCK) >> 32) * BLOCK;
 }
 
 /* Counts requests and says when a run is over, without asking the clock each time. */
@@ -54,7 +54,7 @@ typedef struct
 static void
 meter_start (Meter *meter)
 {
-  *meter = (Meter) { .begin = aio_clock_ns () };
+  *meter = (Meter){ .begin = aio_clock_ns () };
 }
 
 static inline bool
@@ -71,7 +71,7 @@ meter_count (Meter *meter)
 static double
 meter_rate (const Meter *meter)
 {
-  return (double) meter->n * 1e9 / (double) (meter->end - meter->begin);
+  return (double)meter->n * 1e9 / (double)(meter->end - meter->begin);
 }
 
 /* --- coroutines ----------------------------------------------------------------------------------------- */
@@ -79,7 +79,7 @@ meter_rate (const Meter *meter)
 static void coroutine_fn
 switch_forever (void *opaque)
 {
-  while (!*(bool *) opaque)
+  while (!*(bool *)opaque)
     coroutine_yield ();
 }
 
@@ -114,7 +114,8 @@ bench_coroutines (void)
       new_rate = MAX (new_rate, meter_rate (&meter));
     }
   /* Entering and yielding are two switches. */
-  printf ("{\"bench\": \"switch\", \"per_second\": %.0f, \"ns\": %.2f}\n", 2 * enter_rate, 0.5e9 / enter_rate);
+  printf ("{\"bench\": \"switch\", \"per_second\": %.0f, \"ns\": %.2f}\n", 2 * enter_rate,
+          0.5e9 / enter_rate);
   printf ("{\"bench\": \"new-enter-end\", \"per_second\": %.0f, \"ns\": %.2f}\n", new_rate, 1e9 / new_rate);
 }
 
@@ -159,7 +160,7 @@ run_ours (int fd, AioEngine engine, int depth)
   meter_start (&meter);
   for (int i = 0; i < depth; i++)
     {
-      readers[i] = (Reader) { file, &meter, &n_running, buffers + i * BLOCK, (uint32_t) i * 7919 + 1 };
+      readers[i] = (Reader){ file, &meter, &n_running, buffers + i * BLOCK, (uint32_t)i * 7919 + 1 };
       aio_co_schedule (ctx, coroutine_new (read_until_over, &readers[i]));
     }
   while (n_running > 0)

@@ -99,7 +99,7 @@ test_thread_start (TestThread *self)
 static inline void
 test_thread_end (void *opaque)
 {
-  ((TestThread *) opaque)->end = true;
+  ((TestThread *)opaque)->end = true;
 }
 
 static inline void

@@ -21,7 +21,7 @@ append (void *opaque)
 static void
 increment (void *opaque)
 {
-  ++*(int *) opaque;
+  ++*(int *)opaque;
 }
 
 /* --- bottom halves -------------------------------------------------------------------------------------- */
@@ -196,7 +196,10 @@ test_nested_poll (void)
 static void
 test_timer_order (void)
 {
-  enum { N = 100 };
+  enum
+  {
+    N = 100
+  };
   AioContext *ctx = test_context_new ();
   g_autoptr (GString) log = g_string_new (NULL);
   int64_t now = aio_clock_ns ();
@@ -208,7 +211,7 @@ test_timer_order (void)
     {
       int which = i * 37 % N;
 
-      steps[which] = (Step) { .log = log, .name = (char) ('0' + which / 2) };
+      steps[which] = (Step){ .log = log, .name = (char)('0' + which / 2) };
       timers[which] = aio_timer_new (ctx, log_step, &steps[which]);
       aio_timer_mod (timers[which], now - MS + which / 2 * 1000);
     }
@@ -241,7 +244,7 @@ test_timer_fifo (void)
 
   for (int i = 0; i < 8; i++)
     {
-      steps[i] = (Step) { .log = log, .name = (char) ('a' + i) };
+      steps[i] = (Step){ .log = log, .name = (char)('a' + i) };
       timers[i] = aio_timer_new (ctx, log_step, &steps[i]);
       aio_timer_mod (timers[i], deadline);
     }
@@ -439,9 +442,9 @@ static void coroutine_fn
 yield_twice (void *opaque)
 {
   coroutine_yield ();
-  ++*(int *) opaque;
+  ++*(int *)opaque;
   coroutine_yield ();
-  ++*(int *) opaque;
+  ++*(int *)opaque;
 }
 
 static void
@@ -616,7 +619,7 @@ typedef struct
 static int
 double_it (void *opaque)
 {
-  return 2 * *(int *) opaque;
+  return 2 * *(int *)opaque;
 }
 
 static void coroutine_fn

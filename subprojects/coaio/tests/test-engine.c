@@ -138,24 +138,24 @@ request (AioContext *ctx, AioFile *file, char what, int64_t offset, void *buf, s
 static uint8_t
 pattern (int64_t offset, unsigned salt)
 {
-  uint64_t x = (uint64_t) offset * 0x9e3779b97f4a7c15 + salt * 0x632be59bd9b4e019;
+  uint64_t x = (uint64_t)offset * UINT64_C (0x9e3779b97f4a7c15) + salt * UINT64_C (0x632be59bd9b4e019);
 
-  return (uint8_t) (x >> 56 ^ x >> 23);
+  return (uint8_t)(x >> 56 ^ x >> 23);
 }
 
 static void
 fill_pattern (uint8_t *buf, int64_t offset, size_t bytes, unsigned salt)
 {
   for (size_t i = 0; i < bytes; i++)
-    buf[i] = pattern (offset + (int64_t) i, salt);
+    buf[i] = pattern (offset + (int64_t)i, salt);
 }
 
 static void
 check_pattern (const uint8_t *buf, int64_t offset, size_t bytes, unsigned salt)
 {
   for (size_t i = 0; i < bytes; i++)
-    if (buf[i] != pattern (offset + (int64_t) i, salt))
-      g_error ("byte %" G_GINT64_FORMAT " is wrong", offset + (int64_t) i);
+    if (buf[i] != pattern (offset + (int64_t)i, salt))
+      g_error ("byte %" G_GINT64_FORMAT " is wrong", offset + (int64_t)i);
 }
 
 static void *
@@ -195,7 +195,7 @@ write_then_read (void *opaque)
   Worker *self = opaque;
   size_t skip = self->direct ? UNIT : 37;
   size_t pieces[] = { 4 * UNIT, UNIT, self->direct ? UNIT : 777, self->direct ? 512 : 11 };
-  uint8_t *buf = new_buffer ((size_t) self->bytes + skip);
+  uint8_t *buf = new_buffer ((size_t)self->bytes + skip);
 
   for (unsigned i = 0; i < G_N_ELEMENTS (pieces); i++)
     {
@@ -203,14 +203,14 @@ write_then_read (void *opaque)
       IoVector qiov;
 
       /* The slice starts inside of the vector. */
-      cut (&qiov, buf, (size_t) self->bytes + skip, pieces[i]);
-      fill_pattern (buf + skip, self->begin, (size_t) self->bytes, salt);
-      g_assert_cmpint (aio_co_pwritev (self->file, self->begin, &qiov, skip, (size_t) self->bytes), ==,
+      cut (&qiov, buf, (size_t)self->bytes + skip, pieces[i]);
+      fill_pattern (buf + skip, self->begin, (size_t)self->bytes, salt);
+      g_assert_cmpint (aio_co_pwritev (self->file, self->begin, &qiov, skip, (size_t)self->bytes), ==,
                        self->bytes);
-      memset (buf, 0, (size_t) self->bytes + skip);
-      g_assert_cmpint (aio_co_preadv (self->file, self->begin, &qiov, skip, (size_t) self->bytes), ==,
+      memset (buf, 0, (size_t)self->bytes + skip);
+      g_assert_cmpint (aio_co_preadv (self->file, self->begin, &qiov, skip, (size_t)self->bytes), ==,
                        self->bytes);
-      check_pattern (buf + skip, self->begin, (size_t) self->bytes, salt);
+      check_pattern (buf + skip, self->begin, (size_t)self->bytes, salt);
       for (size_t j = 0; j < skip; j++)
         g_assert_cmpint (buf[j], ==, 0);
       io_vector_clear (&qiov);
@@ -227,7 +227,7 @@ run_workers_at (AioContext *ctx, AioFile *file, const Case *c, int64_t begin, in
 
   for (int i = 0; i < n; i++)
     {
-      workers[i] = (Worker) { file, begin + i * bytes, bytes, (unsigned) i, c->direct, &left };
+      workers[i] = (Worker){ file, begin + i * bytes, bytes, (unsigned)i, c->direct, &left };
       aio_co_schedule (ctx, coroutine_new (write_then_read, &workers[i]));
     }
   while (left > 0)
@@ -256,7 +256,7 @@ test_contents (const void *data)
   for (int i = 0; i < 40; i++)
     {
       g_assert_cmpint (pread (f.fd, buf, 16 * UNIT, i * 16 * UNIT), ==, 16 * UNIT);
-      check_pattern (buf, i * 16 * UNIT, 16 * UNIT, (unsigned) i + 3);
+      check_pattern (buf, i * 16 * UNIT, 16 * UNIT, (unsigned)i + 3);
     }
   free (buf);
   tear_down (&f);
@@ -343,12 +343,12 @@ test_end (const void *data)
 
       memset (copy, 0, 8 * UNIT);
       g_assert_cmpint (request (f.ctx, f.file, 'r', offset, copy, 8 * UNIT), ==, expected);
-      check_pattern (copy, offset, (size_t) expected, 2);
+      check_pattern (copy, offset, (size_t)expected, 2);
 
       memset (copy, 0, 8 * UNIT);
       io_vector_init_external (&qiov, pieces, 3);
       g_assert_cmpint (request_vector (f.ctx, f.file, 'r', offset, &qiov), ==, expected);
-      check_pattern (copy, offset, (size_t) expected, 2);
+      check_pattern (copy, offset, (size_t)expected, 2);
     }
   g_assert_cmpint (request (f.ctx, f.file, 'r', 1000 * UNIT, copy, UNIT), ==, 0);
   g_assert_cmpint (request (f.ctx, f.file, 'r', 0, copy, 0), ==, 0);
@@ -452,7 +452,10 @@ mixed_request (void *opaque)
 static void
 test_mixed (const void *data)
 {
-  enum { N = 100 };
+  enum
+  {
+    N = 100
+  };
   Mixed mixed[N];
   AioFile *bad;
   Fixture f;
@@ -468,7 +471,7 @@ test_mixed (const void *data)
     {
       bool fails = i % 7 == 3;
 
-      mixed[i] = (Mixed) { fails ? bad : f.file, (char *) buf + i * UNIT, fails ? -EBADF : UNIT, &left };
+      mixed[i] = (Mixed){ fails ? bad : f.file, (char *)buf + i * UNIT, fails ? -EBADF : UNIT, &left };
       aio_co_schedule (f.ctx, coroutine_new (mixed_request, &mixed[i]));
     }
   while (left > 0)
@@ -485,9 +488,15 @@ static void
 test_depth (const void *data)
 {
 #ifdef TEST_TSAN
-  enum { N = 300 };
+  enum
+  {
+    N = 300
+  };
 #else
-  enum { N = 1500 };
+  enum
+  {
+    N = 1500
+  };
 #endif
   Fixture f;
 
@@ -528,7 +537,7 @@ test_shared (const void *data)
     return;
   for (int i = 0; i < 3; i++)
     {
-      sharers[i] = (Sharer) { f.c, f.file, i * 20 * UNIT };
+      sharers[i] = (Sharer){ f.c, f.file, i * 20 * UNIT };
       threads[i] = g_thread_new ("sharer", share_file, &sharers[i]);
     }
   for (int i = 0; i < 3; i++)
@@ -540,7 +549,10 @@ test_shared (const void *data)
 static void
 test_together (const void *data)
 {
-  enum { N = 30 };
+  enum
+  {
+    N = 30
+  };
   AioFile *files[AIO_N_ENGINES];
   Worker workers[N];
   Fixture f;
@@ -549,10 +561,11 @@ test_together (const void *data)
   if (!set_up (&f, data))
     return;
   for (int i = 0; i < AIO_N_ENGINES; i++)
-    files[i] = aio_file_new (f.fd, aio_engine_available (i) ? (AioEngine) i : AIO_ENGINE_THREADS);
+    files[i] = aio_file_new (f.fd, aio_engine_available (i) ? (AioEngine)i : AIO_ENGINE_THREADS);
   for (int i = 0; i < N; i++)
     {
-      workers[i] = (Worker) { files[i % AIO_N_ENGINES], i * 8 * UNIT, 8 * UNIT, (unsigned) i, f.c->direct, &left };
+      workers[i] =
+          (Worker){ files[i % AIO_N_ENGINES], i * 8 * UNIT, 8 * UNIT, (unsigned)i, f.c->direct, &left };
       aio_co_schedule (f.ctx, coroutine_new (write_then_read, &workers[i]));
     }
   while (left > 0)
@@ -568,7 +581,10 @@ test_together (const void *data)
 static void
 test_driven (const void *data)
 {
-  enum { N = 20 };
+  enum
+  {
+    N = 20
+  };
   GMainContext *main_context = g_main_context_new ();
   Worker workers[N];
   Fixture f;
@@ -587,7 +603,7 @@ test_driven (const void *data)
       aio_context_push (f.ctx);
       for (int i = 0; i < N; i++)
         {
-          workers[i] = (Worker) { f.file, i * 8 * UNIT, 8 * UNIT, (unsigned) i, f.c->direct, &left };
+          workers[i] = (Worker){ f.file, i * 8 * UNIT, 8 * UNIT, (unsigned)i, f.c->direct, &left };
           coroutine_enter (coroutine_new (write_then_read, &workers[i]));
         }
       aio_context_pop (f.ctx);
@@ -635,7 +651,7 @@ read_greedily (void *opaque)
 static void
 stop_greedy (void *opaque)
 {
-  ((Greedy *) opaque)->stop = true;
+  ((Greedy *)opaque)->stop = true;
 }
 
 static void
@@ -688,7 +704,8 @@ refuse_system_calls (void)
   };
   struct sock_fprog program = { .len = G_N_ELEMENTS (code), .filter = code };
 
-  if (prctl (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+  if (prctl (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0
+      || prctl (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
     exit (77);
 }
 
@@ -708,7 +725,7 @@ test_refused (void)
       /* Who asks for them all the same is served. */
       for (int i = 0; i < AIO_N_ENGINES; i++)
         {
-          f.file->engine = (AioEngine) i;
+          f.file->engine = (AioEngine)i;
           run_workers (f.ctx, f.file, &c, 5, 8 * UNIT);
         }
       tear_down (&f);
@@ -725,7 +742,7 @@ test_names (void)
 
   for (int i = 0; i < AIO_N_ENGINES; i++)
     {
-      g_assert_true (aio_engine_from_name (aio_engine_name ((AioEngine) i), &engine));
+      g_assert_true (aio_engine_from_name (aio_engine_name ((AioEngine)i), &engine));
       g_assert_cmpint (engine, ==, i);
     }
   g_assert_cmpstr (aio_engine_name (AIO_ENGINE_NATIVE), ==, "native");
@@ -761,12 +778,12 @@ main (int argc, char **argv)
     {
       Case *c = &cases[i];
 
-      *c = (Case) { .engine = (AioEngine) (i / 4), .direct = i & 1, .memory = i & 2 };
+      *c = (Case){ .engine = (AioEngine)(i / 4), .direct = i & 1, .memory = i & 2 };
       for (unsigned j = 0; j < G_N_ELEMENTS (tests); j++)
         {
-          g_autofree char *path = g_strdup_printf (
-              "/engine/%s/%s/%s/%s", aio_engine_name (c->engine), c->memory ? "memory" : "disk",
-              c->direct ? "direct" : "buffered", tests[j].name);
+          g_autofree char *path = g_strdup_printf ("/engine/%s/%s/%s/%s", aio_engine_name (c->engine),
+                                                   c->memory ? "memory" : "disk",
+                                                   c->direct ? "direct" : "buffered", tests[j].name);
 
           g_test_add_data_func (path, c, tests[j].function);
         }

@@ -10,7 +10,7 @@ static void
 init_pieces (IoVector *vector)
 {
   for (int i = 0; i < 64; i++)
-    memory[i] = (char) ('A' + i % 26);
+    memory[i] = (char)('A' + i % 26);
   memcpy (memory + 8, "abcde", 5);
   memcpy (memory + 24, "fgh", 3);
   memcpy (memory + 40, "ijklmnop", 8);
@@ -37,7 +37,7 @@ test_build (void)
   io_vector_init (&vector, 0);
   g_assert_cmpuint (vector.size, ==, 0);
   for (int i = 0; i < 100; i++)
-    io_vector_add (&vector, memory + i % 64, (size_t) i);
+    io_vector_add (&vector, memory + i % 64, (size_t)i);
   g_assert_cmpint (vector.niov, ==, 100);
   g_assert_cmpuint (vector.size, ==, 4950);
   io_vector_clear (&vector);
@@ -110,7 +110,7 @@ test_write (void)
 static void
 test_aligned (void)
 {
-  static _Alignas (512) char area[4096];
+  static _Alignas(512) char area[4096];
   struct iovec pieces[3] = { { area, 512 }, { area + 1024, 1024 }, { area + 2048, 100 } };
   IoVector vector;
 

@@ -19,7 +19,7 @@ run_all (CoroutineEntry *entry, void *opaque, size_t size, int n)
 
   for (int i = 0; i < n; i++)
     {
-      runs[i] = (TestRun) { .entry = entry, .opaque = (char *) opaque + i * size };
+      runs[i] = (TestRun){ .entry = entry, .opaque = (char *)opaque + i * size };
       aio_co_schedule (ctx, coroutine_new (test_run_entry, &runs[i]));
     }
   for (int i = 0; i < n; i++)
@@ -84,7 +84,7 @@ test_mutex_order (void)
   set_up ();
   co_mutex_init (&mutex);
   for (int i = 0; i < 3; i++)
-    users[i] = (User) { .who = i, .mutex = &mutex };
+    users[i] = (User){ .who = i, .mutex = &mutex };
   run_all (mutex_user, users, sizeof *users, 3);
   co_mutex_clear (&mutex);
   tear_down ("+0 -0 +1 -1 +2 -2 +0 -0 +1 -1 +2 -2 ");
@@ -158,7 +158,7 @@ test_queue_order (void)
       co_queue_init (&queue);
       g_assert_true (co_queue_empty (&queue));
       for (int i = 0; i < 4; i++)
-        users[i] = (User) { .who = i, .mutex = with_mutex ? &mutex : NULL, .queue = &queue };
+        users[i] = (User){ .who = i, .mutex = with_mutex ? &mutex : NULL, .queue = &queue };
       run_all (queue_user, users, sizeof *users, 4);
       co_queue_clear (&queue);
       co_mutex_clear (&mutex);
@@ -190,7 +190,7 @@ test_queue_again (void)
   aio_context_push (ctx);
   for (int i = 0; i < 2; i++)
     {
-      users[i] = (User) { .who = i, .queue = &queue };
+      users[i] = (User){ .who = i, .queue = &queue };
       coroutine_enter (coroutine_new (queue_again, &users[i]));
     }
   /* Outside of coroutines the waiters run at once, inside the call. */
@@ -231,7 +231,7 @@ test_rwlock_order (void)
   set_up ();
   co_rwlock_init (&lock);
   for (int i = 0; i < 8; i++)
-    users[i] = (User) { .who = i, .rwlock = &lock, .writer = i == 2 || i == 5 || i == 6 };
+    users[i] = (User){ .who = i, .rwlock = &lock, .writer = i == 2 || i == 5 || i == 6 };
   run_all (rwlock_user, users, sizeof *users, 8);
   co_rwlock_clear (&lock);
   /* Readers 3 and 4 came after writer 2, and share the lock after it. */
@@ -264,7 +264,7 @@ test_semaphore_order (void)
   set_up ();
   co_semaphore_init (&semaphore, 2);
   for (int i = 0; i < 5; i++)
-    users[i] = (User) { .who = i, .semaphore = &semaphore, .shared = &shared };
+    users[i] = (User){ .who = i, .semaphore = &semaphore, .shared = &shared };
   run_all (semaphore_user, users, sizeof *users, 5);
   g_assert_cmpuint (semaphore.count, ==, 2);
   co_semaphore_clear (&semaphore);
@@ -292,7 +292,7 @@ typedef struct
   CoSemaphore semaphore;
   /* Plain on purpose: the lock under test is what keeps them right. */
   int64_t counter, copy;
-  int full;              /* places of the buffer that are */
+  int full; /* places of the buffer that are */
   /* Counted without the lock. */
   atomic_int inside;
   atomic_int left;
@@ -351,7 +351,7 @@ test_mutex_threads (void)
   Shared shared = { .counter = 0 };
 
   run_in_threads (mutex_worker, &shared);
-  g_assert_cmpint (shared.counter, ==, (int64_t) N_THREADS * PER_THREAD * ROUNDS);
+  g_assert_cmpint (shared.counter, ==, (int64_t)N_THREADS * PER_THREAD * ROUNDS);
 }
 
 static void coroutine_fn
@@ -389,7 +389,7 @@ test_rwlock_threads (void)
   Shared shared = { .counter = 0 };
 
   run_in_threads (rwlock_worker, &shared);
-  g_assert_cmpint (shared.counter, ==, (int64_t) N_THREADS * PER_THREAD * ROUNDS / 4);
+  g_assert_cmpint (shared.counter, ==, (int64_t)N_THREADS * PER_THREAD * ROUNDS / 4);
 }
 
 static void coroutine_fn

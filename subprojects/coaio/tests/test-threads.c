@@ -50,7 +50,7 @@ post_many (void *opaque)
     {
       Post *post = g_new (Post, 1);
 
-      *post = (Post) { poster, i };
+      *post = (Post){ poster, i };
       aio_bh_schedule_oneshot (poster->ctx, arrive, post);
       if (i % 64 == 0)
         g_thread_yield ();
@@ -68,7 +68,7 @@ test_post (void)
 
   for (int i = 0; i < N_THREADS; i++)
     {
-      posters[i] = (Poster) { .ctx = ctx, .left = &left };
+      posters[i] = (Poster){ .ctx = ctx, .left = &left };
       threads[i] = g_thread_new ("poster", post_many, &posters[i]);
     }
   /* Sleeps in between: a wake-up that gets lost hangs it. */
@@ -85,7 +85,7 @@ test_post (void)
 static void
 count_bh (void *opaque)
 {
-  ((Poster *) opaque)->n++;
+  ((Poster *)opaque)->n++;
 }
 
 static void *
@@ -164,10 +164,10 @@ test_post_driven (const void *main_function)
   GThread *threads[N_THREADS];
   atomic_int left = N_THREADS * ROUNDS;
 
-  driver.thread = g_thread_new ("driver", (GThreadFunc) (uintptr_t) main_function, &driver);
+  driver.thread = g_thread_new ("driver", (GThreadFunc)(uintptr_t)main_function, &driver);
   for (int i = 0; i < N_THREADS; i++)
     {
-      posters[i] = (Poster) { .ctx = driver.ctx, .left = &left };
+      posters[i] = (Poster){ .ctx = driver.ctx, .left = &left };
       threads[i] = g_thread_new ("poster", post_many, &posters[i]);
     }
   for (int i = 0; i < N_THREADS; i++)
@@ -191,7 +191,7 @@ static void coroutine_fn
 travel (void *opaque)
 {
   Traveller *self = opaque;
-  uint32_t random = (uint32_t) self->seed;
+  uint32_t random = (uint32_t)self->seed;
   int64_t check = 0;
 
   for (int i = 0; i < ROUNDS; i++)
@@ -199,7 +199,7 @@ travel (void *opaque)
       AioContext *next;
 
       random = random * 1664525 + 1013904223;
-      next = self->contexts[random >> 16 & 0xff ? (random >> 8) % (uint32_t) self->n_contexts : 0];
+      next = self->contexts[random >> 16 & 0xff ? (random >> 8) % (uint32_t)self->n_contexts : 0];
       aio_co_reschedule_self (next);
       g_assert_true (aio_context_get_current () == next);
       g_assert_true (coroutine_get_context (coroutine_self ()) == next);
@@ -207,14 +207,17 @@ travel (void *opaque)
         test_give_way ();
       check += i;
     }
-  g_assert_cmpint (check, ==, (int64_t) ROUNDS * (ROUNDS - 1) / 2);
+  g_assert_cmpint (check, ==, (int64_t)ROUNDS * (ROUNDS - 1) / 2);
   atomic_fetch_sub (self->left, 1);
 }
 
 static void
 test_travel (void)
 {
-  enum { N = 10 };
+  enum
+  {
+    N = 10
+  };
   TestThread threads[N_THREADS];
   AioContext *contexts[N_THREADS];
   Traveller travellers[N];
@@ -227,7 +230,7 @@ test_travel (void)
     }
   for (int i = 0; i < N; i++)
     {
-      travellers[i] = (Traveller) { contexts, N_THREADS, i, &left };
+      travellers[i] = (Traveller){ contexts, N_THREADS, i, &left };
       aio_co_schedule (contexts[i % N_THREADS], coroutine_new (travel, &travellers[i]));
     }
   while (atomic_load (&left) > 0)
@@ -328,7 +331,10 @@ run_job (void *opaque)
 static void
 test_pool (void)
 {
-  enum { N = 100 };
+  enum
+  {
+    N = 100
+  };
 
   /* Twice: the pool ends with the last context that has used it. */
   for (int round = 0; round < 2; round++)
@@ -340,7 +346,7 @@ test_pool (void)
 
       for (int i = 0; i < N; i++)
         {
-          jobs[i] = (Job) { g_thread_self (), &running, &most, -i, &left };
+          jobs[i] = (Job){ g_thread_self (), &running, &most, -i, &left };
           aio_co_schedule (ctx, coroutine_new (run_job, &jobs[i]));
         }
       while (left > 0)
@@ -391,9 +397,9 @@ main (int argc, char **argv)
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/threads/post", test_post);
   g_test_add_func ("/threads/bh", test_bh);
-  g_test_add_data_func ("/threads/post-driven/poll", (void *) (uintptr_t) test_thread_main, test_post_driven);
-  g_test_add_data_func ("/threads/post-driven/fd", (void *) (uintptr_t) poll_fd_thread, test_post_driven);
-  g_test_add_data_func ("/threads/post-driven/glib", (void *) (uintptr_t) glib_thread, test_post_driven);
+  g_test_add_data_func ("/threads/post-driven/poll", (void *)(uintptr_t)test_thread_main, test_post_driven);
+  g_test_add_data_func ("/threads/post-driven/fd", (void *)(uintptr_t)poll_fd_thread, test_post_driven);
+  g_test_add_data_func ("/threads/post-driven/glib", (void *)(uintptr_t)glib_thread, test_post_driven);
   g_test_add_func ("/threads/travel", test_travel);
   g_test_add_func ("/threads/wake", test_wake);
   g_test_add_func ("/threads/pool", test_pool);

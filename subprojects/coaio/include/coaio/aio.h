@@ -21,8 +21,8 @@ G_BEGIN_DECLS
 
 /* NULL with @error (G_FILE_ERROR) when descriptors run out.  Free with aio_context_unref (). */
 AioContext *aio_context_new (GError **error);
-AioContext *aio_context_ref (AioContext *ctx);   /* [any thread] */
-void aio_context_unref (AioContext *ctx);         /* [any thread] */
+AioContext *aio_context_ref (AioContext *ctx); /* [any thread] */
+void aio_context_unref (AioContext *ctx);      /* [any thread] */
 
 /* The context as a source, not yet attached; borrowed.  g_source_attach () it to drive it from GLib. */
 GSource *aio_context_get_source (AioContext *ctx);

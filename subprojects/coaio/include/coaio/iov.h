@@ -17,8 +17,8 @@ typedef struct
 {
   struct iovec *iov; /* @local or the caller's or owned array */
   int niov;
-  int capacity;        /* of an owned array; 0: not owned */
-  size_t size;         /* bytes in all elements */
+  int capacity; /* of an owned array; 0: not owned */
+  size_t size;  /* bytes in all elements */
   struct iovec local;
 } IoVector;
 

@@ -55,7 +55,7 @@ typedef struct
 {
   GMutex guard;
   CoWaiterList waiters;
-  int readers;   /* holders; -1: a writer holds it */
+  int readers; /* holders; -1: a writer holds it */
 } CoRwlock;
 
 void co_rwlock_init (CoRwlock *lock);

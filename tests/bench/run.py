@@ -1,0 +1,283 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The project's benchmark: how far from the raw device, or from the least work a job can do, we are.
+
+    python3 tests/bench/run.py [GROUP ...]      groups: engine format allocate commit compact info
+
+Every figure is a ratio of interleaved runs, the median of the pairs; a ratio of rates is better when larger, one
+of times when smaller.  A time of day on a shared disk says little: BENCH_DIR on tmpfs gives the cost of our own
+layers, BENCH_DIR on a disk the rest.
+
+Environment: VHD_IMG (the tool; build/tools/vhd-img), BENCH_DIR (/var/tmp), RUNS (5), SCALE (1: gigabytes; 0.1
+is a smoke run), SECONDS_PER_CELL (1).  --json prints one JSON object a line as well.
+"""
+
+import atexit
+import json
+import os
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+VHD_IMG = os.environ.get('VHD_IMG') or os.path.join(HERE, '..', '..', 'build', 'tools', 'vhd-img')
+QEMU_IMG = os.environ.get('QEMU_IMG', 'qemu-img')
+RUNS = int(os.environ.get('RUNS', '5'))
+SCALE = float(os.environ.get('SCALE', '1'))
+CELL = float(os.environ.get('SECONDS_PER_CELL', '1'))
+KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
+# Requests land far from each other: a step of a prime number of pages.
+SCATTERED = 4096 * 104729
+COMPLETED = re.compile(r'completed in ([0-9.]+) seconds')
+
+
+def sh(command):
+    result = subprocess.run(command, shell=isinstance(command, str), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            text=True, stdin=subprocess.DEVNULL)
+    if result.returncode:
+        sys.exit('%s: exit status %d\n%s' % (command, result.returncode, result.stdout[-2000:]))
+    return result.stdout
+
+
+def timed(command):
+    began = time.perf_counter()
+    sh(command)
+    return time.perf_counter() - began
+
+
+def tool(*argv):
+    return shlex.join([VHD_IMG] + [str(a) for a in argv])
+
+
+def report(group, name, ratio, limit, ours, other, unit, best):
+    """@best: max when a larger ratio is better."""
+    verdict = '' if limit is None else ('  ok' if (ratio >= limit if best is max else ratio <= limit) else '  MISSED')
+    bound = '' if limit is None else ' (%s %g)' % ('at least' if best is max else 'at most', limit)
+    print('%-9s %-44s %7.3f%s%s   %s against %s %s' % (group, name, ratio, bound, verdict, ours, other, unit), flush=True)
+    if '--json' in sys.argv:
+        print(json.dumps({'group': group, 'name': name, 'ratio': round(ratio, 4), 'limit': limit, 'ours': ours,
+                          'other': other, 'unit': unit}), flush=True)
+
+
+def compare(group, name, ours, other, limit, unit, best, runs=RUNS):
+    """@ours, @other: functions that give a figure; run in turn."""
+    pairs = []
+    for _ in range(runs):
+        b = other()
+        pairs.append((ours(), b))
+    ratio = statistics.median(a / b for a, b in pairs)
+    a, b = (statistics.median(p[i] for p in pairs) for i in (0, 1))
+    form = '%.0f' if unit.endswith('/s') else '%.4f'
+    report(group, name, ratio, limit, form % a, form % b, unit, best)
+
+
+# --- requests -----------------------------------------------------------------------------------------------
+
+def bench_rate(path, fmt, size, step, depth, write, count=None, direct=True):
+    """Requests a second by our bench; @count None: as many as take about CELL seconds."""
+    def run(n):
+        mode = ['-n', '-t', 'none'] if direct else ['-t', 'writeback']
+        text = sh(tool('bench', '-f', fmt, *mode, '-c', n, '-d', depth, '-s', size, '-S', step,
+                       *(['-w', '--pattern', '7'] if write else []), path))
+        return float(COMPLETED.search(text).group(1))
+    if count is None:
+        count = max(200, int(200 / max(run(200), 1e-3) * CELL))
+        count = max(count, int(count / max(run(count), 1e-3) * CELL))
+    return lambda: count / max(run(count), 1e-6)
+
+
+def fio_rate(path, size, depth, write):
+    def run():
+        text = sh('fio --name=j --filename=%s --rw=rand%s --bs=%d --iodepth=%d --direct=1 --ioengine=libaio --size=%d '
+                  '--time_based --runtime=%g --randrepeat=0 --norandommap --output-format=json' %
+                  (path, 'write' if write else 'read', size, depth, os.path.getsize(path), max(1, CELL)))
+        job = json.loads(text[text.index('{'):])['jobs'][0]
+        return job['write' if write else 'read']['iops']
+    return run
+
+
+def fill(path, fmt, size):
+    sh(tool('create', '-q', '-f', fmt, path, size))
+    sh(tool('bench', '-f', fmt, '-c', size // MiB, '-d', 8, '-s', MiB, '-w', '--pattern', 90, path))
+
+
+def on_tmpfs():
+    return sh('stat -f -c %T .').strip() == 'tmpfs'
+
+
+def engine():
+    """Our raw driver against fio's libaio on the same file."""
+    if not shutil.which('fio'):
+        print('engine    left out: no fio')
+        return
+    size = max(64 * MiB, int(GiB * SCALE))
+    fill('d.raw', 'raw', size)
+    for write in (False, True):
+        for depth in (1, 32):
+            limit = {1: 0.7, 32: 0.85}[depth] if on_tmpfs() else {1: None, 32: 0.97}[depth]
+            compare('engine', '4k random %s depth %d, raw / fio' % ('write' if write else 'read', depth),
+                    bench_rate('d.raw', 'raw', 4096, SCATTERED, depth, write), fio_rate('d.raw', 4096, depth, write),
+                    limit, 'requests/s', max)
+
+
+def format_layer():
+    """Allocated dynamic VHD against raw, same engine."""
+    size = max(64 * MiB, int(GiB * SCALE))
+    fill('d.raw', 'raw', size)
+    fill('d.vhd', 'vhd', size)
+    limit = 0.9 if on_tmpfs() else 0.95
+    for write in (False, True):
+        for bytes_, step, depth, label in ((4096, SCATTERED, 1, '4k random'), (4096, SCATTERED, 32, '4k random'),
+                                           (64 * KiB, 64 * KiB, 1, '64k sequential'),
+                                           (64 * KiB, 64 * KiB, 16, '64k sequential'),
+                                           (MiB, MiB, 16, '1M sequential')):
+            raw = bench_rate('d.raw', 'raw', bytes_, step, depth, write)
+            vhd = bench_rate('d.vhd', 'vhd', bytes_, step, depth, write)
+            compare('format', '%s %s depth %d, vhd / raw' % (label, 'write' if write else 'read', depth), vhd, raw,
+                    limit, 'requests/s', max)
+
+
+def allocate():
+    """First writes: a new dynamic VHD against a new raw file, and the flushes they cost."""
+    size = max(256 * MiB, int(GiB * SCALE))
+    for bytes_, depth in ((64 * KiB, 1), (64 * KiB, 16), (MiB, 16)):
+        def once(fmt):
+            path = 'a.' + fmt
+            sh(tool('create', '-q', '-f', fmt, path, size))
+            rate = bench_rate(path, fmt, bytes_, max(bytes_, MiB), depth, True, count=size // MiB)()
+            os.unlink(path)
+            return rate
+        compare('allocate', '%dk in each MiB, depth %d, vhd / raw' % (bytes_ // KiB, depth), lambda: once('vhd'),
+                lambda: once('raw'), 0.8, 'requests/s', max)
+    if shutil.which('strace'):
+        sh(tool('create', '-q', '-f', 'vhd', 'a.vhd', size))
+        sh('strace -f -c -o calls -e trace=fdatasync,fsync,io_submit ' +
+           tool('bench', '-f', 'vhd', '-n', '-t', 'none', '-c', size // (2 * MiB), '-d', 1, '-s', 65536, '-S', 2 * MiB, '-w',
+                'a.vhd'))
+        with open('calls') as f:
+            flushes = sum(int(line.split()[3]) for line in f if line.split()[-1:] in (['fdatasync'], ['fsync']))
+        blocks = size // (2 * MiB)
+        report('allocate', 'fdatasync for each block allocated', flushes / blocks, 0.1, flushes, blocks, 'calls, blocks',
+               min)
+
+
+# --- jobs ---------------------------------------------------------------------------------------------------
+
+def move(runs, source, target):
+    """The floor of a merge: just these ranges, one after the other, then on the disk."""
+    s, d = os.open(source, os.O_RDONLY), os.open(target, os.O_RDWR)
+    buffer = bytearray(2 * MiB)
+    view = memoryview(buffer)
+    for from_, to, left in runs:
+        while left:
+            n = os.preadv(s, [view[:min(left, 2 * MiB)]], from_)
+            os.pwrite(d, view[:n], to)
+            from_, to, left = from_ + n, to + n, left - n
+    os.fsync(d)
+    os.close(s)
+    os.close(d)
+
+
+def commit():
+    """Into a dynamic parent that holds half of its blocks; the floor writes the same bytes into a raw file."""
+    size = max(512 * MiB, int(4 * GiB * SCALE))
+    pieces = 16384 if SCALE >= 1 else 2048
+    sh(tool('create', '-q', '-f', 'vhd', 'p0.vhd', size))
+    sh(tool('bench', '-f', 'vhd', '-c', size // (64 * MiB), '-d', 1, '-s', 32 * MiB, '-S', 64 * MiB, '-w', '--pattern', 1, 'p0.vhd'))
+    sh(tool('convert', '-q', '-O', 'raw', 'p0.vhd', 'p0.raw'))
+    gap = size // pieces // 4096 * 4096
+    for label, bytes_, limit in (('64k pieces', min(64 * KiB, gap), 1.2), ('4k pieces', 4096, 1.5)):
+        shutil.copy('p0.vhd', 'p.vhd')
+        sh(tool('create', '-q', '-f', 'vhd', '-b', 'p.vhd', 'c.vhd'))
+        sh(tool('bench', '-f', 'vhd', '-c', pieces - 1, '-d', 16, '-s', bytes_, '-S', gap, '-o', gap // 4 // 4096 * 4096, '-w',
+                '--pattern', 85, 'c.vhd'))
+        extents = json.loads(sh(tool('map', '--output=json', 'c.vhd')))
+        runs = [(x['offset'], x['start'], x['length']) for x in extents if x['data'] and x['depth'] == 0]
+
+        def ours():
+            sh('cp --sparse=auto p0.vhd p.vhd; sync')
+            return timed(tool('commit', '-q', 'c.vhd') + ' && sync p.vhd')
+
+        def floor():
+            sh('cp --sparse=auto p0.raw f.raw; sync')
+            began = time.perf_counter()
+            move(runs, 'c.vhd', 'f.raw')
+            return time.perf_counter() - began
+        compare('commit', '%s, %d MiB, time / floor' % (label, sum(r[2] for r in runs) // MiB), ours, floor, limit, 's', min)
+        os.unlink('c.vhd')
+
+
+def compact():
+    """Nothing to drop: the time of reading every allocated byte once."""
+    size = max(256 * MiB, int(2 * GiB * SCALE))
+    fill('d.vhd', 'vhd', size)
+    length = os.path.getsize('d.vhd')
+
+    def read_all():
+        buffer = bytearray(MiB)
+        began = time.perf_counter()
+        with open('d.vhd', 'rb', buffering=0) as f:
+            while f.readinto(buffer):
+                pass
+        return time.perf_counter() - began
+    read_all()
+    compare('compact', 'nothing to move, %d MiB, time / read' % (length // MiB),
+            lambda: timed(tool('compact', '-q', 'd.vhd')), read_all, 1.1, 's', min)
+
+    sh('cp d.vhd z.vhd')
+    sh(tool('bench', '-f', 'vhd', '-c', size // (4 * MiB), '-d', 1, '-s', 2 * MiB, '-S', 4 * MiB, '-w', '--pattern', 0, 'z.vhd'))
+
+    def half():
+        sh('cp z.vhd w.vhd; sync')
+        return timed(tool('compact', '-q', 'w.vhd'))
+    compare('compact', 'half of it zero, time / read', half, read_all, None, 's', min, runs=min(RUNS, 3))
+
+
+def info():
+    """Start-up: one process, a table for 2 TiB."""
+    sh(tool('create', '-q', '-f', 'vhd', 'e.vhd', '2040G'))
+
+    def each(command, n=20):
+        return lambda: timed('i=0; while [ $i -lt %d ]; do %s > /dev/null || exit 1; i=$((i+1)); done' % (n, command)) / n
+    ours = each(tool('info', '-f', 'vhd', 'e.vhd'))
+    seconds = statistics.median(ours() for _ in range(RUNS))
+    report('info', '2040 GiB, milliseconds', seconds * 1e3, 5, '%.2f' % (seconds * 1e3), '5', 'ms', min)
+    if shutil.which(QEMU_IMG):
+        compare('info', '2040 GiB, time / qemu-img', ours, each(QEMU_IMG + ' info -f vpc e.vhd'), 0.5, 's', min)
+    # /usr/bin/time because the launcher's own memory would be counted otherwise.
+    if shutil.which('time'):
+        for label, command in (('info', tool('info', 'e.vhd')), ('map', tool('map', '--output=json', 'e.vhd')),
+                               ('check', tool('check', '-q', 'e.vhd'))):
+            sh('%s -f %%M -o rss %s > /dev/null' % (shutil.which('time'), command))
+            with open('rss') as f:
+                mib = int(f.read().split()[-1]) / 1024
+            report('info', '%s of 2040 GiB, memory' % label, mib, 64, '%.1f' % mib, '64', 'MiB', min)
+
+
+GROUPS = {'engine': engine, 'format': format_layer, 'allocate': allocate, 'commit': commit, 'compact': compact, 'info': info}
+
+
+def main():
+    wanted = [a for a in sys.argv[1:] if not a.startswith('-')] or list(GROUPS)
+    unknown = set(wanted) - set(GROUPS)
+    if unknown or '--help' in sys.argv:
+        sys.exit(__doc__.strip() + ('\n\nunknown: ' + ' '.join(unknown) if unknown else ''))
+    global VHD_IMG
+    VHD_IMG = os.path.abspath(VHD_IMG) if os.sep in VHD_IMG else VHD_IMG
+    scratch = tempfile.mkdtemp(prefix='vhdkit-bench.', dir=os.environ.get('BENCH_DIR', '/var/tmp'))
+    atexit.register(shutil.rmtree, scratch, True)
+    os.chdir(scratch)
+    print('%s, %d runs, scale %g, in %s (%s)' % (sh(tool('--version')).strip(), RUNS, SCALE, os.path.dirname(scratch),
+                                                 sh('stat -f -c %T .').strip()), flush=True)
+    for name in wanted:
+        GROUPS[name]()
+        for left in os.listdir('.'):
+            os.unlink(left)
+
+
+main()

@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Crashes in a commit: the chain shows the same at every cut, the target is sound, and the job run again finishes:
+ * then the target shows what the source did, and no other file has changed.
+ *
+ * VHDKIT_SEED repeats a run; VHDKIT_CRASH_CUTS crashes each case makes, VHDKIT_ITERATIONS runs of each (long.sh).
+ */
+#include <string.h>
+
+#include "images.h"
+
+#define KIB        INT64_C (1024)
+#define MIB        (1024 * KIB)
+#define MAX_LAYERS 5
+
+typedef struct
+{
+  ImageKind kind;
+  int64_t bytes, block_size;
+} Layer;
+
+typedef struct
+{
+  const char *name;
+  int crashes;
+  int source, target;
+  bool shrink;
+  bool batmap;              /* of the target */
+  Layer layers[MAX_LAYERS]; /* from the leaf, ended by one of no bytes; none: random ones */
+} Case;
+
+/* clang-format off */
+static const Case cases[] = {
+  { "dynamic-into-dynamic", 80, 0, 1, false, false,
+    { { IMAGE_DYNAMIC, MIB, 16 * KIB }, { IMAGE_DYNAMIC, MIB, 16 * KIB } } },
+  { "small-blocks-into-large", 80, 0, 1, false, false,
+    { { IMAGE_DYNAMIC, MIB + 512, 4 * KIB }, { IMAGE_DYNAMIC, MIB + 512, 64 * KIB } } },
+  { "large-blocks-into-small", 80, 0, 1, false, false,
+    { { IMAGE_DYNAMIC, MIB, 64 * KIB }, { IMAGE_DYNAMIC, MIB, 4 * KIB } } },
+  { "into-differencing", 100, 0, 1, false, false,
+    { { IMAGE_DYNAMIC, MIB, 8 * KIB }, { IMAGE_DYNAMIC, MIB, 16 * KIB }, { IMAGE_DYNAMIC, MIB, 32 * KIB } } },
+  { "two-into-base", 100, 0, 2, false, false,
+    { { IMAGE_DYNAMIC, MIB, 8 * KIB }, { IMAGE_DYNAMIC, MIB, 32 * KIB }, { IMAGE_DYNAMIC, MIB, 16 * KIB } } },
+  { "middle-into-middle", 100, 1, 2, false, false,
+    { { IMAGE_DYNAMIC, MIB, 8 * KIB }, { IMAGE_DYNAMIC, MIB, 16 * KIB }, { IMAGE_DYNAMIC, MIB, 4 * KIB },
+      { IMAGE_FIXED, MIB, 0 } } },
+  { "into-fixed", 60, 0, 1, false, false, { { IMAGE_DYNAMIC, MIB, 16 * KIB }, { IMAGE_FIXED, MIB, 0 } } },
+  { "into-raw", 60, 0, 1, false, false, { { IMAGE_DYNAMIC, MIB, 16 * KIB }, { IMAGE_RAW, MIB, 0 } } },
+  { "larger-into-dynamic", 100, 0, 1, false, false,
+    { { IMAGE_DYNAMIC, 2 * MIB + 512, 16 * KIB }, { IMAGE_DYNAMIC, MIB - 512, 16 * KIB } } },
+  { "larger-into-differencing", 100, 0, 1, false, false,
+    { { IMAGE_DYNAMIC, 2 * MIB, 8 * KIB }, { IMAGE_DYNAMIC, MIB - 1536, 16 * KIB }, { IMAGE_FIXED, 2 * MIB, 0 } } },
+  { "larger-into-fixed", 80, 0, 1, false, false, { { IMAGE_DYNAMIC, 2 * MIB, 16 * KIB }, { IMAGE_FIXED, MIB, 0 } } },
+  { "larger-into-raw", 60, 0, 1, false, false, { { IMAGE_DYNAMIC, 2 * MIB, 16 * KIB }, { IMAGE_RAW, MIB, 0 } } },
+  { "short-middle", 100, 0, 2, false, false,
+    { { IMAGE_DYNAMIC, 2 * MIB, 8 * KIB }, { IMAGE_DYNAMIC, MIB - 3584, 16 * KIB }, { IMAGE_DYNAMIC, 2 * MIB, 32 * KIB } } },
+  { "smaller-cuts-raw", 60, 0, 1, true, false, { { IMAGE_DYNAMIC, MIB, 16 * KIB }, { IMAGE_RAW, 2 * MIB, 0 } } },
+  { "into-batmap", 80, 0, 1, false, true,
+    { { IMAGE_DYNAMIC, MIB, 4 * KIB }, { IMAGE_DYNAMIC, MIB, 8 * KIB }, { IMAGE_RAW, MIB, 0 } } },
+  { "random-1", 60, 0, 0, false, false, { { 0 } } },
+  { "random-2", 60, 0, 0, false, false, { { 0 } } },
+  { "random-3", 60, 0, 0, false, false, { { 0 } } },
+  { "random-4", 60, 0, 0, false, false, { { 0 } } },
+};
+/* clang-format on */
+
+typedef struct
+{
+  TestDir dir;
+  GRand *rand;
+  Case c;
+  int layers;
+  char *names[MAX_LAYERS + 1];
+  CrashTrace *trace;
+  Guest *guest;       /* the leaf's view */
+  uint32_t *expected; /* of the target: what the source shows */
+  int64_t expected_bytes;
+} Run;
+
+static void
+run_clear (Run *run)
+{
+  for (int i = 0; i < run->layers; i++)
+    g_free (run->names[i]);
+  g_free (run->expected);
+  guest_free (run->guest);
+  crash_trace_free (run->trace);
+  g_rand_free (run->rand);
+  test_dir_clear (&run->dir);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Run, run_clear)
+
+/* A chain in which the source is at least as large as the target. */
+static void
+draw_case (Run *run)
+{
+  Case *c = &run->c;
+  int n = g_rand_int_range (run->rand, 2, MAX_LAYERS);
+  GString *text = g_string_new (NULL);
+
+  for (int i = 0; i < n; i++)
+    {
+      Layer *layer = &c->layers[i];
+      int kind = i == n - 1 ? g_rand_int_range (run->rand, 0, 3) : IMAGE_DYNAMIC;
+
+      layer->kind = kind;
+      layer->block_size = kind == IMAGE_DYNAMIC ? INT64_C (4096) << g_rand_int_range (run->rand, 0, 6) : 0;
+      layer->bytes = (MIB / 512 + (i == 0 ? 999 : g_rand_int_range (run->rand, -1000, 1000))) * 512;
+    }
+  c->source = g_rand_int_range (run->rand, 0, n - 1);
+  c->target = g_rand_int_range (run->rand, c->source + 1, n);
+  c->layers[c->source].bytes = MAX (c->layers[c->source].bytes, c->layers[c->target].bytes);
+  for (int i = 0; i < n; i++)
+    g_string_append_printf (text, "%s%s %" G_GINT64_FORMAT " (%" G_GINT64_FORMAT ")", i ? ", " : "",
+                            (const char *[]){ "fixed", "dynamic", "raw" }[c->layers[i].kind],
+                            c->layers[i].bytes, c->layers[i].block_size);
+  g_test_message ("layer %d into %d of: %s", c->source, c->target, text->str);
+  g_string_free (text, true);
+}
+
+static void
+make_chain (Run *run)
+{
+  const Case *c = &run->c;
+
+  while (run->layers < MAX_LAYERS && c->layers[run->layers].bytes > 0)
+    {
+      run->names[run->layers] = g_strdup_printf ("layer%d", run->layers);
+      run->layers++;
+    }
+  for (int i = run->layers; i-- > 0;)
+    {
+      const Layer *layer = &c->layers[i];
+
+      image_make (&run->dir, run->names[i], layer->kind, layer->bytes, layer->block_size,
+                  i + 1 < run->layers ? run->names[i + 1] : NULL);
+      if (c->batmap && i == c->target)
+        image_add_batmap (&run->dir, run->names[i]);
+      image_populate (&run->dir, run->names[i], run->rand, 24, layer->block_size);
+    }
+}
+
+static uint32_t *
+values_of (Run *run, int layer, int64_t *bytes)
+{
+  g_autofree char *why = NULL;
+  uint32_t *values = image_values (&run->dir, run->names[layer], bytes, &why);
+
+  if (values == NULL)
+    g_error ("%s: %s", run->names[layer], why);
+  return values;
+}
+
+/* Whether the commit is complete and nothing else has happened. */
+static char *
+look_at_result (Run *run)
+{
+  const char *target = run->names[run->c.target];
+  g_autofree uint32_t *values = NULL;
+  int64_t bytes;
+  char *why = NULL;
+
+  values = image_values (&run->dir, target, &bytes, &why);
+  if (values && bytes != run->expected_bytes)
+    why = g_strdup_printf ("the target has %" G_GINT64_FORMAT " bytes instead of %" G_GINT64_FORMAT, bytes,
+                           run->expected_bytes);
+  if (!why)
+    why = guest_compare (values, bytes, run->expected, run->expected_bytes);
+  if (!why)
+    {
+      g_free (values);
+      values = image_values (&run->dir, run->names[0], &bytes, &why);
+    }
+  if (!why)
+    why = guest_check (run->guest, bytes, values, GUEST_NOW);
+  if (!why)
+    why = image_check (&run->dir, target, NULL);
+  return why ? why : crash_trace_changed_file (run->trace, false);
+}
+
+/* After a crash: the job again. */
+static char *
+commit_again (void *opaque)
+{
+  Run *run = opaque;
+  const Case *c = &run->c;
+  char *why = image_commit (&run->dir, run->names[0], NULL, c->source, c->target, c->shrink);
+  char *text;
+
+  if (!why)
+    why = look_at_result (run);
+  text = why ? g_strdup_printf ("the job run again: %s", why) : NULL;
+  g_free (why);
+  return text;
+}
+
+static bool
+record (Run *run)
+{
+  const Case *c = &run->c;
+  g_autoptr (GPtrArray) paths = g_ptr_array_new_with_free_func (g_free);
+  g_autofree char *log = test_path (&run->dir, "log");
+  g_autofree uint32_t *view = NULL;
+  g_autofree char *why = NULL;
+  g_auto (GStrv) filters = NULL;
+  int64_t bytes;
+
+  make_chain (run);
+  for (int i = 0; i < run->layers; i++)
+    g_ptr_array_add (paths, test_path (&run->dir, run->names[i]));
+  g_ptr_array_add (paths, NULL);
+  view = values_of (run, 0, &bytes);
+  run->guest = guest_new (bytes, view);
+  run->expected = values_of (run, c->source, &run->expected_bytes);
+
+  run->trace = crash_trace_new (log, (const char *const *)paths->pdata);
+  filters = recording_filters (&run->dir, "log", run->rand);
+  why = image_commit (&run->dir, run->names[0], filters, c->source, c->target, c->shrink);
+  if (!why)
+    {
+      crash_trace_load (run->trace);
+      why = look_at_result (run);
+    }
+  for (int i = 0; i < run->layers && !why; i++)
+    if (i != c->target && crash_trace_touches (run->trace, g_ptr_array_index (paths, i)))
+      why = g_strdup_printf ("%s has been written to", run->names[i]);
+  if (why)
+    test_fail ("without a crash: %s", why);
+  return !why;
+}
+
+static void
+test_case (gconstpointer data)
+{
+  const Case *c = data;
+  int iterations = test_number ("VHDKIT_ITERATIONS", 1);
+
+  for (int i = 0; i < iterations && !g_test_failed (); i++)
+    {
+      g_auto (Run) run = { .c = *c };
+      g_autofree char *name = g_strdup_printf ("commit-%s-%d", c->name, i);
+
+      run.rand = test_rand (name);
+      test_dir_init (&run.dir, "crash-commit");
+      if (c->layers[0].bytes == 0)
+        draw_case (&run);
+      if (!record (&run))
+        return;
+
+      CrashJudge judge = { .dir = &run.dir,
+                           .trace = run.trace,
+                           .rand = run.rand,
+                           .name = run.names[0],
+                           .guest = run.guest,
+                           .changed = run.names[run.c.target],
+                           .look = commit_again,
+                           .opaque = &run };
+
+      crash_judge_all (&judge, c->crashes);
+    }
+}
+
+int
+main (int argc, char **argv)
+{
+  test_init (&argc, &argv);
+  for (size_t i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autofree char *path = g_strdup_printf ("/crash-commit/%s", cases[i].name);
+
+      g_test_add_data_func (path, &cases[i], test_case);
+    }
+  return g_test_run ();
+}

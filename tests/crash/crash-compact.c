@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Crashes in a compaction: the image shows the same and is sound at every cut; the job run again finishes, leaves no
+ * leak, and a file no longer than without a crash.
+ *
+ * VHDKIT_SEED repeats a run; VHDKIT_CRASH_CUTS crashes each case makes, VHDKIT_ITERATIONS runs of each (long.sh).
+ */
+#include <sys/stat.h>
+
+#include "images.h"
+
+#define KIB INT64_C (1024)
+#define MIB (1024 * KIB)
+
+typedef struct
+{
+  const char *name;
+  int crashes;
+  int64_t bytes, block_size;
+  bool parent;
+  int64_t parent_bytes;
+  bool batmap;
+  int rounds; /* of filling and emptying */
+} Case;
+
+static const Case cases[] = {
+  { "dynamic-4k", 100, MIB, 4 * KIB, false, 0, false, 2 },
+  { "dynamic-64k", 80, 4 * MIB + 512, 64 * KIB, false, 0, false, 2 },
+  { "dynamic-batmap", 80, MIB, 8 * KIB, false, 0, true, 3 },
+  { "differencing-4k", 100, MIB, 4 * KIB, true, MIB, false, 2 },
+  { "differencing-32k", 80, 2 * MIB - 512, 32 * KIB, true, 2 * MIB, false, 3 },
+  { "differencing-on-smaller", 80, 2 * MIB, 16 * KIB, true, MIB, false, 2 },
+  { "differencing-batmap", 80, MIB, 8 * KIB, true, MIB, true, 3 },
+};
+
+typedef struct
+{
+  TestDir dir;
+  GRand *rand;
+  const Case *c;
+  CrashTrace *trace;
+  Guest *guest;
+  int64_t file_bytes; /* of an uninterrupted run */
+} Run;
+
+static void
+run_clear (Run *run)
+{
+  guest_free (run->guest);
+  crash_trace_free (run->trace);
+  g_rand_free (run->rand);
+  test_dir_clear (&run->dir);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Run, run_clear)
+
+/* Random writes, much of them zeros and what the parent shows, and discards. */
+static void
+fill_and_empty (Run *run)
+{
+  const Case *c = run->c;
+  GuestMix mix = { .write = 12,
+                   .zeroes = 4,
+                   .discard = 3,
+                   .flush = 1,
+                   .zero_data = 40,
+                   .old_data = c->parent ? 40 : 0,
+                   .max_sectors = 160,
+                   .whole_blocks = 60,
+                   .block_size = c->block_size };
+  g_autofree char *why = NULL;
+  VhdkitImage *image = image_open (&run->dir, "leaf", VHDKIT_OPEN_RDWR, NULL, &why);
+  g_autofree uint32_t *values = image ? guest_read_image (image, &why) : NULL;
+
+  if (values == NULL)
+    g_error ("%s", why);
+
+  g_autoptr (Guest) guest = guest_new (vhdkit_image_get_size (image), values);
+  g_auto (GuestRun) guest_state = {
+    .context = run->dir.context, .image = image, .guest = guest, .rand = run->rand, .depth = 1
+  };
+
+  guest_run (&guest_state, &mix, 120);
+  if (guest_state.wrong || !image_close (image, &why))
+    g_error ("%s", guest_state.wrong ? guest_state.wrong : why);
+}
+
+static int64_t
+length_of (Run *run, const char *name)
+{
+  g_autofree char *path = test_path (&run->dir, name);
+  struct stat st;
+
+  return stat (path, &st) < 0 ? -1 : st.st_size;
+}
+
+static char *
+look_at_result (Run *run)
+{
+  int64_t bytes, leaks = 0;
+  char *why = NULL;
+  g_autofree uint32_t *values = image_values (&run->dir, "leaf", &bytes, &why);
+
+  if (values)
+    why = guest_check (run->guest, bytes, values, GUEST_NOW);
+  if (!why)
+    why = image_check (&run->dir, "leaf", &leaks);
+  if (!why && leaks > 0)
+    why = g_strdup_printf ("%" G_GINT64_FORMAT " leaks", leaks);
+  return why ? why : crash_trace_changed_file (run->trace, false);
+}
+
+static char *
+compact_again (void *opaque)
+{
+  Run *run = opaque;
+  char *why = image_compact (&run->dir, "leaf", NULL, NULL);
+  char *text;
+
+  if (!why)
+    why = look_at_result (run);
+  if (!why && length_of (run, "leaf") > run->file_bytes)
+    why = g_strdup_printf ("the file has %" G_GINT64_FORMAT " bytes, %" G_GINT64_FORMAT " without the crash",
+                           length_of (run, "leaf"), run->file_bytes);
+  text = why ? g_strdup_printf ("the job run again: %s", why) : NULL;
+  g_free (why);
+  return text;
+}
+
+static bool
+record (Run *run)
+{
+  const Case *c = run->c;
+  g_autofree char *leaf = test_path (&run->dir, "leaf");
+  g_autofree char *base = test_path (&run->dir, "base");
+  g_autofree char *log = test_path (&run->dir, "log");
+  g_autofree uint32_t *view = NULL;
+  g_autofree char *why = NULL;
+  g_auto (GStrv) filters = NULL;
+  VhdkitCompactStats stats;
+  int64_t bytes;
+
+  if (c->parent)
+    {
+      image_make (&run->dir, "base", IMAGE_DYNAMIC, c->parent_bytes, 2 * c->block_size, NULL);
+      image_populate (&run->dir, "base", run->rand, 60, c->block_size);
+    }
+  image_make (&run->dir, "leaf", IMAGE_DYNAMIC, c->bytes, c->block_size, c->parent ? "base" : NULL);
+  if (c->batmap)
+    image_add_batmap (&run->dir, "leaf");
+  for (int i = 0; i < c->rounds; i++)
+    fill_and_empty (run);
+  view = image_values (&run->dir, "leaf", &bytes, &why);
+  if (view == NULL)
+    g_error ("%s", why);
+  run->guest = guest_new (bytes, view);
+
+  run->trace = crash_trace_new (log, (const char *[]){ leaf, c->parent ? base : NULL, NULL });
+  filters = recording_filters (&run->dir, "log", run->rand);
+  why = image_compact (&run->dir, "leaf", filters, &stats);
+  if (!why)
+    {
+      crash_trace_load (run->trace);
+      run->file_bytes = length_of (run, "leaf");
+      why = look_at_result (run);
+    }
+  if (why)
+    test_fail ("without a crash: %s", why);
+  else
+    g_test_message ("%" G_GINT64_FORMAT " of %" G_GINT64_FORMAT " blocks dropped, %" G_GINT64_FORMAT
+                    " moved, %" G_GINT64_FORMAT " to %" G_GINT64_FORMAT " bytes",
+                    stats.blocks_dropped, stats.blocks_allocated, stats.blocks_moved, stats.file_size_before,
+                    stats.file_size_after);
+  return !why;
+}
+
+static void
+test_case (gconstpointer data)
+{
+  const Case *c = data;
+  int iterations = test_number ("VHDKIT_ITERATIONS", 1);
+
+  for (int i = 0; i < iterations && !g_test_failed (); i++)
+    {
+      g_auto (Run) run = { .c = c };
+      g_autofree char *name = g_strdup_printf ("compact-%s-%d", c->name, i);
+
+      run.rand = test_rand (name);
+      test_dir_init (&run.dir, "crash-compact");
+      if (!record (&run))
+        return;
+
+      CrashJudge judge = { .dir = &run.dir,
+                           .trace = run.trace,
+                           .rand = run.rand,
+                           .name = "leaf",
+                           .guest = run.guest,
+                           .changed = "leaf",
+                           .look = compact_again,
+                           .opaque = &run };
+
+      crash_judge_all (&judge, c->crashes);
+    }
+}
+
+int
+main (int argc, char **argv)
+{
+  test_init (&argc, &argv);
+  for (size_t i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autofree char *path = g_strdup_printf ("/crash-compact/%s", cases[i].name);
+
+      g_test_add_data_func (path, &cases[i], test_case);
+    }
+  return g_test_run ();
+}

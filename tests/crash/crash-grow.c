@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Crashes in what changes footer, header and table: growth of the disk, opening for writing what another process
+ * left, and closing.  These logs are short, so they are cut everywhere, with each change lost, and kept, alone.
+ *
+ * VHDKIT_SEED repeats a run, VHDKIT_ITERATIONS runs of each case (long.sh).
+ */
+#include "images.h"
+
+#define KIB INT64_C (1024)
+#define MIB (1024 * KIB)
+
+typedef enum
+{
+  RUBBISH = 1 << 0, /* behind the end of the disk, and of the table */
+  BATMAP = 1 << 1,
+  NO_FOOTER = 1 << 2, /* at the end */
+  RESERVE = 1 << 3,   /* zeros before the footer at the end */
+  BAD_COPY = 1 << 4,  /* of the footer, at offset 0 */
+  FILLED = 1 << 5,    /* the last blocks of the disk have data */
+} Flags;
+
+typedef struct
+{
+  const char *name;
+  ImageKind kind;
+  int64_t bytes, block_size;
+  int64_t parent_bytes; /* 0: none */
+  int flags;
+  int64_t grow_to[2]; /* 0: not */
+  int writes;
+} Case;
+
+static const Case cases[] = {
+  { "close", IMAGE_DYNAMIC, 512 * KIB, 4 * KIB, 0, 0, { 0 }, 6 },
+  { "close-differencing", IMAGE_DYNAMIC, 512 * KIB, 8 * KIB, 256 * KIB, 0, { 0 }, 6 },
+  { "open-without-footer", IMAGE_DYNAMIC, 512 * KIB, 4 * KIB, 0, NO_FOOTER, { 0 }, 0 },
+  { "open-with-reserve", IMAGE_DYNAMIC, 512 * KIB, 4 * KIB, 0, RESERVE, { 0 }, 1 },
+  { "open-with-reserve-and-bad-copy", IMAGE_DYNAMIC, 512 * KIB, 4 * KIB, 0, RESERVE | BAD_COPY, { 0 }, 1 },
+  { "open-with-bad-copy", IMAGE_DYNAMIC, 512 * KIB, 4 * KIB, 512 * KIB, BAD_COPY, { 0 }, 1 },
+  { "grow-in-last-block",
+    IMAGE_DYNAMIC,
+    256 * KIB + 512,
+    16 * KIB,
+    0,
+    RUBBISH | FILLED,
+    { 256 * KIB + 8192, 0 },
+    1 },
+  { "grow-in-last-block-differencing",
+    IMAGE_DYNAMIC,
+    256 * KIB + 512,
+    16 * KIB,
+    512 * KIB,
+    RUBBISH | FILLED,
+    { 256 * KIB + 1024, 256 * KIB + 8192 },
+    1 },
+  { "grow-in-table",
+    IMAGE_DYNAMIC,
+    256 * KIB - 512,
+    4 * KIB,
+    0,
+    RUBBISH | FILLED,
+    { 272 * KIB, 400 * KIB },
+    1 },
+  { "grow-moves-table", IMAGE_DYNAMIC, 512 * KIB, 4 * KIB, 0, FILLED, { 640 * KIB + 512, MIB }, 2 },
+  { "grow-moves-batmap", IMAGE_DYNAMIC, 512 * KIB, 4 * KIB, 0, BATMAP | FILLED, { MIB + 512, 0 }, 2 },
+  { "grow-hides-parent", IMAGE_DYNAMIC, 256 * KIB - 512, 8 * KIB, 512 * KIB, 0, { 300 * KIB, 0 }, 0 },
+  { "grow-moves-table-and-hides-parent",
+    IMAGE_DYNAMIC,
+    496 * KIB,
+    4 * KIB,
+    640 * KIB,
+    RUBBISH,
+    { 600 * KIB, 0 },
+    0 },
+  { "grow-fixed-by-a-sector", IMAGE_FIXED, 64 * KIB, 0, 0, 0, { 64 * KIB + 512, 0 }, 1 },
+  { "grow-fixed", IMAGE_FIXED, 64 * KIB, 0, 0, 0, { 72 * KIB, MIB }, 1 },
+};
+
+typedef struct
+{
+  TestDir dir;
+  GRand *rand;
+  const Case *c;
+  CrashTrace *trace;
+  Guest *guest;
+} Run;
+
+static void
+run_clear (Run *run)
+{
+  crash_trace_free (run->trace);
+  guest_free (run->guest);
+  g_rand_free (run->rand);
+  test_dir_clear (&run->dir);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Run, run_clear)
+
+/* Data in the last sectors of the disk. */
+static void
+fill_end (Run *run)
+{
+  g_autofree char *why = NULL;
+  VhdkitImage *image = image_open (&run->dir, "leaf", VHDKIT_OPEN_RDWR, NULL, &why);
+  int64_t sectors = image ? vhdkit_image_get_size (image) / GUEST_SECTOR : 0;
+  uint8_t buffer[GUEST_SECTOR];
+
+  for (int64_t sector = MAX (0, sectors - 20); sector < sectors; sector++)
+    {
+      guest_fill (buffer, sector, 999);
+      g_assert_cmpint (vhdkit_image_pwrite (image, buffer, sector * GUEST_SECTOR, GUEST_SECTOR), ==, 0);
+    }
+  if (image == NULL || !image_close (image, &why))
+    g_error ("%s", why);
+}
+
+static void
+make_files (Run *run)
+{
+  const Case *c = run->c;
+
+  if (c->parent_bytes)
+    {
+      image_make (&run->dir, "base", IMAGE_DYNAMIC, c->parent_bytes, 16 * KIB, NULL);
+      image_populate (&run->dir, "base", run->rand, 40, 16 * KIB);
+    }
+  image_make (&run->dir, "leaf", c->kind, c->bytes, c->block_size, c->parent_bytes ? "base" : NULL);
+  if (c->flags & BATMAP)
+    image_add_batmap (&run->dir, "leaf");
+  image_populate (&run->dir, "leaf", run->rand, 4, c->block_size);
+  if (c->flags & FILLED)
+    fill_end (run);
+  if (c->flags & RUBBISH)
+    image_add_rubbish (&run->dir, "leaf");
+  if (c->flags & (NO_FOOTER | RESERVE))
+    image_leave_reserve (&run->dir, "leaf", c->flags & RESERVE ? 64 * KIB : 0);
+  if (c->flags & BAD_COPY)
+    image_damage_copy (&run->dir, "leaf");
+}
+
+static char *
+live (Run *run, char **filters)
+{
+  const Case *c = run->c;
+  GuestMix mix = { .write = 1, .max_sectors = 16, .whole_blocks = 20, .block_size = c->block_size };
+  char *why = NULL;
+  VhdkitImage *image = image_open (&run->dir, "leaf", VHDKIT_OPEN_RDWR, filters, &why);
+  g_autoptr (GError) error = NULL;
+
+  if (image == NULL)
+    return why;
+
+  g_auto (GuestRun) guest_state = { .context = run->dir.context,
+                                    .image = image,
+                                    .guest = run->guest,
+                                    .trace = run->trace,
+                                    .rand = run->rand,
+                                    .depth = 3 };
+
+  guest_run (&guest_state, &mix, c->writes);
+  for (int i = 0; i < 2 && c->grow_to[i] && !why; i++)
+    {
+      if (!guest_grow (&guest_state, &mix, 0, c->grow_to[i], &error))
+        why = g_strdup (error->message);
+      else
+        guest_run (&guest_state, &mix, c->writes);
+    }
+  if (!why)
+    why = g_strdup (guest_state.wrong);
+  image_close (image, why ? NULL : &why);
+  guest_closed (&guest_state);
+  return why;
+}
+
+static bool
+record (Run *run)
+{
+  g_autofree char *leaf = test_path (&run->dir, "leaf");
+  g_autofree char *base = test_path (&run->dir, "base");
+  g_autofree char *log = test_path (&run->dir, "log");
+  g_autofree uint32_t *values = NULL;
+  g_autofree char *why = NULL;
+  g_auto (GStrv) filters = NULL;
+  int64_t bytes;
+
+  make_files (run);
+  values = image_values (&run->dir, "leaf", &bytes, &why);
+  if (values == NULL)
+    g_error ("%s", why);
+  run->guest = guest_new (bytes, values);
+  run->trace = crash_trace_new (log, (const char *[]){ leaf, run->c->parent_bytes ? base : NULL, NULL });
+  filters = recording_filters (&run->dir, "log", run->rand);
+  why = live (run, filters);
+  if (why)
+    {
+      test_fail ("without a crash: %s", why);
+      return false;
+    }
+  crash_trace_load (run->trace);
+  return true;
+}
+
+static void
+test_case (gconstpointer data)
+{
+  const Case *c = data;
+  int iterations = test_number ("VHDKIT_ITERATIONS", 1);
+
+  for (int i = 0; i < iterations && !g_test_failed (); i++)
+    {
+      g_auto (Run) run = { .c = c };
+      g_autofree char *name = g_strdup_printf ("grow-%s-%d", c->name, i);
+
+      run.rand = test_rand (name);
+      test_dir_init (&run.dir, "crash-grow");
+      if (!record (&run))
+        return;
+
+      CrashJudge judge = { .dir = &run.dir,
+                           .trace = run.trace,
+                           .rand = run.rand,
+                           .name = "leaf",
+                           .guest = run.guest,
+                           .changed = "leaf",
+                           .writes_after = 10,
+                           .block_size = c->block_size };
+
+      crash_judge_every (&judge);
+    }
+}
+
+int
+main (int argc, char **argv)
+{
+  test_init (&argc, &argv);
+  for (size_t i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autofree char *path = g_strdup_printf ("/crash-grow/%s", cases[i].name);
+
+      g_test_add_data_func (path, &cases[i], test_case);
+    }
+  return g_test_run ();
+}

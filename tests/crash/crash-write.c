@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Crashes while a guest writes: several sessions of random writes, zeroes, discards, flushes and growth, several
+ * requests in flight, each session ended by a close.
+ *
+ * After every crash: what was flushed is there, each other sector is old or new, the file is sound and a read-only
+ * open does not change it; a writable open shows the same and may go on.
+ *
+ * VHDKIT_SEED repeats a run; VHDKIT_CRASH_CUTS crashes each case makes, VHDKIT_ITERATIONS runs of each (long.sh).
+ */
+#include <string.h>
+
+#include "images.h"
+
+#define KIB INT64_C (1024)
+#define MIB (1024 * KIB)
+
+typedef enum
+{
+  NO_PARENT,
+  DYNAMIC_PARENT, /* of another block size */
+  FIXED_PARENT,
+  RAW_PARENT,
+  TWO_PARENTS,
+} Parent;
+
+typedef enum
+{
+  CLEAR_BITS = 1 << 0, /* zeros have no bits, as some writers of dynamic images leave them */
+  BATMAP = 1 << 1,
+  GROW = 1 << 2,
+  WRITE_THROUGH = 1 << 3,
+  CROWDED = 1 << 4, /* few blocks, many requests: bitmaps fill up while they are published */
+} Flags;
+
+typedef struct
+{
+  const char *name;
+  ImageKind kind;
+  int64_t bytes, block_size;
+  Parent parent;
+  int64_t parent_bytes;
+  int flags;
+  int crashes; /* in a short run */
+} Case;
+
+static const Case cases[] = {
+  { "dynamic-4k", IMAGE_DYNAMIC, MIB, 4 * KIB, NO_PARENT, 0, 0, 120 },
+  { "dynamic-64k-odd", IMAGE_DYNAMIC, 2 * MIB + 13 * 512, 64 * KIB, NO_PARENT, 0, 0, 120 },
+  { "dynamic-other-writer", IMAGE_DYNAMIC, MIB, 16 * KIB, NO_PARENT, 0, CLEAR_BITS, 120 },
+  { "dynamic-batmap", IMAGE_DYNAMIC, MIB, 8 * KIB, NO_PARENT, 0, BATMAP, 80 },
+  { "dynamic-grows", IMAGE_DYNAMIC, MIB - 512, 16 * KIB, NO_PARENT, 0, GROW, 120 },
+  { "dynamic-write-through", IMAGE_DYNAMIC, MIB, 32 * KIB, NO_PARENT, 0, WRITE_THROUGH, 60 },
+  { "differencing-4k", IMAGE_DYNAMIC, MIB, 4 * KIB, DYNAMIC_PARENT, MIB, 0, 120 },
+  { "differencing-64k", IMAGE_DYNAMIC, 2 * MIB, 64 * KIB, FIXED_PARENT, 2 * MIB, 0, 120 },
+  { "differencing-on-raw", IMAGE_DYNAMIC, MIB + 512, 16 * KIB, RAW_PARENT, MIB, 0, 100 },
+  { "differencing-on-smaller", IMAGE_DYNAMIC, 2 * MIB, 32 * KIB, DYNAMIC_PARENT, MIB, 0, 80 },
+  { "differencing-on-larger-grows", IMAGE_DYNAMIC, MIB - 1024, 16 * KIB, DYNAMIC_PARENT, 2 * MIB, GROW, 120 },
+  { "differencing-deep", IMAGE_DYNAMIC, MIB, 16 * KIB, TWO_PARENTS, MIB, 0, 80 },
+  { "differencing-batmap", IMAGE_DYNAMIC, 256 * KIB, 4 * KIB, FIXED_PARENT, 256 * KIB, BATMAP | CROWDED,
+    120 },
+  { "fixed", IMAGE_FIXED, 512 * KIB, 0, NO_PARENT, 0, 0, 40 },
+  { "fixed-grows", IMAGE_FIXED, 512 * KIB, 0, NO_PARENT, 0, GROW, 80 },
+};
+
+typedef struct
+{
+  TestDir dir;
+  GRand *rand;
+  const Case *c;
+  CrashTrace *trace;
+  Guest *guest;
+} Run;
+
+static void
+run_clear (Run *run)
+{
+  crash_trace_free (run->trace);
+  guest_free (run->guest);
+  g_rand_free (run->rand);
+  test_dir_clear (&run->dir);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Run, run_clear)
+
+/* Makes the files; their names, NULL-terminated, in @names. */
+static void
+make_files (Run *run, const char *names[4])
+{
+  const Case *c = run->c;
+  const char *parent = NULL;
+  int n = 0;
+
+  names[n++] = "leaf";
+  if (c->parent != NO_PARENT)
+    {
+      ImageKind kind = c->parent == FIXED_PARENT ? IMAGE_FIXED
+                       : c->parent == RAW_PARENT ? IMAGE_RAW
+                                                 : IMAGE_DYNAMIC;
+
+      parent = names[n++] = "base";
+      image_make (&run->dir, parent, kind, c->parent_bytes, kind == IMAGE_DYNAMIC ? 2 * c->block_size : 0,
+                  NULL);
+      image_populate (&run->dir, parent, run->rand, 40, c->block_size);
+    }
+  if (c->parent == TWO_PARENTS)
+    {
+      names[n++] = "middle";
+      image_make (&run->dir, "middle", IMAGE_DYNAMIC, c->parent_bytes, c->block_size / 2, parent);
+      image_populate (&run->dir, "middle", run->rand, 20, c->block_size);
+      parent = "middle";
+    }
+  names[n] = NULL;
+  image_make (&run->dir, "leaf", c->kind, c->bytes, c->block_size, parent);
+  if (c->flags & BATMAP)
+    image_add_batmap (&run->dir, "leaf");
+  image_populate (&run->dir, "leaf", run->rand, 20, c->block_size);
+  if (c->flags & CLEAR_BITS)
+    image_clear_bits (&run->dir, "leaf");
+}
+
+static GuestMix
+mix_of (const Run *run)
+{
+  const Case *c = run->c;
+  GuestMix mix = { .write = 20,
+                   .zeroes = 2,
+                   .zeroes_unmap = 3,
+                   .discard = 3,
+                   .flush = 2,
+                   .read = 6,
+                   .zero_data = 10,
+                   .old_data = 5,
+                   .max_sectors = 96,
+                   .whole_blocks = 20,
+                   .block_size = c->block_size ? c->block_size : 4 * KIB };
+
+  if (c->flags & CROWDED)
+    {
+      mix.max_sectors = 6;
+      mix.flush = 6;
+    }
+  return mix;
+}
+
+/* One life of the image, from open to close. */
+static bool
+session (Run *run, char **filters, bool last)
+{
+  const Case *c = run->c;
+  VhdkitOpenOptions options = { .struct_size = sizeof options,
+                                .flags = VHDKIT_OPEN_RDWR | VHDKIT_OPEN_RAW_PARENT,
+                                .cache = c->flags & WRITE_THROUGH ? VHDKIT_CACHE_WRITETHROUGH
+                                                                  : VHDKIT_CACHE_WRITEBACK,
+                                .filters = (const char *const *)filters };
+  g_autofree char *path = test_path (&run->dir, "leaf");
+  g_autoptr (GError) error = NULL;
+  VhdkitImage *image = vhdkit_image_open (run->dir.context, path, &options, &error);
+  GuestMix mix = mix_of (run);
+  g_auto (GuestRun) guest_state = { .context = run->dir.context,
+                                    .image = image,
+                                    .guest = run->guest,
+                                    .trace = run->trace,
+                                    .rand = run->rand,
+                                    .depth = c->flags & CROWDED ? 12 : 6,
+                                    .write_through = c->flags & WRITE_THROUGH };
+
+  if (image == NULL)
+    {
+      test_fail ("%s", error->message);
+      return false;
+    }
+  guest_run (&guest_state, &mix, c->flags & CROWDED ? 250 : 60);
+  if (c->flags & GROW)
+    {
+      int64_t bytes = guest_size (run->guest);
+
+      /* A little, within the last block or the table's spare entries; then so much that the table must move. */
+      bytes += last ? bytes / 2 : g_rand_int_range (run->rand, 1, 40) * 512;
+      bytes = bytes / 512 * 512;
+      if (!guest_grow (&guest_state, &mix, 4, bytes, &error))
+        test_fail ("%s", error->message);
+      guest_run (&guest_state, &mix, 30);
+    }
+  if (guest_state.wrong)
+    test_fail ("while recording: %s", guest_state.wrong);
+  if (!vhdkit_image_close (image, &error))
+    {
+      test_fail ("%s", error->message);
+      return false;
+    }
+  guest_closed (&guest_state);
+  return !g_test_failed ();
+}
+
+static bool
+record (Run *run)
+{
+  const char *names[4];
+  g_autoptr (GPtrArray) paths = g_ptr_array_new_with_free_func (g_free);
+  g_autofree char *log = test_path (&run->dir, "log");
+  g_auto (GStrv) filters = recording_filters (&run->dir, "log", run->rand);
+  g_autofree uint32_t *values = NULL;
+  g_autofree char *why = NULL;
+  int64_t bytes;
+
+  make_files (run, names);
+  for (int i = 0; names[i]; i++)
+    g_ptr_array_add (paths, test_path (&run->dir, names[i]));
+  g_ptr_array_add (paths, NULL);
+  values = image_values (&run->dir, "leaf", &bytes, &why);
+  if (values == NULL)
+    g_error ("%s", why);
+  run->guest = guest_new (bytes, values);
+  run->trace = crash_trace_new (log, (const char *const *)paths->pdata);
+  for (int i = 0; i < 3; i++)
+    if (!session (run, filters, i == 2))
+      return false;
+  crash_trace_load (run->trace);
+  return true;
+}
+
+static CrashJudge
+judge_of (Run *run)
+{
+  return (CrashJudge){ .dir = &run->dir,
+                       .trace = run->trace,
+                       .rand = run->rand,
+                       .name = "leaf",
+                       .guest = run->guest,
+                       .changed = "leaf",
+                       .writes_after = 30,
+                       .block_size = run->c->block_size ? run->c->block_size : 4 * KIB };
+}
+
+static void
+run_init (Run *run, const Case *c, const char *what, int i)
+{
+  g_autofree char *name = g_strdup_printf ("%s-%s-%d", what, c->name, i);
+
+  run->c = c;
+  run->rand = test_rand (name);
+  test_dir_init (&run->dir, "crash-write");
+}
+
+static void
+test_case (gconstpointer data)
+{
+  const Case *c = data;
+  int iterations = test_number ("VHDKIT_ITERATIONS", 1);
+
+  for (int i = 0; i < iterations && !g_test_failed (); i++)
+    {
+      g_auto (Run) run = { 0 };
+
+      run_init (&run, c, "write", i);
+      if (!record (&run))
+        return;
+
+      CrashJudge judge = judge_of (&run);
+
+      crash_judge_all (&judge, c->crashes);
+    }
+}
+
+/* Whether this test can fail: of a disk that pretends to flush, wrong images must come. */
+static void
+test_lying_disk (gconstpointer data)
+{
+  const Case *c = data;
+  g_auto (Run) run = { 0 };
+  int found = 0;
+
+  run_init (&run, c, "lies", 0);
+  if (!record (&run))
+    return;
+
+  CrashJudge judge = judge_of (&run);
+  int flushes = crash_trace_flushes (run.trace), n = MIN (flushes, 12);
+
+  for (int i = 0; i < n; i++)
+    {
+      g_autofree char *why = NULL;
+      size_t k = i * flushes / n;
+
+      if (crash_judge_finds (&judge, k, 60, &why))
+        {
+          g_autofree char *flush = crash_trace_describe_flush (run.trace, k);
+
+          found++;
+          g_test_message ("without %s: %s", flush, why);
+        }
+    }
+  g_test_message ("%d of %d flushes are missed within 60 crashes each", found, n);
+  if (found < n / 4)
+    test_fail ("the judge does not see that flushes are missing");
+}
+
+int
+main (int argc, char **argv)
+{
+  test_init (&argc, &argv);
+  for (size_t i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autofree char *path = g_strdup_printf ("/crash-write/%s", cases[i].name);
+
+      g_test_add_data_func (path, &cases[i], test_case);
+    }
+  g_test_add_data_func ("/crash-write/lying-disk/dynamic", &cases[0], test_lying_disk);
+  g_test_add_data_func ("/crash-write/lying-disk/differencing", &cases[7], test_lying_disk);
+  return g_test_run ();
+}

@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Every request to the files fails once: of a guest's work, of a commit, of a compaction.
+ *
+ * For n = 1, 2, … the n-th request that the filter blkdebug sees fails, with EIO or ENOSPC, as a whole or after its
+ * first sector, until a run has no n-th one.  After each: whoever asked was told; the image is sound and holds what
+ * was flushed; the job run again finishes.
+ */
+#include <string.h>
+
+#include "../../block/drivers/test/blkdebug.h"
+#include "images.h"
+#include "simdisk.h"
+
+#define KIB INT64_C (1024)
+#define MIB (1024 * KIB)
+
+typedef enum
+{
+  WORK_GUEST,
+  WORK_COMMIT,
+  WORK_COMPACT,
+} Work;
+
+typedef struct
+{
+  const char *name;
+  Work work;
+  ImageKind base; /* the parent's kind */
+  int64_t bytes, block_size;
+  int64_t base_bytes; /* 0: no parent */
+  int64_t grow_to;
+  bool batmap;
+} Case;
+
+static const Case cases[] = {
+  { "guest-dynamic", WORK_GUEST, 0, 512 * KIB, 8 * KIB, 0, 600 * KIB, false },
+  { "guest-differencing", WORK_GUEST, IMAGE_DYNAMIC, 256 * KIB, 4 * KIB, 384 * KIB, 330 * KIB, false },
+  { "guest-batmap", WORK_GUEST, IMAGE_FIXED, 256 * KIB, 8 * KIB, 256 * KIB, 0, true },
+  { "commit-into-dynamic", WORK_COMMIT, IMAGE_DYNAMIC, 600 * KIB, 8 * KIB, 512 * KIB, 0, false },
+  { "commit-into-fixed", WORK_COMMIT, IMAGE_FIXED, 600 * KIB, 16 * KIB, 512 * KIB, 0, false },
+  { "commit-into-raw", WORK_COMMIT, IMAGE_RAW, 600 * KIB, 16 * KIB, 512 * KIB, 0, false },
+  { "compact-dynamic", WORK_COMPACT, 0, 512 * KIB, 4 * KIB, 0, 0, false },
+  { "compact-differencing", WORK_COMPACT, IMAGE_DYNAMIC, 512 * KIB, 8 * KIB, 512 * KIB, 0, true },
+};
+
+/* What fails. */
+typedef struct
+{
+  const char *name;
+  const char *options;
+  int code; /* VHDKIT_ERROR_* that a job must give */
+} Fault;
+
+static const Fault faults[] = {
+  { "EIO", "op=any,errno=EIO", VHDKIT_ERROR_IO },
+  { "ENOSPC", "op=write,errno=ENOSPC", VHDKIT_ERROR_NO_SPACE },
+  { "ENOSPC after a sector", "op=write,short=512,errno=ENOSPC", VHDKIT_ERROR_NO_SPACE },
+  { "EIO from there on", "op=any,count=0,errno=EIO", VHDKIT_ERROR_IO },
+};
+
+typedef struct
+{
+  TestDir dir;
+  const Case *c;
+  CrashTrace *files;  /* as they were; nothing is recorded */
+  uint32_t *values;   /* what the leaf showed … */
+  int64_t bytes;      /* … and its size */
+  int told, survived; /* runs in which the fault was reported, and was overcome */
+} Run;
+
+static void
+run_clear (Run *run)
+{
+  g_free (run->values);
+  crash_trace_free (run->files);
+  test_dir_clear (&run->dir);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Run, run_clear)
+
+static void
+make_files (Run *run)
+{
+  const Case *c = run->c;
+  g_autofree char *leaf = test_path (&run->dir, "leaf"), *base = test_path (&run->dir, "base");
+  g_autofree char *log = test_path (&run->dir, "log");
+  g_autofree char *why = NULL;
+  GRand *rand = test_rand (c->name);
+
+  if (c->base_bytes)
+    {
+      image_make (&run->dir, "base", c->base, c->base_bytes, c->base == IMAGE_DYNAMIC ? 16 * KIB : 0, NULL);
+      image_populate (&run->dir, "base", rand, 40, 16 * KIB);
+    }
+  image_make (&run->dir, "leaf", IMAGE_DYNAMIC, c->bytes, c->block_size, c->base_bytes ? "base" : NULL);
+  if (c->batmap)
+    image_add_batmap (&run->dir, "leaf");
+  image_populate (&run->dir, "leaf", rand, 16, c->block_size);
+  g_rand_free (rand);
+  run->values = image_values (&run->dir, "leaf", &run->bytes, &why);
+  if (run->values == NULL)
+    g_error ("%s", why);
+  run->files = crash_trace_new (log, (const char *[]){ leaf, c->base_bytes ? base : NULL, NULL });
+}
+
+static char **
+fault_filters (const Fault *fault, int n)
+{
+  char **filters = g_new0 (char *, 3);
+
+  simdisk_set_seed (1);
+  filters[0] = g_strdup ("simdisk");
+  filters[1] = g_strdup_printf ("blkdebug,%s,n=%d,id=fault", fault->options, n);
+  blkdebug_reset ("fault");
+  return filters;
+}
+
+/* --- the three kinds of work --------------------------------------------------------------------------- */
+
+/* Writes, flushes and growth; what fails is tried again in the same life of the image. */
+static char *
+guest_work (Run *run, Guest *guest, char **filters, bool *told)
+{
+  const Case *c = run->c;
+  GuestMix mix = { .write = 10,
+                   .zeroes = 1,
+                   .zeroes_unmap = 1,
+                   .discard = 1,
+                   .flush = 3,
+                   .read = 2,
+                   .max_sectors = 40,
+                   .whole_blocks = 20,
+                   .block_size = c->block_size };
+  GRand *rand = g_rand_new_with_seed (1);
+  char *why = NULL;
+  VhdkitImage *image = image_open (&run->dir, "leaf", VHDKIT_OPEN_RDWR, filters, &why);
+  GuestRun guest_state = {
+    .context = run->dir.context, .image = image, .guest = guest, .rand = rand, .depth = 4, .may_fail = true
+  };
+
+  if (image == NULL)
+    {
+      *told = true;
+      g_clear_pointer (&why, g_free);
+      g_rand_free (rand);
+      return NULL;
+    }
+  guest_run (&guest_state, &mix, 16);
+  for (int i = 0; c->grow_to > guest_size (guest) && i < 2; i++)
+    *told |= !guest_grow (&guest_state, &mix, 2, c->grow_to, NULL);
+  guest_run (&guest_state, &mix, 12);
+  why = g_steal_pointer (&guest_state.wrong);
+  *told |= guest_state.errors > 0;
+  if (vhdkit_image_close (image, NULL))
+    guest_closed (&guest_state);
+  else
+    *told = true;
+  guest_run_clear (&guest_state);
+  g_rand_free (rand);
+  return why;
+}
+
+/* Runs the job; NULL, or its error. */
+static char *
+job_work (Run *run, char **filters)
+{
+  return run->c->work == WORK_COMMIT ? image_commit (&run->dir, "leaf", filters, 0, 1, false)
+                                     : image_compact (&run->dir, "leaf", filters, NULL);
+}
+
+static char *
+work_again (void *opaque)
+{
+  Run *run = opaque;
+  const char *changed = run->c->work == WORK_COMMIT ? "base" : "leaf";
+  g_autofree uint32_t *values = NULL;
+  int64_t bytes, leaks;
+  char *why;
+
+  why = job_work (run, NULL);
+  if (why)
+    return why;
+  for (int i = 0; i < 2 && !why; i++)
+    {
+      g_free (values);
+      values = image_values (&run->dir, i == 0 ? "leaf" : changed, &bytes, &why);
+      if (values)
+        why = guest_compare (values, bytes, run->values, run->bytes);
+    }
+  if (!why)
+    why = image_check (&run->dir, changed, &leaks);
+  if (!why && run->c->work == WORK_COMPACT && leaks > 0)
+    why = g_strdup_printf ("%" G_GINT64_FORMAT " leaks", leaks);
+  return why;
+}
+
+/* What a job says of its failure. */
+static char *
+judge_message (const Run *run, const char *message)
+{
+  if (strstr (message, "leaf") == NULL && strstr (message, "base") == NULL)
+    return g_strdup_printf ("the error names no file: %s", message);
+  if (strchr (message, '\n'))
+    return g_strdup_printf ("the error is not one line: %s", message);
+  return NULL;
+}
+
+/* --- all n --------------------------------------------------------------------------------------------- */
+
+static char *
+one_fault (Run *run, const Fault *fault, int n)
+{
+  const Case *c = run->c;
+  g_auto (GStrv) filters = fault_filters (fault, n);
+  g_autoptr (Guest) guest = guest_new (run->bytes, run->values);
+  GRand *rand = g_rand_new_with_seed (n);
+  CrashJudge judge = { .dir = &run->dir,
+                       .rand = rand,
+                       .name = "leaf",
+                       .guest = guest,
+                       .changed = c->work == WORK_COMMIT ? "base" : "leaf",
+                       .writes_after = c->work == WORK_GUEST ? 50 : 0,
+                       .block_size = c->block_size,
+                       .look = c->work == WORK_GUEST ? NULL : work_again,
+                       .opaque = run };
+  bool told = false;
+  char *why = NULL;
+
+  crash_trace_restore (run->files);
+  if (c->work == WORK_GUEST)
+    why = guest_work (run, guest, filters, &told);
+  else
+    {
+      g_autofree char *message = job_work (run, filters);
+
+      told = message != NULL;
+      if (told)
+        why = judge_message (run, message);
+    }
+  if (told && blkdebug_get_failures ("fault") == 0)
+    why = g_strdup ("something has failed by itself");
+  run->told += told;
+  run->survived += !told && blkdebug_get_failures ("fault") > 0;
+  /* All that was flushed is durable at 0, what was not may be there or not. */
+  if (!why)
+    why = crash_judge_files (&judge, 1);
+  g_rand_free (rand);
+  return why;
+}
+
+static void
+test_case (gconstpointer data)
+{
+  g_auto (Run) run = { .c = data };
+
+  test_dir_init (&run.dir, "fault");
+  make_files (&run);
+  for (size_t i = 0; i < G_N_ELEMENTS (faults); i++)
+    {
+      int n = 0;
+
+      run.told = run.survived = 0;
+      do
+        {
+          g_autofree char *why = one_fault (&run, &faults[i], ++n);
+
+          if (why)
+            test_fail ("%s at request %d: %s", faults[i].name, n, why);
+        }
+      while (!g_test_failed () && blkdebug_get_failures ("fault") > 0);
+      g_test_message (
+          "%s: %d requests failed, one after the other; %d times it was reported, %d times overcome",
+          faults[i].name, n - 1, run.told, run.survived);
+      if (g_test_failed ())
+        return;
+    }
+}
+
+int
+main (int argc, char **argv)
+{
+  test_init (&argc, &argv);
+  for (size_t i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autofree char *path = g_strdup_printf ("/fault-vhd/%s", cases[i].name);
+
+      g_test_add_data_func (path, &cases[i], test_case);
+    }
+  return g_test_run ();
+}
