@@ -116,6 +116,22 @@ api_poll (VhdkitContext *context, bool blocking)
   return aio_poll (context->aio, blocking);
 }
 
+void
+api_start_coroutine (VhdkitContext *context, CoroutineEntry *entry, void *opaque)
+{
+  Coroutine *co = coroutine_new (entry, opaque);
+
+  /* In a callback of the loop it is current already. */
+  if (aio_context_get_current () == context->aio)
+    {
+      coroutine_enter (co);
+      return;
+    }
+  aio_context_push (context->aio);
+  coroutine_enter (co);
+  aio_context_pop (context->aio);
+}
+
 typedef struct
 {
   CoroutineEntry *entry;
@@ -137,9 +153,7 @@ api_run_sync (VhdkitContext *context, CoroutineEntry *entry, void *opaque)
 {
   SyncCall call = { .entry = entry, .opaque = opaque };
 
-  aio_context_push (context->aio);
-  coroutine_enter (coroutine_new (sync_call_entry, &call));
-  aio_context_pop (context->aio);
+  api_start_coroutine (context, sync_call_entry, &call);
   while (!call.done)
     api_poll (context, true);
 }

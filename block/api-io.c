@@ -158,10 +158,7 @@ image_io_async (VhdkitImage *image, int op, const struct iovec *iov, int niov, i
   request->opaque = opaque;
   io_vector_init_external (&request->qiov, (struct iovec *)iov, niov);
   request->bytes = iov != NULL ? (int64_t)request->qiov.size : bytes;
-
-  aio_context_push (context->aio);
-  coroutine_enter (coroutine_new (request_entry, request));
-  aio_context_pop (context->aio);
+  api_start_coroutine (context, request_entry, request);
 }
 
 void

@@ -47,6 +47,8 @@ struct VhdkitImage
 VhdkitContext *api_context_resolve (VhdkitContext *context, GError **error);
 /* aio_poll (), and the callbacks that an outer callback of this thread holds up. */
 bool no_coroutine_fn api_poll (VhdkitContext *context, bool blocking);
+/* Runs @entry (@opaque) as a coroutine of @context until it yields for the first time. */
+void no_coroutine_fn api_start_coroutine (VhdkitContext *context, CoroutineEntry *entry, void *opaque);
 /* Runs @entry (@opaque) as a coroutine of @context and drives the context until it has ended. */
 void no_coroutine_fn api_run_sync (VhdkitContext *context, CoroutineEntry *entry, void *opaque);
 

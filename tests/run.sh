@@ -6,7 +6,7 @@
 #   sh tests/run.sh          all of it
 #   sh tests/run.sh quick    one build, all suites
 #
-# VHDKIT_CHAINS=5000, VHDKIT_COMPACTIONS, VHDKIT_SEED make the random tests longer or different.
+# VHDKIT_CHAINS=5000, VHDKIT_COMPACTIONS=1000, VHDKIT_SEED=n make the random tests longer or different.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -79,7 +79,7 @@ if [ "$mode" != quick ]; then
     # The variables rather than --setup sanitize: the subproject has no setup of that name.
     ASAN_OPTIONS=detect_leaks=1:abort_on_error=1:detect_stack_use_after_return=0 \
       UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-      VHDKIT_CHAINS=${VHDKIT_CHAINS:-20} VHDKIT_COMPACTIONS=${VHDKIT_COMPACTIONS:-10} \
+      VHDKIT_CHAINS=${VHDKIT_CHAINS:-20} VHDKIT_COMPACTIONS=${VHDKIT_COMPACTIONS:-10} VHDKIT_FAULT_STRIDE=3 VHDKIT_STOPS=5 \
       run sanitizers build-sanitize --timeout-multiplier 5 --suite unit --suite crash --suite fuzz --suite integration --suite coaio
   else
     broken "build with the sanitizers"

@@ -73,6 +73,7 @@ typedef struct
   char *names[MAX_LAYERS + 1];
   CrashTrace *trace;
   Guest *guest;       /* the leaf's view */
+  bool reads;         /* a guest reads while the job runs */
   uint32_t *expected; /* of the target: what the source shows */
   int64_t expected_bytes;
 } Run;
@@ -184,7 +185,7 @@ commit_again (void *opaque)
 {
   Run *run = opaque;
   const Case *c = &run->c;
-  char *why = image_commit (&run->dir, run->names[0], NULL, c->source, c->target, c->shrink);
+  char *why = image_commit (&run->dir, run->names[0], NULL, c->source, c->target, c->shrink, NULL, NULL);
   char *text;
 
   if (!why)
@@ -215,7 +216,8 @@ record (Run *run)
 
   run->trace = crash_trace_new (log, (const char *const *)paths->pdata);
   filters = recording_filters (&run->dir, "log", run->rand);
-  why = image_commit (&run->dir, run->names[0], filters, c->source, c->target, c->shrink);
+  why = image_commit (&run->dir, run->names[0], filters, c->source, c->target, c->shrink,
+                      run->reads ? run->guest : NULL, run->rand);
   if (!why)
     {
       crash_trace_load (run->trace);
@@ -244,6 +246,7 @@ test_case (gconstpointer data)
       test_dir_init (&run.dir, "crash-commit");
       if (c->layers[0].bytes == 0)
         draw_case (&run);
+      run.reads = g_rand_boolean (run.rand);
       if (!record (&run))
         return;
 

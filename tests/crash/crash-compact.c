@@ -40,6 +40,7 @@ typedef struct
   const Case *c;
   CrashTrace *trace;
   Guest *guest;
+  bool reads;         /* a guest reads while the job runs */
   int64_t file_bytes; /* of an uninterrupted run */
 } Run;
 
@@ -113,7 +114,7 @@ static char *
 compact_again (void *opaque)
 {
   Run *run = opaque;
-  char *why = image_compact (&run->dir, "leaf", NULL, NULL);
+  char *why = image_compact (&run->dir, "leaf", NULL, NULL, NULL, NULL);
   char *text;
 
   if (!why)
@@ -156,7 +157,7 @@ record (Run *run)
 
   run->trace = crash_trace_new (log, (const char *[]){ leaf, c->parent ? base : NULL, NULL });
   filters = recording_filters (&run->dir, "log", run->rand);
-  why = image_compact (&run->dir, "leaf", filters, &stats);
+  why = image_compact (&run->dir, "leaf", filters, run->reads ? run->guest : NULL, run->rand, &stats);
   if (!why)
     {
       crash_trace_load (run->trace);
@@ -186,6 +187,7 @@ test_case (gconstpointer data)
 
       run.rand = test_rand (name);
       test_dir_init (&run.dir, "crash-compact");
+      run.reads = g_rand_boolean (run.rand);
       if (!record (&run))
         return;
 

@@ -164,8 +164,8 @@ guest_work (Run *run, Guest *guest, char **filters, bool *told)
 static char *
 job_work (Run *run, char **filters)
 {
-  return run->c->work == WORK_COMMIT ? image_commit (&run->dir, "leaf", filters, 0, 1, false)
-                                     : image_compact (&run->dir, "leaf", filters, NULL);
+  return run->c->work == WORK_COMMIT ? image_commit (&run->dir, "leaf", filters, 0, 1, false, NULL, NULL)
+                                     : image_compact (&run->dir, "leaf", filters, NULL, NULL, NULL);
 }
 
 static char *

@@ -163,11 +163,12 @@ image_open (const TestDir *dir, const char *name, unsigned flags, char **filters
 bool
 image_close (VhdkitImage *image, char **why)
 {
-  GError *error = NULL;
+  g_autoptr (GError) error = NULL;
 
   if (vhdkit_image_close (image, &error))
     return true;
-  *why = take_message (error);
+  if (why)
+    *why = g_strdup (error->message);
   return false;
 }
 
@@ -405,25 +406,63 @@ image_check (const TestDir *dir, const char *name, int64_t *leaks)
   return why;
 }
 
-/* Runs the job and closes the image: the first error. */
+/* Reads until the job has concluded. */
 static char *
-run_job (VhdkitJob *job, VhdkitImage *image, GError *error)
+read_while_running (const TestDir *dir, VhdkitJob *job, VhdkitImage *image, Guest *reader, GRand *rand)
+{
+  GuestMix mix = { .read = 1, .max_sectors = 80 };
+  g_auto (GuestRun)
+      run = { .context = dir->context, .image = image, .guest = reader, .rand = rand, .depth = 3 };
+  VhdkitJobProgress progress;
+
+  for (;;)
+    {
+      vhdkit_job_get_progress (job, &progress);
+      if (progress.state == VHDKIT_JOB_CONCLUDED)
+        return g_steal_pointer (&run.wrong);
+      if (run.wrong)
+        vhdkit_context_iterate (dir->context, true);
+      else
+        guest_run (&run, &mix, 4);
+    }
+}
+
+/* Runs the job, frees it and closes the image: the first error. */
+static char *
+run_job (const TestDir *dir, VhdkitJob *job, VhdkitImage *image, Guest *reader, GRand *rand,
+         VhdkitCompactStats *stats, GError *error)
 {
   char *why = NULL;
 
-  if (job == NULL || !vhdkit_job_run (job, NULL, NULL, &error))
-    why = take_message (error);
   if (job)
-    vhdkit_job_free (job);
-  if (!why)
-    image_close (image, &why);
-  else
-    vhdkit_image_close (image, NULL);
+    {
+      vhdkit_job_start (job, NULL, NULL);
+      if (reader)
+        why = read_while_running (dir, job, image, reader, rand);
+      while (!why && !error)
+        {
+          VhdkitJobProgress progress;
+
+          vhdkit_job_get_progress (job, &progress);
+          if (progress.state == VHDKIT_JOB_CONCLUDED)
+            break;
+          vhdkit_context_iterate (dir->context, true);
+        }
+      if (!why)
+        vhdkit_job_get_result (job, &error);
+      if (stats)
+        vhdkit_compact_get_stats (job, stats);
+      vhdkit_job_free (job);
+    }
+  if (error)
+    why = take_message (error);
+  image_close (image, why ? NULL : &why);
   return why;
 }
 
 char *
-image_commit (const TestDir *dir, const char *leaf, char **filters, int source, int target, bool shrink)
+image_commit (const TestDir *dir, const char *leaf, char **filters, int source, int target, bool shrink,
+              Guest *reader, GRand *rand)
 {
   VhdkitCommitOptions options = {
     .struct_size = sizeof options, .source_layer = source, .target_layer = target, .shrink_target = shrink
@@ -436,11 +475,12 @@ image_commit (const TestDir *dir, const char *leaf, char **filters, int source, 
   if (image == NULL)
     return why;
   job = vhdkit_commit_new (image, &options, &error);
-  return run_job (job, image, error);
+  return run_job (dir, job, image, reader, rand, NULL, error);
 }
 
 char *
-image_compact (const TestDir *dir, const char *name, char **filters, VhdkitCompactStats *stats)
+image_compact (const TestDir *dir, const char *name, char **filters, Guest *reader, GRand *rand,
+               VhdkitCompactStats *stats)
 {
   VhdkitCompactOptions options = { .struct_size = sizeof options };
   char *why = NULL;
@@ -451,18 +491,7 @@ image_compact (const TestDir *dir, const char *name, char **filters, VhdkitCompa
   if (image == NULL)
     return why;
   job = vhdkit_compact_new (image, &options, &error);
-  if (job && stats)
-    {
-      bool ok = vhdkit_job_run (job, NULL, NULL, &error);
-
-      if (!ok)
-        why = take_message (error);
-      vhdkit_compact_get_stats (job, stats);
-      vhdkit_job_free (job);
-      image_close (image, why ? NULL : &why);
-      return why;
-    }
-  return run_job (job, image, error);
+  return run_job (dir, job, image, reader, rand, stats, error);
 }
 
 char **

@@ -66,10 +66,12 @@ void image_add_batmap (const TestDir *dir, const char *name);
 
 /* NULL, or the errors that a check of the one file finds.  *leaks (may be NULL): how many leaks. */
 char *image_check (const TestDir *dir, const char *name, int64_t *leaks);
-/* NULL, or the error of the job, or of closing the image after it. */
-char *image_commit (const TestDir *dir, const char *leaf, char **filters, int source, int target,
-                    bool shrink);
-char *image_compact (const TestDir *dir, const char *name, char **filters, VhdkitCompactStats *stats);
+/* Run the job: NULL, or its error, or that of closing the image after it.  With @reader (may be NULL) a guest reads
+ * while the job runs, where @rand says; a wrong answer is an error. */
+char *image_commit (const TestDir *dir, const char *leaf, char **filters, int source, int target, bool shrink,
+                    Guest *reader, GRand *rand);
+char *image_compact (const TestDir *dir, const char *name, char **filters, Guest *reader, GRand *rand,
+                     VhdkitCompactStats *stats);
 
 /* Filters of a recorded run: a disk with a random order below a log at @trace's path.  Free with
  * g_strfreev (). */

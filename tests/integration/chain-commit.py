@@ -9,13 +9,13 @@ import os
 import random
 
 import chains
-from harness import Failed, Unchanged, add, main, read_file, sha256
+from harness import Failed, Unchanged, add, can_direct, main, read_file, sha256
 
 COUNT = int(os.environ.get('VHDKIT_CHAINS', '60'))
 SEED = int(os.environ.get('VHDKIT_SEED', '1000'))
 
 
-def commit_arguments(rng, layers, source, target):
+def commit_arguments(t, rng, layers, source, target):
     argv = ['commit', '-q']
     if rng.random() < 0.5:
         argv += ['-f', rng.choice(('vhd', 'vpc'))]
@@ -23,6 +23,11 @@ def commit_arguments(rng, layers, source, target):
         argv.append('--raw-parent')
     if rng.random() < 0.2:
         argv.append('-d')
+    if rng.random() < 0.3:
+        argv += ['-m', rng.choice((1, 2, 16))]
+    cache = rng.choice(('writeback', 'writeback', 'none', 'writethrough', 'directsync', 'unsafe'))
+    if cache not in ('none', 'directsync') or can_direct(t.dir):
+        argv += ['-t', cache]
     depth = source - target
     if depth > 1 or rng.random() < 0.6:
         argv += rng.choice((['--depth', depth], ['-b', layers[target].path]))
@@ -34,7 +39,7 @@ def one_chain(t, seed):
     layers = chains.make_chain(t, rng, rng.randrange(1, 9))
     source = rng.randrange(1, len(layers))
     target = rng.randrange(0, source)
-    argv = commit_arguments(rng, layers, source, target)
+    argv = commit_arguments(t, rng, layers, source, target)
     try:
         commit_and_judge(t, layers, source, target, argv)
     except Failed as e:

@@ -75,6 +75,19 @@ def corpus():
     return path if os.path.isfile(os.path.join(path, 'MANIFEST.tsv')) else None
 
 
+def can_direct(folder):
+    """Whether files there open with O_DIRECT."""
+    path = os.path.join(folder, 'direct')
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT))
+        return True
+    except OSError:
+        return False
+    finally:
+        if os.path.exists(path):
+            os.unlink(path)
+
+
 def _scratch_base():
     base = os.environ.get('VHDKIT_TEST_DIR')
     if base:

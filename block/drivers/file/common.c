@@ -352,6 +352,7 @@ file_co_open_common (BlockDriverState *bs, const BlockOptions *options, bool is_
   s->aio = aio_file_new (s->fd, s->engine);
   update_keep_extents (s);
   bs->bytes = work.bytes;
+  bs->fixed_length = is_device;
   bs->limits.request_alignment = work.request_alignment;
   bs->limits.memory_alignment = work.memory_alignment;
   /* Smaller pieces free no space; the core drops the edges. */

@@ -126,7 +126,7 @@ bool
 aio_wait_events (AioContext *ctx, bool blocking)
 {
   struct epoll_event events[32];
-  bool progress = false, timers = false;
+  bool progress = false;
   int n;
 
   ctx->busy_rounds = 0;
@@ -141,17 +141,12 @@ aio_wait_events (AioContext *ctx, bool blocking)
     n = epoll_wait (ctx->epoll_fd, events, G_N_ELEMENTS (events), 0);
   assert (n >= 0 || errno == EINTR);
 
+  /* Timers first: their event will not come again, and a handler may poll inside. */
   for (int i = 0; i < n; i++)
-    {
-      uint64_t tag = events[i].data.u64;
-
-      if (tag >> 32 != 0)
-        progress |= run_handler (ctx, tag, events[i].events);
-      else if ((int)tag == ctx->timer_fd)
-        timers = true;
-    }
-  if (timers)
-    progress |= aio_timers_run (ctx);
+    if (events[i].data.u64 == event_tag (0, ctx->timer_fd))
+      progress |= aio_timers_run (ctx);
+  for (int i = 0; i < n; i++)
+    progress |= run_handler (ctx, events[i].data.u64, events[i].events);
   progress |= aio_run_ready (ctx);
   return progress;
 }
