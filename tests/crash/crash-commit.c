@@ -158,7 +158,7 @@ look_at_result (Run *run)
 {
   const char *target = run->names[run->c.target];
   g_autofree uint32_t *values = NULL;
-  int64_t bytes;
+  int64_t bytes, leaks = 0;
   char *why = NULL;
 
   values = image_values (&run->dir, target, &bytes, &why);
@@ -175,7 +175,9 @@ look_at_result (Run *run)
   if (!why)
     why = guest_check (run->guest, bytes, values, GUEST_NOW);
   if (!why)
-    why = image_check (&run->dir, target, NULL);
+    why = image_check (&run->dir, target, &leaks);
+  if (!why && leaks > 0)
+    why = g_strdup_printf ("%" G_GINT64_FORMAT " leaks in the target", leaks);
   return why ? why : crash_trace_changed_file (run->trace, false);
 }
 

@@ -14,12 +14,12 @@ STOPS = int(os.environ.get('VHDKIT_STOPS', '14'))
 
 
 def chain(t):
-    """A child with enough in it that a commit can be met on its way."""
+    """A child with enough in it that a job held back by -r can be met on its way."""
     rng = random.Random(1)
-    size = 96 * MiB
-    base = [(i * MiB, rng.randbytes(4096)) for i in range(0, 96, 3)]
+    size = 24 * MiB
+    base = [(i * MiB, rng.randbytes(4096)) for i in range(0, 24, 3)]
     parent = vhdfile.write_sparse(t.path('p.vhd'), size, base, block_size=512 * KiB, rng=rng)
-    writes = [(i * MiB + 4096, rng.randbytes(4096) * 200) for i in range(96)]
+    writes = [(i * MiB + 4096, rng.randbytes(4096) * 200) for i in range(24)]
     vhdfile.write_sparse(t.path('c.vhd'), size, writes, parent_id=parent.unique_id, parent_path=parent.path, rng=rng)
     return chains.lay(chains.lay(b'', base, size), writes, size)
 
@@ -29,7 +29,7 @@ def stopped(t, how, operation):
     target = t.path('p.vhd')
     child = chains.masked(t.path('c.vhd'))
     t.run('cp', target, t.path('pristine'))
-    argv = [tool('vhd-img'), 'commit', '-q', t.path('c.vhd')]
+    argv = [tool('vhd-img'), 'commit', '-q', '-r', '64M', t.path('c.vhd')]
     began = time.monotonic()
     t.finish(t.start(*argv))
     whole = max(0.01, time.monotonic() - began)
@@ -69,8 +69,8 @@ def SIGUSR1_shows_progress(t):
     t.run('cp', t.path('p.vhd'), t.path('pristine'))
     for attempt in range(30):
         t.run('cp', t.path('pristine'), t.path('p.vhd'))
-        process = t.start(tool('vhd-img'), 'commit', t.path('c.vhd'))
-        time.sleep(0.004 * attempt)
+        process = t.start(tool('vhd-img'), 'commit', '-r', '64M', t.path('c.vhd'))
+        time.sleep(0.01 * attempt)
         for _ in range(20):
             if process.poll() is None:
                 process.send_signal(signal.SIGUSR1)
@@ -90,9 +90,9 @@ def SIGINT_during_convert(t):
     view = chain(t)
     before = sha256(t.path('c.vhd')), sha256(t.path('p.vhd'))
     met = 0
-    for attempt in range(20):
-        process = t.start(tool('vhd-img'), 'convert', '-q', '-O', 'vhd', t.path('c.vhd'), t.path('o.vhd'))
-        time.sleep(0.003 * attempt)
+    for attempt in range(8):
+        process = t.start(tool('vhd-img'), 'convert', '-q', '-r', '64M', '-O', 'vhd', t.path('c.vhd'), t.path('o.vhd'))
+        time.sleep(0.04 * attempt)
         process.send_signal(signal.SIGINT)
         result = t.finish(process, signals=(signal.SIGINT,))
         if result.rc == 0:
