@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every VHD of the corpus: the content its manifest states, the verdict it states, and not a byte changed."""
+"""Every VHD and VHDX of the corpus: the content its manifest states, the verdict it states, and not a byte changed."""
 
 import os
 
 import corpus_files
 from harness import GiB, Unchanged, add, case, data_extents, main, sha256
+
+
+def family(row):
+    """The format's name: 'vhd', 'vhdx' or 'raw'."""
+    return row.format.split('/')[0]
 
 
 def all_files(t):
@@ -42,7 +47,7 @@ def read_it(t, row, path, options=()):
     unchanged = Unchanged(*all_files(t))
     info = t.img('info', '--output=json', *options, path).json
     t.equal(info['virtual-size'], row.virtual_size, 'virtual size')
-    t.equal(info['format'], 'raw' if row.format == 'raw' else 'vhd', 'format, probed')
+    t.equal(info['format'], family(row), 'format, probed')
     raw = t.path('content.raw')
     t.img('convert', '-q', *options, '-O', 'raw', path, raw)
     t.equal(os.path.getsize(raw), row.virtual_size, 'size of the content')
@@ -62,7 +67,7 @@ def opens(t, row):
         t.refused(t.img('convert', '-q', '-O', 'raw', path, t.path('out.raw'), rc=1), 'raw')
         unchanged.verify(t)
     read_it(t, row, path, ['--raw-parent'] if over_raw else [])
-    if row.format != 'raw':
+    if family(row) == 'vhd':
         unchanged = Unchanged(*all_files(t))
         t.img('check', '-f', 'vhd', *(['--raw-parent'] if over_raw else []), path)
         unchanged.verify(t, 'check')
@@ -72,6 +77,8 @@ def repairable(t, row):
     """Reads as it should, is left alone by that, and is sound after a repair."""
     path = corpus_files.unpack(t, row)
     read_it(t, row, path)
+    if family(row) == 'vhdx':
+        return  # a log is replayed in memory; nothing is written yet
     unchanged = Unchanged(*all_files(t))
     found = t.img('check', '-f', 'vhd', path, rc=(0, 2, 3))
     t.check('footer' in (found.out + found.err).lower(), 'check does not speak of the footer', found)
@@ -85,11 +92,11 @@ def rejected_or_repairable(t, row):
     """Refused with a reason, or read as the manifest says; nothing in between."""
     path = corpus_files.unpack(t, row)
     unchanged = Unchanged(*all_files(t))
-    result = t.img('convert', '-q', '-f', 'vhd', '-O', 'raw', path, t.path('out.raw'), rc=(0, 1))
+    result = t.img('convert', '-q', '-f', family(row), '-O', 'raw', path, t.path('out.raw'), rc=(0, 1))
     if result.rc:
         t.refused(result, 'checksum')
-        t.refused(t.img('info', '-f', 'vhd', path, rc=1), 'checksum')
-        t.img('check', '-f', 'vhd', path, rc=(1, 2))
+        t.refused(t.img('info', '-f', family(row), path, rc=1), 'checksum')
+        t.img('check', '-f', family(row), path, rc=(1, 2))
     else:
         t.equal(sha256(t.path('out.raw')), row.content_sha256, 'hash of the content')
     unchanged.verify(t, 'a refusal')
@@ -102,8 +109,6 @@ def corpus_is_here(t):
 
 
 for row in corpus_files.rows():
-    if not row.format.startswith('vhd/') and row.format != 'raw':
-        continue
     if row.expected.startswith('rejected'):
         add(row.file, rejected_or_repairable, row)
     elif row.expected.startswith('repairable'):

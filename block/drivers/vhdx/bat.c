@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Block allocation table ([MS-VHDX] 2.5): an entry for every payload block, and after each chunk of them one for
+ * the sector bitmap block they share. */
+#include "vhdx.h"
+
+static inline int64_t
+entry_file_offset (const VhdxState *s, uint64_t index)
+{
+  return s->bat_region.file_offset + (int64_t)index * 8;
+}
+
+static bool
+overlaps_metadata (const VhdxState *s, int64_t file_offset, int64_t bytes)
+{
+  if (file_offset < VHDX_HEADER_SECTION
+      || ranges_overlap (file_offset, bytes, s->header.log_offset, s->header.log_length))
+    return true;
+  for (guint i = 0; i < s->regions->len; i++)
+    {
+      const VhdxRegion *region = &g_array_index (s->regions, VhdxRegion, i);
+
+      if (ranges_overlap (file_offset, bytes, region->file_offset, region->bytes))
+        return true;
+    }
+  return false;
+}
+
+const char *
+vhdx_bat_entry_problem (const VhdxState *s, uint64_t value, int64_t bytes)
+{
+  int64_t file_offset = value & VHDX_BAT_OFFSET_MASK;
+
+  if (value & VHDX_BAT_RESERVED_MASK)
+    return "reserved bits are set";
+  if (file_offset < 0 || file_offset > VHDX_MAX_FILE_BYTES || file_offset + bytes > s->file_bytes)
+    return "the block is outside the file";
+  if (overlaps_metadata (s, file_offset, bytes))
+    return "the block overlaps other structures";
+  return NULL;
+}
+
+/* The bytes of @block that the disk has. */
+static int64_t
+bytes_in_block (const VhdxState *s, uint64_t block)
+{
+  int64_t start = (int64_t)block * s->metadata.block_size;
+
+  /* COMPAT: QEMU, up to 7.2 at least, writes the last block only as long as the disk needs it. */
+  return MIN ((int64_t)s->metadata.block_size, s->metadata.bytes - start);
+}
+
+int coroutine_fn
+vhdx_co_lookup (VhdxState *s, uint64_t block, VhdxBlock *entry)
+{
+  uint64_t value;
+  int ret = vhdx_co_read_u64 (s, entry_file_offset (s, vhdx_bat_index (s, block)), &value);
+
+  if (ret < 0)
+    return ret;
+  entry->state = value & VHDX_BAT_STATE_MASK;
+  entry->file_offset = value & VHDX_BAT_OFFSET_MASK;
+  switch (entry->state)
+    {
+    case VHDX_BLOCK_NOT_PRESENT:
+    case VHDX_BLOCK_UNDEFINED:
+    case VHDX_BLOCK_ZERO:
+    case VHDX_BLOCK_UNMAPPED:
+      return 0;
+    case VHDX_BLOCK_UNMAPPED_DRAFT:
+      /* COMPAT: images after the draft 0.95, of disks without a parent. */
+      return s->metadata.has_parent ? -EIO : 0;
+    case VHDX_BLOCK_FULLY_PRESENT:
+      break;
+    case VHDX_BLOCK_PARTIALLY_PRESENT:
+      /* COMPAT: not legal without a parent; Windows and OpenVMM read the whole block then. */
+      if (!s->metadata.has_parent)
+        entry->state = VHDX_BLOCK_FULLY_PRESENT;
+      break;
+    default:
+      return -EIO;
+    }
+  return vhdx_bat_entry_problem (s, value, bytes_in_block (s, block)) ? -EIO : 0;
+}
+
+int coroutine_fn
+vhdx_co_lookup_bitmap (VhdxState *s, uint64_t chunk, int64_t *file_offset)
+{
+  uint64_t index = (chunk + 1) * s->chunk_ratio + chunk;
+  uint64_t value;
+  int ret = vhdx_co_read_u64 (s, entry_file_offset (s, index), &value);
+
+  if (ret < 0)
+    return ret;
+  if ((value & VHDX_BAT_STATE_MASK) != VHDX_BITMAP_PRESENT
+      || vhdx_bat_entry_problem (s, value, VHDX_BITMAP_BLOCK_BYTES))
+    return -EIO;
+  *file_offset = value & VHDX_BAT_OFFSET_MASK;
+  return 0;
+}
+
+int64_t coroutine_fn
+vhdx_co_state_run (VhdxState *s, uint64_t block, uint64_t max, VhdxBlockState state)
+{
+  uint64_t n = 0;
+
+  max = MIN (max, s->payload_blocks - block);
+  while (n < max)
+    {
+      int64_t at = entry_file_offset (s, vhdx_bat_index (s, block + n));
+      int64_t in_page = at % VHDX_PAGE;
+      VhdxPage page;
+      int ret = vhdx_co_page_get (s, at, &page);
+
+      if (ret < 0)
+        return n > 0 ? (int64_t)n : ret;
+      /* All that are in this page, up to the next bitmap entry. */
+      for (; in_page < VHDX_PAGE && n < max; in_page += 8)
+        {
+          Le64 disk;
+
+          memcpy (&disk, page.data + in_page, sizeof disk);
+          if ((le64_get (disk) & VHDX_BAT_STATE_MASK) != (uint64_t)state)
+            max = n;
+          else if ((block + ++n) % s->chunk_ratio == 0)
+            break;
+        }
+      vhdx_page_put (s, &page);
+    }
+  return n;
+}

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Parent locator ([MS-VHDX] 2.6.2.6): which parent, and where it may be. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "vhdx.h"
+
+static bool
+corrupt (VhdxState *s, GError **error, uint32_t index, const char *what)
+{
+  bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT, "parent locator: entry %u: %s", index, what);
+  return false;
+}
+
+/* UTF-16LE text of an entry.  Offsets may be odd: nothing says they must not. */
+static char *
+decode_text (const uint8_t *item, size_t bytes, uint32_t offset, uint32_t length)
+{
+  size_t n = length / 2;
+  g_autofree gunichar2 *units = NULL;
+
+  if (offset == 0 || length == 0 || length % 2 != 0 || offset > bytes || length > bytes - offset)
+    return NULL;
+  units = g_new (gunichar2, n);
+  for (size_t i = 0; i < n; i++)
+    {
+      units[i] = item[offset + 2 * i] | item[offset + 2 * i + 1] << 8;
+      if (units[i] == 0)
+        return NULL;
+    }
+  return g_utf16_to_utf8 (units, n, NULL, NULL, NULL);
+}
+
+const char *
+vhdx_locator_get (const VhdxState *s, const char *key)
+{
+  const GArray *locator = s->metadata.locator;
+
+  for (guint i = 0; locator && i < locator->len; i++)
+    {
+      const VhdxLocatorEntry *entry = &g_array_index (locator, VhdxLocatorEntry, i);
+
+      if (strcmp (entry->key, key) == 0)
+        return entry->value;
+    }
+  return NULL;
+}
+
+static bool
+check_keys (VhdxState *s, GError **error)
+{
+  const char *linkage = vhdx_locator_get (s, "parent_linkage");
+  VhdxGuid guid;
+
+  if (!linkage || !vhdx_guid_parse (linkage, &guid))
+    {
+      bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
+                      "parent locator: parent_linkage is %s, expected a GUID", linkage ? linkage : "missing");
+      return false;
+    }
+  if (!vhdx_locator_get (s, "relative_path") && !vhdx_locator_get (s, "volume_path")
+      && !vhdx_locator_get (s, "absolute_win32_path"))
+    bdrv_warn (s->bs, "parent locator: it names no path");
+  return true;
+}
+
+bool
+vhdx_locator_decode (VhdxState *s, const uint8_t *item, size_t bytes, GError **error)
+{
+  VhdxLocatorDisk disk;
+  uint32_t count;
+
+  if (bytes < sizeof disk)
+    {
+      bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT, "parent locator: %zu bytes, at least %zu", bytes,
+                      sizeof disk);
+      return false;
+    }
+  memcpy (&disk, item, sizeof disk);
+  count = le16_get (disk.count);
+  if (!vhdx_guid_equal (&disk.locator_type, &vhdx_guid_locator_vhdx))
+    {
+      char text[37];
+
+      vhdx_guid_format (&disk.locator_type, text);
+      bdrv_set_error (error, s->bs, VHDKIT_ERROR_UNSUPPORTED, "parent locator: type %s is not known", text);
+      return false;
+    }
+  if (count == 0 || count > VHDX_MAX_LOCATOR_ENTRIES
+      || bytes < sizeof disk + count * sizeof (VhdxLocatorEntryDisk))
+    {
+      bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT, "parent locator: %u entries in %zu bytes", count,
+                      bytes);
+      return false;
+    }
+
+  s->metadata.locator = vhdx_locator_new ();
+  for (uint32_t i = 0; i < count; i++)
+    {
+      VhdxLocatorEntryDisk entry;
+      VhdxLocatorEntry text;
+
+      memcpy (&entry, item + sizeof disk + i * sizeof entry, sizeof entry);
+      text.key = decode_text (item, bytes, le32_get (entry.key_offset), le16_get (entry.key_length));
+      text.value = decode_text (item, bytes, le32_get (entry.value_offset), le16_get (entry.value_length));
+      if (!text.key || !text.value || vhdx_locator_get (s, text.key))
+        {
+          g_free (text.key);
+          g_free (text.value);
+          return corrupt (s, error, i,
+                          "a text is not inside the item, not UTF-16, or its key is there twice");
+        }
+      g_array_append_val (s->metadata.locator, text);
+    }
+  return check_keys (s, error);
+}
+
+/* A path is taken by its form: a "relative" one that starts like an absolute one is absolute. */
+static void
+add_path (BlockParentLink *link, const char *path, const char *origin)
+{
+  BlockParentPathKind kind = BLOCK_PARENT_PATH_RELATIVE;
+
+  if (!path)
+    return;
+  if (g_str_has_prefix (path, "\\\\?\\") || g_str_has_prefix (path, "\\??\\"))
+    path += 4;
+  if (path[0] == '\0')
+    return;
+  if (path[0] == '/' || path[0] == '\\' || (g_ascii_isalpha (path[0]) && path[1] == ':')
+      || g_ascii_strncasecmp (path, "Volume{", 7) == 0 || g_ascii_strncasecmp (path, "UNC\\", 4) == 0)
+    kind = BLOCK_PARENT_PATH_ABSOLUTE;
+  block_parent_link_add (link, kind, path, origin);
+}
+
+bool
+vhdx_get_parent_link (BlockDriverState *bs, BlockParentLink *link)
+{
+  static const char *const formats[] = { "vhdx", NULL };
+  static const char *const keys[] = { "relative_path", "volume_path", "absolute_win32_path" };
+  VhdxState *s = bs->opaque;
+  const char *linkage2 = vhdx_locator_get (s, "parent_linkage2");
+  VhdxGuid guid;
+
+  if (!s->metadata.has_parent)
+    return false;
+  for (size_t i = 0; i < G_N_ELEMENTS (keys); i++)
+    add_path (link, vhdx_locator_get (s, keys[i]), keys[i]);
+  for (size_t i = 0; i < G_N_ELEMENTS (keys); i++)
+    if (vhdx_locator_get (s, keys[i]))
+      block_parent_link_add (link, BLOCK_PARENT_PATH_BASENAME, vhdx_locator_get (s, keys[i]),
+                             "its base name");
+  link->formats = formats;
+  link->has_identity = true;
+  if (vhdx_guid_parse (vhdx_locator_get (s, "parent_linkage"), &guid) && !vhdx_guid_is_zero (&guid))
+    memcpy (link->identity[link->identities++], &guid, sizeof guid);
+  /* Hyper-V keeps a zero GUID there outside of a merge: never a match. */
+  if (linkage2 && vhdx_guid_parse (linkage2, &guid) && !vhdx_guid_is_zero (&guid))
+    memcpy (link->identity[link->identities++], &guid, sizeof guid);
+  return true;
+}
+
+bool
+vhdx_get_identity (BlockDriverState *bs, uint8_t *identity)
+{
+  VhdxState *s = bs->opaque;
+
+  memcpy (identity, &s->header.data_write_guid, sizeof s->header.data_write_guid);
+  return true;
+}

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The container as it is after its log was replayed, without a byte of it changed ([MS-VHDX] 2.3.3): pages and
+ * ranges of zeros that lie over those of the file.  What was added later wins. */
+#include <string.h>
+
+#include "vhdx.h"
+
+static inline gpointer
+page_key (int64_t file_offset)
+{
+  return GSIZE_TO_POINTER ((gsize)(file_offset / VHDX_PAGE));
+}
+
+void
+vhdx_overlay_init (VhdxOverlay *overlay, int64_t file_bytes)
+{
+  overlay->pages = g_hash_table_new_full (NULL, NULL, NULL, g_free);
+  overlay->zeros = g_array_new (false, false, sizeof (VhdxZeroRange));
+  overlay->file_bytes = file_bytes;
+}
+
+void
+vhdx_overlay_clear (VhdxOverlay *overlay)
+{
+  g_clear_pointer (&overlay->pages, g_hash_table_unref);
+  g_clear_pointer (&overlay->zeros, g_array_unref);
+}
+
+void
+vhdx_overlay_add_page (VhdxOverlay *overlay, int64_t file_offset, uint8_t *page)
+{
+  g_hash_table_replace (overlay->pages, page_key (file_offset), page);
+}
+
+static gboolean
+page_is_in (gpointer key, gpointer value, gpointer opaque)
+{
+  const VhdxZeroRange *range = opaque;
+  int64_t file_offset = (int64_t)GPOINTER_TO_SIZE (key) * VHDX_PAGE;
+
+  return file_offset >= range->file_offset && file_offset < range->end;
+}
+
+void
+vhdx_overlay_add_zeros (VhdxOverlay *overlay, int64_t file_offset, int64_t bytes)
+{
+  VhdxZeroRange range = { file_offset, file_offset + bytes };
+
+  g_hash_table_foreach_remove (overlay->pages, page_is_in, &range);
+  g_array_append_val (overlay->zeros, range);
+}
+
+static bool
+is_in_zeros (const VhdxOverlay *overlay, int64_t file_offset)
+{
+  for (guint i = 0; i < overlay->zeros->len; i++)
+    {
+      const VhdxZeroRange *range = &g_array_index (overlay->zeros, VhdxZeroRange, i);
+
+      if (file_offset >= range->file_offset && file_offset < range->end)
+        return true;
+    }
+  return false;
+}
+
+bool
+vhdx_overlay_touches (const VhdxOverlay *overlay, int64_t file_offset, int64_t bytes)
+{
+  if (!overlay->pages)
+    return false;
+  for (guint i = 0; i < overlay->zeros->len; i++)
+    {
+      const VhdxZeroRange *range = &g_array_index (overlay->zeros, VhdxZeroRange, i);
+
+      if (ranges_overlap (file_offset, bytes, range->file_offset, range->end - range->file_offset))
+        return true;
+    }
+  for (int64_t at = round_down (file_offset, VHDX_PAGE); at < file_offset + bytes; at += VHDX_PAGE)
+    if (g_hash_table_contains (overlay->pages, page_key (at)))
+      return true;
+  return false;
+}
+
+/* The overlay's bytes at @file_offset, or NULL: they are the file's. */
+static const uint8_t *
+overlay_page (const VhdxOverlay *overlay, int64_t file_offset)
+{
+  static const uint8_t zeros[VHDX_PAGE];
+  const uint8_t *page;
+
+  if (!overlay->pages)
+    return NULL;
+  page = g_hash_table_lookup (overlay->pages, page_key (file_offset));
+  if (!page && is_in_zeros (overlay, file_offset))
+    page = zeros;
+  return page;
+}
+
+int coroutine_fn
+vhdx_co_readv (VhdxState *s, int64_t file_offset, int64_t bytes, const IoVector *qiov, size_t qiov_offset)
+{
+  int ret = bdrv_co_preadv (s->bs->file, file_offset, bytes, qiov, qiov_offset);
+
+  if (G_LIKELY (ret < 0 || !s->overlay.pages))
+    return ret;
+  while (bytes > 0)
+    {
+      int64_t in_page = file_offset % VHDX_PAGE;
+      int64_t n = MIN (bytes, VHDX_PAGE - in_page);
+      const uint8_t *page = overlay_page (&s->overlay, file_offset);
+
+      if (page)
+        io_vector_from_buf (qiov, qiov_offset, page + in_page, n);
+      file_offset += n;
+      qiov_offset += n;
+      bytes -= n;
+    }
+  return 0;
+}
+
+int coroutine_fn
+vhdx_co_read (VhdxState *s, int64_t file_offset, int64_t bytes, void *buf)
+{
+  IoVector qiov;
+
+  io_vector_init_buf (&qiov, buf, bytes);
+  return vhdx_co_readv (s, file_offset, bytes, &qiov, 0);
+}
+
+int coroutine_fn
+vhdx_co_page_get (VhdxState *s, int64_t file_offset, VhdxPage *page)
+{
+  int64_t start = round_down (file_offset, VHDX_PAGE);
+  int ret;
+
+  page->cached = NULL;
+  page->data = overlay_page (&s->overlay, start);
+  if (page->data)
+    return 0;
+  page->cached = bdrv_meta_cache_peek (s->pages, start);
+  ret = page->cached ? 0 : bdrv_co_meta_cache_get (s->pages, start, &page->cached);
+  page->data = page->cached;
+  return ret;
+}
+
+void
+vhdx_page_put (VhdxState *s, VhdxPage *page)
+{
+  if (page->cached)
+    bdrv_meta_cache_put (s->pages, page->cached);
+}
+
+int coroutine_fn
+vhdx_co_read_u64 (VhdxState *s, int64_t file_offset, uint64_t *value)
+{
+  VhdxPage page;
+  Le64 disk;
+  int ret = vhdx_co_page_get (s, file_offset, &page);
+
+  if (ret < 0)
+    return ret;
+  memcpy (&disk, page.data + file_offset % VHDX_PAGE, sizeof disk);
+  vhdx_page_put (s, &page);
+  *value = le64_get (disk);
+  return 0;
+}

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The VHDX driver's state, shared by its files.
+ *
+ *   0        1 MiB                                                         end of file
+ *   | header section | log | metadata region | BAT region | payload and bitmap blocks, any order … |
+ *
+ * The driver reads.  A log that must be replayed is replayed in memory: the pages it holds lie over those of
+ * the file for every read (VhdxOverlay), and nothing on disk changes.
+ *
+ * Order of opening: headers, log, region tables, metadata, then what is needed of the BAT when it is needed.
+ * Nothing but headers and log is looked at before the log: it may hold newer versions of all the rest.
+ */
+#ifndef VHDX_H
+#define VHDX_H
+
+#include <vhdkit/driver.h>
+
+#include "checked.h"
+#include "spec.h"
+
+#define VHDX_PAGE        4096
+#define VHDX_CACHE_BYTES (16 << 20)
+/* No structure lies behind this: the largest disk and its tables, with room to spare. */
+#define VHDX_MAX_FILE_BYTES (128 * VHDX_TIB)
+
+/* --- headers --------------------------------------------------------------------------------------------- */
+
+typedef struct
+{
+  uint64_t sequence_number;
+  VhdxGuid file_write_guid, data_write_guid, log_guid;
+  uint16_t log_version, version;
+  uint32_t log_length; /* bytes */
+  uint64_t log_offset; /* bytes */
+} VhdxHeader;
+
+/* --- regions and metadata -------------------------------------------------------------------------------- */
+
+typedef struct
+{
+  VhdxGuid guid;
+  int64_t file_offset, bytes;
+  bool required;
+} VhdxRegion;
+
+typedef struct
+{
+  char *key, *value; /* UTF-8 */
+} VhdxLocatorEntry;
+
+typedef struct
+{
+  uint32_t block_size;  /* bytes */
+  bool leave_allocated; /* fixed */
+  bool has_parent;      /* differencing */
+  int64_t bytes;        /* virtual size */
+  VhdxGuid disk_id;
+  uint32_t logical_sector_size, physical_sector_size;
+  GArray *locator; /* of VhdxLocatorEntry; NULL: none */
+} VhdxMetadata;
+
+/* --- the log, replayed in memory ------------------------------------------------------------------------- */
+
+typedef struct
+{
+  int64_t file_offset, end;
+} VhdxZeroRange;
+
+typedef struct
+{
+  GHashTable *pages;  /* file offset / VHDX_PAGE -> uint8_t[VHDX_PAGE], owned; NULL: no log was replayed */
+  GArray *zeros;      /* of VhdxZeroRange; pages win over them */
+  int64_t file_bytes; /* length of the file after replay */
+} VhdxOverlay;
+
+typedef struct
+{
+  BlockDriverState *bs;
+  VhdxHeader header;
+  char *creator;
+  GArray *regions; /* of VhdxRegion */
+  VhdxRegion bat_region, metadata_region;
+  VhdxMetadata metadata;
+  VhdxOverlay overlay;
+  BdrvMetaCache *pages; /* of the file, VHDX_PAGE each */
+  int64_t file_bytes;   /* of the container, after replay */
+
+  int64_t sectors_per_block;
+  uint64_t chunk_ratio; /* payload blocks that share a bitmap block */
+  uint64_t payload_blocks;
+  uint64_t bat_entries; /* that must be there */
+} VhdxState;
+
+/* guid.c */
+extern const VhdxGuid vhdx_guid_bat, vhdx_guid_metadata, vhdx_guid_parameters, vhdx_guid_disk_size,
+    vhdx_guid_disk_id, vhdx_guid_logical_sector, vhdx_guid_physical_sector, vhdx_guid_locator,
+    vhdx_guid_locator_vhdx, vhdx_guid_chs, vhdx_guid_incomplete, vhdx_guid_pmem;
+bool vhdx_guid_equal (const VhdxGuid *a, const VhdxGuid *b);
+bool vhdx_guid_is_zero (const VhdxGuid *guid);
+/* "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx" and a NUL, the way Windows prints it. */
+void vhdx_guid_format (const VhdxGuid *guid, char text[37]);
+/* With or without braces, any case. */
+bool vhdx_guid_parse (const char *text, VhdxGuid *guid);
+
+/* header.c */
+bool coroutine_fn vhdx_co_read_headers (VhdxState *s, GError **error);
+
+/* log.c */
+/* Finds the active sequence and replays it into s->overlay; nothing to do when the log is empty. */
+bool coroutine_fn vhdx_co_replay_in_memory (VhdxState *s, GError **error);
+
+/* overlay.c */
+void vhdx_overlay_init (VhdxOverlay *overlay, int64_t file_bytes);
+void vhdx_overlay_clear (VhdxOverlay *overlay);
+/* @page: VHDX_PAGE bytes, owned by the overlay from now on. */
+void vhdx_overlay_add_page (VhdxOverlay *overlay, int64_t file_offset, uint8_t *page);
+void vhdx_overlay_add_zeros (VhdxOverlay *overlay, int64_t file_offset, int64_t bytes);
+/* Whether anything of the overlay lies in the range. */
+bool vhdx_overlay_touches (const VhdxOverlay *overlay, int64_t file_offset, int64_t bytes);
+/* Reads of the container as it is after replay; past its end: zeros up to the replayed length. */
+int coroutine_fn vhdx_co_read (VhdxState *s, int64_t file_offset, int64_t bytes, void *buf);
+int coroutine_fn vhdx_co_readv (VhdxState *s, int64_t file_offset, int64_t bytes, const IoVector *qiov,
+                                size_t qiov_offset);
+/* The 8-byte integer at @file_offset (a multiple of 8), through the page cache. */
+int coroutine_fn vhdx_co_read_u64 (VhdxState *s, int64_t file_offset, uint64_t *value);
+/* The page that holds @file_offset, to be let go of with vhdx_page_put (). */
+typedef struct
+{
+  const uint8_t *data;
+  void *cached; /* NULL: of the overlay */
+} VhdxPage;
+int coroutine_fn vhdx_co_page_get (VhdxState *s, int64_t file_offset, VhdxPage *page);
+void vhdx_page_put (VhdxState *s, VhdxPage *page);
+
+/* region.c, metadata.c, locator.c */
+bool coroutine_fn vhdx_co_read_regions (VhdxState *s, GError **error);
+bool coroutine_fn vhdx_co_read_metadata (VhdxState *s, GError **error);
+void vhdx_metadata_clear (VhdxMetadata *metadata);
+/* An empty list of VhdxLocatorEntry. */
+GArray *vhdx_locator_new (void);
+bool vhdx_locator_decode (VhdxState *s, const uint8_t *item, size_t bytes, GError **error);
+const char *vhdx_locator_get (const VhdxState *s, const char *key);
+bool vhdx_get_parent_link (BlockDriverState *bs, BlockParentLink *link);
+bool vhdx_get_identity (BlockDriverState *bs, uint8_t *identity);
+
+/* bat.c */
+typedef struct
+{
+  VhdxBlockState state;
+  int64_t file_offset; /* of a present block */
+} VhdxBlock;
+
+/* The entry of payload block @block, checked.  0 or -errno. */
+int coroutine_fn vhdx_co_lookup (VhdxState *s, uint64_t block, VhdxBlock *entry);
+/* Where the sector bitmap of @chunk is; -EIO when it is not there. */
+int coroutine_fn vhdx_co_lookup_bitmap (VhdxState *s, uint64_t chunk, int64_t *file_offset);
+/* The run of blocks from @block, at most @max, that are in the same non-present state. */
+int64_t coroutine_fn vhdx_co_state_run (VhdxState *s, uint64_t block, uint64_t max, VhdxBlockState state);
+/* Checks one entry value; NULL when it is sound, else what is wrong. */
+const char *vhdx_bat_entry_problem (const VhdxState *s, uint64_t value, int64_t bytes);
+
+static inline uint64_t
+vhdx_bat_index (const VhdxState *s, uint64_t block)
+{
+  return block + block / s->chunk_ratio;
+}
+
+/* io.c */
+int coroutine_fn vhdx_co_preadv (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVector *qiov,
+                                 size_t qiov_offset);
+int coroutine_fn vhdx_co_block_status (BlockDriverState *bs, int64_t offset, int64_t bytes, int64_t *pnum,
+                                       int64_t *map, BlockDriverState **file);
+
+GVariant *vhdx_get_specific_info (BlockDriverState *bs);
+
+#endif
