@@ -6,7 +6,8 @@ A program that speaks TAP counts with every case it names; any other program is 
 failed without a failed case (it crashed, timed out, or said less than its plan) is one failed case more.
 Failures are printed with what was said of them, skips with their reason.
 
-With --add FILE the counts are added to those kept in FILE; --total FILE prints them as the closing line.
+With --add FILE the counts are added to those kept in FILE, --one with it adds a single case that no log has;
+--total FILE prints them as the closing line.
 """
 
 import argparse
@@ -75,6 +76,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--add', metavar='FILE')
     parser.add_argument('--total', metavar='FILE')
+    parser.add_argument('--one', choices=('fail', 'skip'), help='one case of this result, without a log')
     parser.add_argument('--label', default='')
     parser.add_argument('log', nargs='?')
     args = parser.parse_args()
@@ -86,6 +88,8 @@ def main():
                 total = json.load(f)
         except FileNotFoundError:
             pass
+    if args.one:
+        total[args.one] += 1
     if args.log:
         try:
             counts = read_log(args.log, args.label)

@@ -277,6 +277,14 @@ co_search_parent (ChainOpen *chain, BlockDriverState *child, const BlockParentLi
 
 /* --- the chain ----------------------------------------------------------------------------------------- */
 
+static char *
+time_text (int64_t unix_seconds)
+{
+  g_autoptr (GDateTime) time = g_date_time_new_from_unix_utc (unix_seconds);
+
+  return time ? g_date_time_format (time, "%Y-%m-%d %H:%M:%S UTC") : g_strdup ("at an impossible time");
+}
+
 static void
 warn_of_differences (BlockDriverState *child, const BlockParentLink *link, BlockDriverState *parent)
 {
@@ -286,10 +294,15 @@ warn_of_differences (BlockDriverState *child, const BlockParentLink *link, Block
 
   if (link->has_time_stamp && link->time_stamp != 0 && file->drv->get_mtime
       && file->drv->get_mtime (file, &seconds) && seconds != link->time_stamp)
-    bdrv_warn (child,
-               "parent %s was changed at %" PRId64 " (Unix time), the child recorded %" PRId64
-               ": if its contents have changed, this image shows wrong data",
-               name, seconds, link->time_stamp);
+    {
+      g_autofree char *found = time_text (seconds);
+      g_autofree char *recorded = time_text (link->time_stamp);
+
+      bdrv_warn (child,
+                 "parent %s was modified %s, this image recorded %s: no harm after a copy or a merge, but if "
+                 "anything else wrote to the parent, this image shows wrong data",
+                 name, found, recorded);
+    }
   if (child->bytes < parent->bytes)
     bdrv_warn (child, "is smaller than its parent %s: %" PRId64 " and %" PRId64 " bytes", name, child->bytes,
                parent->bytes);

@@ -25,10 +25,12 @@
  *  C6 all ranges are in the target, not all durable: as C5.
  *  C7 flushed: the target holds all of it; the sources hide it with equal bytes.
  *  C8 shrinking, where asked for: past the source's end the chain shows nothing, so the old and the new
- * length read the same through it. C9 end, at any of its steps: as C3. At each of them the job run again
- * starts over from the tables and writes the same bytes to the same places: nothing has to be remembered.  An
- * error or a cancel stops between ranges and goes on with the flush and with "end", so it leaves the state of
- * C5 or C6, durable.
+ *     length read the same through it.
+ *  C9 end, at any of its steps: as C3.
+ *
+ * At each of them the job run again starts over from the tables and writes the same bytes to the same places:
+ * nothing has to be remembered.  An error or a cancel stops between ranges and goes on with the flush and with
+ * "end", so it leaves the state of C5 or C6, durable.
  */
 #include "commit.h"
 

@@ -17,11 +17,13 @@
  *  K3 after the flush: dropped blocks are holes of the container.
  *  K4 inside of a group of moves: copies into holes nobody refers to, then flush, table, flush (I1); each
  *     block is found at its old or at its new place, with the same bytes.  The places a plan moves from are
- * not written by it, so an old entry that came back is as good as the new one. K5 between groups: what lies
- * above the last used block is no longer referred to. K6 inside of the cut: the driver puts what must end the
- * file (a footer) at its new place, durably, before it truncates (I4). An error or a cancel stops between two
- * blocks or two groups, with K2 flushed; what is already free at the end of the file is cut by the next
- * writable open or the next run.
+ *     not written by it, so an old entry that came back is as good as the new one.
+ *  K5 between groups: what lies above the last used block is no longer referred to.
+ *  K6 inside of the cut: the driver puts what must end the file (a footer) at its new place, durably, before it
+ *     truncates (I4).
+ *
+ * An error or a cancel stops between two blocks or two groups, with K2 flushed; what is already free at the end
+ * of the file is cut by the next writable open or the next run.
  */
 #include "compact.h"
 

@@ -24,13 +24,13 @@ typedef struct
 } Case;
 
 static const Case cases[] = {
-  { "dynamic-4k", 100, MIB, 4 * KIB, false, 0, false, 2 },
-  { "dynamic-64k", 80, 4 * MIB + 512, 64 * KIB, false, 0, false, 2 },
-  { "dynamic-batmap", 80, MIB, 8 * KIB, false, 0, true, 3 },
-  { "differencing-4k", 100, MIB, 4 * KIB, true, MIB, false, 2 },
-  { "differencing-32k", 80, 2 * MIB - 512, 32 * KIB, true, 2 * MIB, false, 3 },
-  { "differencing-on-smaller", 80, 2 * MIB, 16 * KIB, true, MIB, false, 2 },
-  { "differencing-batmap", 80, MIB, 8 * KIB, true, MIB, true, 3 },
+  { "dynamic-4k", 300, MIB, 4 * KIB, false, 0, false, 2 },
+  { "dynamic-64k", 240, 4 * MIB + 512, 64 * KIB, false, 0, false, 2 },
+  { "dynamic-batmap", 240, MIB, 8 * KIB, false, 0, true, 3 },
+  { "differencing-4k", 300, MIB, 4 * KIB, true, MIB, false, 2 },
+  { "differencing-32k", 240, 2 * MIB - 512, 32 * KIB, true, 2 * MIB, false, 3 },
+  { "differencing-on-smaller", 240, 2 * MIB, 16 * KIB, true, MIB, false, 2 },
+  { "differencing-batmap", 240, MIB, 8 * KIB, true, MIB, true, 3 },
 };
 
 typedef struct

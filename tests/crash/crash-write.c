@@ -31,6 +31,7 @@ typedef enum
   GROW = 1 << 2,
   WRITE_THROUGH = 1 << 3,
   CROWDED = 1 << 4, /* few blocks, many requests: bitmaps fill up while they are published */
+  MANY = 1 << 5,    /* so many new blocks that a round starts by itself */
 } Flags;
 
 typedef struct
@@ -45,22 +46,23 @@ typedef struct
 } Case;
 
 static const Case cases[] = {
-  { "dynamic-4k", IMAGE_DYNAMIC, MIB, 4 * KIB, NO_PARENT, 0, 0, 120 },
-  { "dynamic-64k-odd", IMAGE_DYNAMIC, 2 * MIB + 13 * 512, 64 * KIB, NO_PARENT, 0, 0, 120 },
-  { "dynamic-other-writer", IMAGE_DYNAMIC, MIB, 16 * KIB, NO_PARENT, 0, CLEAR_BITS, 120 },
-  { "dynamic-batmap", IMAGE_DYNAMIC, MIB, 8 * KIB, NO_PARENT, 0, BATMAP, 80 },
-  { "dynamic-grows", IMAGE_DYNAMIC, MIB - 512, 16 * KIB, NO_PARENT, 0, GROW, 120 },
-  { "dynamic-write-through", IMAGE_DYNAMIC, MIB, 32 * KIB, NO_PARENT, 0, WRITE_THROUGH, 60 },
-  { "differencing-4k", IMAGE_DYNAMIC, MIB, 4 * KIB, DYNAMIC_PARENT, MIB, 0, 120 },
-  { "differencing-64k", IMAGE_DYNAMIC, 2 * MIB, 64 * KIB, FIXED_PARENT, 2 * MIB, 0, 120 },
-  { "differencing-on-raw", IMAGE_DYNAMIC, MIB + 512, 16 * KIB, RAW_PARENT, MIB, 0, 100 },
-  { "differencing-on-smaller", IMAGE_DYNAMIC, 2 * MIB, 32 * KIB, DYNAMIC_PARENT, MIB, 0, 80 },
-  { "differencing-on-larger-grows", IMAGE_DYNAMIC, MIB - 1024, 16 * KIB, DYNAMIC_PARENT, 2 * MIB, GROW, 120 },
-  { "differencing-deep", IMAGE_DYNAMIC, MIB, 16 * KIB, TWO_PARENTS, MIB, 0, 80 },
+  { "dynamic-4k", IMAGE_DYNAMIC, MIB, 4 * KIB, NO_PARENT, 0, 0, 360 },
+  { "dynamic-64k-odd", IMAGE_DYNAMIC, 2 * MIB + 13 * 512, 64 * KIB, NO_PARENT, 0, 0, 360 },
+  { "dynamic-other-writer", IMAGE_DYNAMIC, MIB, 16 * KIB, NO_PARENT, 0, CLEAR_BITS, 360 },
+  { "dynamic-batmap", IMAGE_DYNAMIC, MIB, 8 * KIB, NO_PARENT, 0, BATMAP, 240 },
+  { "dynamic-grows", IMAGE_DYNAMIC, MIB - 512, 16 * KIB, NO_PARENT, 0, GROW, 360 },
+  { "dynamic-write-through", IMAGE_DYNAMIC, MIB, 32 * KIB, NO_PARENT, 0, WRITE_THROUGH, 180 },
+  { "differencing-4k", IMAGE_DYNAMIC, MIB, 4 * KIB, DYNAMIC_PARENT, MIB, 0, 360 },
+  { "differencing-64k", IMAGE_DYNAMIC, 2 * MIB, 64 * KIB, FIXED_PARENT, 2 * MIB, 0, 360 },
+  { "differencing-on-raw", IMAGE_DYNAMIC, MIB + 512, 16 * KIB, RAW_PARENT, MIB, 0, 300 },
+  { "differencing-on-smaller", IMAGE_DYNAMIC, 2 * MIB, 32 * KIB, DYNAMIC_PARENT, MIB, 0, 240 },
+  { "differencing-on-larger-grows", IMAGE_DYNAMIC, MIB - 1024, 16 * KIB, DYNAMIC_PARENT, 2 * MIB, GROW, 360 },
+  { "differencing-deep", IMAGE_DYNAMIC, MIB, 16 * KIB, TWO_PARENTS, MIB, 0, 240 },
   { "differencing-batmap", IMAGE_DYNAMIC, 256 * KIB, 4 * KIB, FIXED_PARENT, 256 * KIB, BATMAP | CROWDED,
     120 },
-  { "fixed", IMAGE_FIXED, 512 * KIB, 0, NO_PARENT, 0, 0, 40 },
-  { "fixed-grows", IMAGE_FIXED, 512 * KIB, 0, NO_PARENT, 0, GROW, 80 },
+  { "dynamic-many-blocks", IMAGE_DYNAMIC, 26 * MIB, 4 * KIB, NO_PARENT, 0, MANY, 40 },
+  { "fixed", IMAGE_FIXED, 512 * KIB, 0, NO_PARENT, 0, 0, 120 },
+  { "fixed-grows", IMAGE_FIXED, 512 * KIB, 0, NO_PARENT, 0, GROW, 240 },
 };
 
 typedef struct
@@ -100,7 +102,7 @@ make_files (Run *run, const char *names[4])
       parent = names[n++] = "base";
       image_make (&run->dir, parent, kind, c->parent_bytes, kind == IMAGE_DYNAMIC ? 2 * c->block_size : 0,
                   NULL);
-      image_populate (&run->dir, parent, run->rand, 40, c->block_size);
+      image_populate (&run->dir, parent, run->rand, 120, c->block_size);
     }
   if (c->parent == TWO_PARENTS)
     {
@@ -126,7 +128,7 @@ mix_of (const Run *run)
                    .zeroes = 2,
                    .zeroes_unmap = 3,
                    .discard = 3,
-                   .flush = 2,
+                   .flush = 3,
                    .read = 6,
                    .zero_data = 10,
                    .old_data = 5,
@@ -139,6 +141,8 @@ mix_of (const Run *run)
       mix.max_sectors = 6;
       mix.flush = 6;
     }
+  if (c->flags & MANY)
+    mix = (GuestMix){ .write = 1, .max_sectors = 128 };
   return mix;
 }
 
@@ -161,7 +165,7 @@ session (Run *run, char **filters, bool last)
                                     .guest = run->guest,
                                     .trace = run->trace,
                                     .rand = run->rand,
-                                    .depth = c->flags & CROWDED ? 12 : 6,
+                                    .depth = c->flags & CROWDED ? 12 : 8,
                                     .write_through = c->flags & WRITE_THROUGH };
 
   if (image == NULL)
@@ -169,7 +173,7 @@ session (Run *run, char **filters, bool last)
       test_fail ("%s", error->message);
       return false;
     }
-  guest_run (&guest_state, &mix, c->flags & CROWDED ? 250 : 60);
+  guest_run (&guest_state, &mix, c->flags & CROWDED ? 250 : c->flags & MANY ? 1200 : 60);
   if (c->flags & GROW)
     {
       int64_t bytes = guest_size (run->guest);
@@ -212,7 +216,7 @@ record (Run *run)
     g_error ("%s", why);
   run->guest = guest_new (bytes, values);
   run->trace = crash_trace_new (log, (const char *const *)paths->pdata);
-  for (int i = 0; i < 3; i++)
+  for (int i = run->c->flags & MANY ? 2 : 0; i < 3; i++)
     if (!session (run, filters, i == 2))
       return false;
   crash_trace_load (run->trace);

@@ -184,6 +184,16 @@ allows (const Guest *guest, int64_t sector, uint32_t value, int64_t at)
   return guest->initial[sector] == value;
 }
 
+/* Whether the sector ever had the value. */
+static bool
+had (const Guest *guest, int64_t sector, uint32_t value)
+{
+  for (uint32_t i = guest->last[sector]; i != 0; i = entry_at (guest, i)->before)
+    if (entry_at (guest, i)->value == value)
+      return true;
+  return guest->initial[sector] == value;
+}
+
 uint32_t
 guest_value (const Guest *guest, int64_t sector)
 {
@@ -307,6 +317,7 @@ typedef struct
   GuestRun *run;
   Kind kind;
   int64_t sector, sectors;
+  bool loose;      /* a read that others may overlap: it gives what was there at any time */
   uint32_t op;     /* of writes of all kinds */
   GArray *covered; /* of a flush: uint32_t, ops that were done when it began */
   struct iovec iov;
@@ -350,7 +361,7 @@ check_read (GuestRun *run, const Request *request)
       int64_t sector = request->sector + i;
       uint32_t value = guest_decode (buffer + i * GUEST_SECTOR, sector);
 
-      if (!allows (run->guest, sector, value, GUEST_NOW))
+      if (request->loose ? !had (run->guest, sector, value) : !allows (run->guest, sector, value, GUEST_NOW))
         {
           g_autofree char *history = describe_sector (run->guest, sector, GUEST_NOW);
 
@@ -471,7 +482,8 @@ overlaps (const GuestRun *run, int64_t sector, int64_t sectors)
     {
       const Request *other = g_ptr_array_index (run->in_flight, i);
 
-      if (other->kind != FLUSH && sector < other->sector + other->sectors && other->sector < sector + sectors)
+      if (other->kind != FLUSH && !other->loose && sector < other->sector + other->sectors
+          && other->sector < sector + sectors)
         return true;
     }
   return false;
@@ -479,7 +491,7 @@ overlaps (const GuestRun *run, int64_t sector, int64_t sectors)
 
 /* A range that no request in flight touches; false: none was found. */
 static bool
-draw_range (GuestRun *run, const GuestMix *mix, bool blocks, int64_t *sector, int64_t *sectors)
+draw_range (GuestRun *run, const GuestMix *mix, bool blocks, bool loose, int64_t *sector, int64_t *sectors)
 {
   int64_t disk = guest_size (run->guest) / GUEST_SECTOR;
 
@@ -500,7 +512,7 @@ draw_range (GuestRun *run, const GuestMix *mix, bool blocks, int64_t *sector, in
           n = g_rand_int_range (run->rand, 1, 4) * per_block;
         }
       n = MIN (n, disk - start);
-      if (!overlaps (run, start, n))
+      if (loose || !overlaps (run, start, n))
         {
           *sector = start;
           *sectors = n;
@@ -565,7 +577,7 @@ submit_one (GuestRun *run, const GuestMix *mix)
   Kind kind = draw_kind (run, mix);
   int64_t sector, sectors;
   Request *request;
-  bool blocks;
+  bool blocks, loose = kind == READ && g_rand_boolean (run->rand);
 
   if (kind == FLUSH)
     {
@@ -573,11 +585,12 @@ submit_one (GuestRun *run, const GuestMix *mix)
       return;
     }
   blocks = kind != READ && g_rand_int_range (run->rand, 0, 100) < mix->whole_blocks;
-  if (!draw_range (run, mix, blocks, &sector, &sectors))
+  if (!draw_range (run, mix, blocks, loose, &sector, &sectors))
     return;
   request = request_new (run, kind);
   request->sector = sector;
   request->sectors = sectors;
+  request->loose = loose;
   if (kind == READ)
     {
       request->iov = (struct iovec){ g_malloc (sectors * GUEST_SECTOR), sectors * GUEST_SECTOR };

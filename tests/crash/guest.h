@@ -76,7 +76,8 @@ typedef struct
   GPtrArray *in_flight;
 } GuestRun;
 
-/* @n random requests, @run->depth of them at a time, not overlapping each other; returns when all are done. */
+/* @n random requests, @run->depth of them at a time; returns when all are done.  They do not overlap each other, but
+ * for some reads, which may then give anything the sectors ever had. */
 void guest_run (GuestRun *run, const GuestMix *mix, int n);
 /* Random requests in flight while the disk grows.  false: it did not, with @error. */
 bool guest_grow (GuestRun *run, const GuestMix *mix, int n, int64_t bytes, GError **error);

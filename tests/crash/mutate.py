@@ -37,7 +37,6 @@ BY_HAND = [
     ('io.c', '  if (ret == 0)\n    ret = write_payload (s, file_offset, piece->bytes, payload, done);\n',
      '  vhd_bitmap_set (s, bitmap, piece->in_block / VHD_SECTOR_SIZE, piece->bytes / VHD_SECTOR_SIZE);\n'
      '  if (ret == 0)\n    ret = write_payload (s, file_offset, piece->bytes, payload, done);\n'),
-    ('bitmap.c', 'if (!bitmap && generation == s->bitmap_generation)', 'if (!bitmap)'),
     ('io.c', 'memset (bits, 0xFF, div_round_up (s->sectors_per_block, 8));', ';'),
     ('resize.c', 'ret = vhd_co_zero_range (s, old_bytes, end - old_bytes);', 'ret = 0;'),
     ('resize.c', 'ret = vhd_co_zero_range (s, at, round_up (n, VHD_SECTOR_SIZE));', 'ret = 0;'),

@@ -14,18 +14,45 @@ typedef struct
   int fd;
 } SimDisk;
 
+/* Some requests are passed over for so many draws: others then begin and end while they are in flight. */
+#define SLOW_DRAWS 80
+
+typedef struct
+{
+  Coroutine *co;
+  uint64_t due; /* not before this draw, unless nothing else waits */
+} Waiter;
+
 /* All disks of the test share one draw; the test has one thread. */
 static GRand *draw;
-static GPtrArray *waiting; /* of Coroutine */
-static bool drawing;       /* a bottom half is due */
+static GArray *waiting; /* of Waiter */
+static uint64_t draws;
+static bool drawing; /* a bottom half is due */
+
+static guint
+choose_winner (void)
+{
+  guint first = g_rand_int_range (draw, 0, waiting->len);
+
+  for (guint i = 0; i < waiting->len; i++)
+    {
+      guint winner = (first + i) % waiting->len;
+
+      if (g_array_index (waiting, Waiter, winner).due <= draws)
+        return winner;
+    }
+  return first;
+}
 
 static void
 draw_one (void *opaque)
 {
   AioContext *context = opaque;
-  guint winner = g_rand_int_range (draw, 0, waiting->len);
-  Coroutine *co = g_ptr_array_remove_index_fast (waiting, winner);
+  guint winner = choose_winner ();
+  Coroutine *co = g_array_index (waiting, Waiter, winner).co;
 
+  g_array_remove_index_fast (waiting, winner);
+  draws++;
   drawing = waiting->len > 0;
   if (drawing)
     aio_bh_schedule_oneshot (context, draw_one, context);
@@ -35,7 +62,10 @@ draw_one (void *opaque)
 static void coroutine_fn
 wait_for_draw (BlockDriverState *bs)
 {
-  g_ptr_array_add (waiting, coroutine_self ());
+  bool slow = g_rand_int_range (draw, 0, 10) == 0;
+  Waiter waiter = { coroutine_self (), slow ? draws + SLOW_DRAWS : 0 };
+
+  g_array_append_val (waiting, waiter);
   if (!drawing)
     {
       drawing = true;
@@ -233,7 +263,7 @@ simdisk_register (void)
     return;
   done = true;
   draw = g_rand_new_with_seed (0);
-  waiting = g_ptr_array_new ();
+  waiting = g_array_new (false, false, sizeof (Waiter));
   g_assert_true (bdrv_register (&simdisk_driver, NULL));
 }
 

@@ -117,6 +117,25 @@ vhd_co_lookup (VhdState *s, uint32_t block, uint32_t *sector)
   return 0;
 }
 
+/* Of the entries in one page from @block on, at most @max, the number that are unused. */
+static int64_t
+unused_in_page (VhdState *s, const uint8_t *entries, uint32_t block, int64_t max)
+{
+  static const uint8_t unused[4] = { 0xFF, 0xFF, 0xFF, 0xFF };
+  bool changes = g_hash_table_size (s->changes) > 0;
+  int64_t n = 0;
+
+  for (; n < max; n++)
+    {
+      const VhdChange *change =
+          changes ? g_hash_table_lookup (s->changes, GUINT_TO_POINTER (block + (uint32_t)n)) : NULL;
+
+      if (change ? change->sector != VHD_BAT_UNUSED : memcmp (entries + n * 4, unused, sizeof unused) != 0)
+        break;
+    }
+  return n;
+}
+
 int64_t coroutine_fn
 vhd_co_unused_run (VhdState *s, uint32_t block, int64_t max)
 {
@@ -125,15 +144,20 @@ vhd_co_unused_run (VhdState *s, uint32_t block, int64_t max)
   max = MIN (max, (int64_t)s->blocks - block);
   while (n < max)
     {
-      uint32_t sector;
-      int ret = vhd_co_lookup (s, block + n, &sector);
+      int64_t entry = bat_entry_offset (s, block + n);
+      int64_t in_page = MIN (max - n, (VHD_BAT_PAGE - entry % VHD_BAT_PAGE) / 4);
+      int64_t unused;
+      void *page;
+      int ret = bdrv_co_meta_cache_get (s->bat, entry, &page);
 
-      /* A broken entry ends the run; whoever asks for it gets the error. */
+      /* What cannot be read ends the run; whoever asks for it gets the error. */
       if (ret < 0)
         return n > 0 ? n : ret;
-      if (sector != VHD_BAT_UNUSED)
+      unused = unused_in_page (s, (uint8_t *)page + entry % VHD_BAT_PAGE, block + n, in_page);
+      bdrv_meta_cache_put (s->bat, page);
+      n += unused;
+      if (unused < in_page)
         break;
-      n++;
     }
   return n;
 }
@@ -141,22 +165,30 @@ vhd_co_unused_run (VhdState *s, uint32_t block, int64_t max)
 int coroutine_fn
 vhd_co_for_each_block (VhdState *s, VhdBatVisitor *visit, void *opaque)
 {
-  for (uint32_t block = 0; block < s->blocks; block++)
-    {
-      uint32_t sector;
-      int ret = bat_read (s, block, &sector);
-      const VhdChange *change;
+  int64_t block = 0;
 
+  while (block < s->blocks)
+    {
+      int64_t unused = vhd_co_unused_run (s, block, s->blocks - block);
+      const VhdChange *change;
+      uint32_t sector;
+      int ret;
+
+      if (unused < 0)
+        return unused;
+      block += unused;
+      if (block >= s->blocks)
+        break;
+      ret = bat_read (s, block, &sector);
       if (ret < 0)
         return ret;
-      change = g_hash_table_lookup (s->changes, GUINT_TO_POINTER (block));
+      change = g_hash_table_lookup (s->changes, GUINT_TO_POINTER ((uint32_t)block));
       if (change)
         sector = change->sector;
-      if (sector == VHD_BAT_UNUSED)
-        continue;
-      ret = visit (s, block, sector, opaque);
+      ret = sector == VHD_BAT_UNUSED ? 0 : visit (s, block, sector, opaque);
       if (ret != 0)
         return ret;
+      block++;
     }
   return 0;
 }

@@ -26,8 +26,7 @@ payload_offset (const VhdState *s, uint32_t sector, int64_t in_block)
   return vhd_sector_to_offset (sector) + s->bitmap_bytes + in_block;
 }
 
-/* --- reading
- * ------------------------------------------------------------------------------------------------ */
+/* --- reading -------------------------------------------------------------------------------------------- */
 
 static int coroutine_fn
 read_parent (VhdState *s, int64_t offset, int64_t bytes, const IoVector *qiov, size_t qiov_offset)
@@ -116,8 +115,7 @@ vhd_co_preadv (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVect
   return ret;
 }
 
-/* --- writing
- * ------------------------------------------------------------------------------------------------ */
+/* --- writing -------------------------------------------------------------------------------------------- */
 
 /* Where the bytes of a write come from. */
 typedef struct
@@ -296,8 +294,7 @@ vhd_co_zero_range (VhdState *s, int64_t offset, int64_t bytes)
   return write_range (s, offset, bytes, &payload);
 }
 
-/* --- zeros and discard
- * --------------------------------------------------------------------------------------- */
+/* --- zeros and discard ---------------------------------------------------------------------------------- */
 
 /* Drops the whole blocks of the range that read as zeros without this image. */
 static int coroutine_fn
@@ -382,8 +379,7 @@ vhd_co_pdiscard (BlockDriverState *bs, int64_t offset, int64_t bytes)
   return vhd_co_maybe_publish (s);
 }
 
-/* --- status
- * -------------------------------------------------------------------------------------------------- */
+/* --- status --------------------------------------------------------------------------------------------- */
 
 int coroutine_fn
 vhd_co_block_status (BlockDriverState *bs, int64_t offset, int64_t bytes, int64_t *pnum, int64_t *map,

@@ -120,46 +120,47 @@ free_parent_path (void *opaque)
   g_free (entry);
 }
 
-static char *coroutine_fn
-read_locator (VhdState *s, const VhdLocator *locator, const char *origin)
+/* *path: NULL when the slot holds no path, which is warned of.  0, or -errno when its text cannot be read: then
+ * another slot must not decide, it may lead to another copy of the parent. */
+static int coroutine_fn
+read_locator (VhdState *s, const VhdLocator *locator, const char *origin, char **path)
 {
   g_autofree uint8_t *text = NULL;
   bool utf16 = locator->code == VHD_LOCATOR_W2RU || locator->code == VHD_LOCATOR_W2KU;
   int64_t file_bytes = bdrv_length (s->bs->file);
-  char *path;
+  int ret;
 
+  *path = NULL;
   if (locator->length == 0 || locator->length > VHD_LOCATOR_MAX_LENGTH || (utf16 && locator->length % 2 != 0))
     {
       bdrv_warn (s->bs, "%s: length %u is not sound (1 to %d%s)", origin, locator->length,
                  VHD_LOCATOR_MAX_LENGTH, utf16 ? ", even" : "");
-      return NULL;
+      return 0;
     }
   if (locator->offset == 0 || locator->offset > (uint64_t)file_bytes
       || locator->length > (uint64_t)file_bytes - locator->offset)
     {
       bdrv_warn (s->bs, "%s: text at offset %" PRIu64 ", %u bytes, is outside the file of %" PRId64 " bytes",
                  origin, locator->offset, locator->length, file_bytes);
-      return NULL;
+      return 0;
     }
   text = g_malloc (locator->length);
-  if (bdrv_co_pread (s->bs->file, locator->offset, locator->length, text) < 0)
-    {
-      bdrv_warn (s->bs, "%s: cannot read its text at offset %" PRIu64, origin, locator->offset);
-      return NULL;
-    }
+  ret = bdrv_co_pread (s->bs->file, locator->offset, locator->length, text);
+  if (ret < 0)
+    return ret;
   if (utf16)
-    path = decode_utf16 (text, locator->length);
+    *path = decode_utf16 (text, locator->length);
   else if (locator->code == VHD_LOCATOR_MACX)
-    path = decode_url (text, locator->length);
+    *path = decode_url (text, locator->length);
   else
-    path = decode_bytes (text, locator->length);
-  if (!path)
+    *path = decode_bytes (text, locator->length);
+  if (!*path)
     bdrv_warn (s->bs, "%s: its text at offset %" PRIu64 " is not a path", origin, locator->offset);
-  return path;
+  return 0;
 }
 
-void coroutine_fn
-vhd_co_read_locators (VhdState *s)
+bool coroutine_fn
+vhd_co_read_locators (VhdState *s, GError **error)
 {
   gunichar2 units[VHD_PARENT_NAME_UNITS];
   size_t n = 0;
@@ -172,10 +173,17 @@ vhd_co_read_locators (VhdState *s)
       {
         const VhdLocator *locator = &s->header.locators[slot];
         g_autofree char *path = NULL;
+        int ret;
 
         if (locator->code != read_order[i].code || s->ignored_locators & 1u << slot)
           continue;
-        path = read_locator (s, locator, read_order[i].origin);
+        ret = read_locator (s, locator, read_order[i].origin, &path);
+        if (ret < 0)
+          {
+            bdrv_set_error_errno (error, s->bs, ret, "%s: cannot read its text at offset %" PRIu64,
+                                  read_order[i].origin, locator->offset);
+            return false;
+          }
         if (path)
           add_path_by_form (s, path, read_order[i].origin);
       }
@@ -195,6 +203,7 @@ vhd_co_read_locators (VhdState *s)
   for (guint i = 0; i < paths; i++)
     add_path (s, BLOCK_PARENT_PATH_BASENAME,
               ((BlockParentPath *)g_ptr_array_index (s->parent_paths, i))->path, "its base name");
+  return true;
 }
 
 bool

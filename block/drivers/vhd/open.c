@@ -489,8 +489,8 @@ open_image (VhdState *s, GError **error)
     }
   vhd_refresh_sizes (s);
   s->bat = bdrv_meta_cache_new (bs->file, VHD_BAT_PAGE, VHD_CACHE_BYTES);
-  if (vhd_is_differencing (s))
-    vhd_co_read_locators (s);
+  if (vhd_is_differencing (s) && !vhd_co_read_locators (s, error))
+    return false;
   bs->limits.zeroes_alignment = VHD_SECTOR_SIZE;
   bs->limits.discard_alignment = s->block_size;
   return true;
@@ -532,15 +532,15 @@ vhd_co_close (BlockDriverState *bs)
       /* Batmap bits that the round has made true. */
       if (ret == 0)
         ret = vhd_co_batmap_write (s);
+      /* Blocks that were dropped may have been the last ones. */
       if (ret == 0 && !vhd_is_fixed (s))
-        ret = vhd_co_cut (s);
+        ret = s->free_slots->len > 0 ? vhd_co_trim (bs) : vhd_co_cut (s);
     }
   state_clear (s);
   return ret;
 }
 
-/* --- writing
- * ------------------------------------------------------------------------------------------------ */
+/* --- writing ------------------------------------------------------------------------------------------------ */
 
 int coroutine_fn
 vhd_co_write_footer (VhdState *s, int64_t file_offset)

@@ -348,8 +348,8 @@ int coroutine_fn vhd_co_zero_range (VhdState *s, int64_t offset, int64_t bytes);
 /* locator.c */
 bool vhd_get_parent_link (BlockDriverState *bs, BlockParentLink *link);
 bool vhd_get_identity (BlockDriverState *bs, uint8_t *identity);
-/* Reads the locator texts and fills s->parent_paths; what cannot be read is warned of and left out. */
-void coroutine_fn vhd_co_read_locators (VhdState *s);
+/* Reads the locator texts and fills s->parent_paths; what is no path is warned of and left out. */
+bool coroutine_fn vhd_co_read_locators (VhdState *s, GError **error);
 /* The text of a locator to be written; owned by the list. */
 typedef struct
 {

@@ -27,6 +27,9 @@
 #include "coroutine-int.h"
 #include "engine.h"
 
+/* Work done in one round: bounds how long others wait. */
+#define AIO_ROUND_BUDGET 128
+
 typedef struct
 {
   AioItem *head, *tail;

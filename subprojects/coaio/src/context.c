@@ -94,6 +94,7 @@ aio_context_new (GError **error)
   AioContext *ctx = (AioContext *)g_source_new (&source_funcs, sizeof (AioContext));
 
   ctx->epoll_fd = ctx->event_fd = ctx->timer_fd = -1;
+  ctx->budget = AIO_ROUND_BUDGET;
   aio_timers_init (ctx);
   aio_handlers_init (ctx);
   if (!open_descriptors (ctx))

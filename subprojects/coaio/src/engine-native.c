@@ -27,16 +27,8 @@
 #define BATCH         32
 #define RECHECK_NS    1000000
 
-/* On the stack of the coroutine that waits. */
-typedef struct NativeRequest NativeRequest;
-struct NativeRequest
-{
-  struct iocb iocb; /* first: the kernel gives this address back */
-  NativeRequest *next;
-  Coroutine *co;
-  ssize_t result;
-  bool silent;
-};
+G_STATIC_ASSERT (sizeof (struct iocb) <= sizeof ((AioRequest *)0)->engine_area);
+G_STATIC_ASSERT (offsetof (AioRequest, engine_area) == 0);
 
 /* The head of the completion ring, as the kernel has shared it since 2.6; the events follow. */
 typedef struct
@@ -59,7 +51,7 @@ typedef struct
   AioEngineState base;
   io_context_t kernel;
   CompletionRing *ring; /* NULL: use io_getevents () */
-  NativeRequest *queued, **queued_end;
+  AioRequest *queued, **queued_end;
   unsigned n_queued;
   unsigned n_in_flight;
   unsigned max_in_flight;
@@ -154,10 +146,10 @@ native_has_completions (AioEngineState *state)
 
 /* --- submission ----------------------------------------------------------------------------------------- */
 
-static NativeRequest *
+static AioRequest *
 pop_queued (Native *self)
 {
-  NativeRequest *request = self->queued;
+  AioRequest *request = self->queued;
 
   self->queued = request->next;
   if (!self->queued)
@@ -178,8 +170,8 @@ native_flush (AioEngineState *state)
       unsigned n = 0;
       int ret;
 
-      for (NativeRequest *request = self->queued; request && n < max; request = request->next)
-        batch[n++] = &request->iocb;
+      for (AioRequest *request = self->queued; request && n < max; request = request->next)
+        batch[n++] = (struct iocb *)request->engine_area;
       ret = io_submit (self->kernel, n, batch);
       if (ret > 0)
         {
@@ -192,7 +184,7 @@ native_flush (AioEngineState *state)
       else
         {
           /* Its coroutine may be the running one, which has not yielded yet. */
-          NativeRequest *request = pop_queued (self);
+          AioRequest *request = pop_queued (self);
 
           request->result = ret < 0 ? ret : -EIO;
           aio_co_schedule (state->ctx, request->co);
@@ -206,44 +198,42 @@ native_flush (AioEngineState *state)
     }
 }
 
-static ssize_t coroutine_fn
-native_co_submit (AioEngineState *state, const AioRequest *request)
+static void
+native_submit (AioEngineState *state, AioRequest *request)
 {
   Native *self = (Native *)state;
-  bool vector = request->niov != 1;
+  struct iocb *iocb = (struct iocb *)request->engine_area;
   bool read = request->kind == AIO_REQUEST_READ;
-  NativeRequest native;
 
-  if (request->kind == AIO_REQUEST_FDATASYNC)
-    return aio_threads_co_submit (state->ctx, request);
+  iocb->aio_fildes = request->file->fd;
+  iocb->u.c.offset = request->offset;
+  if (request->niov == 1)
+    {
+      iocb->aio_lio_opcode = read ? IO_CMD_PREAD : IO_CMD_PWRITE;
+      iocb->u.c.buf = request->iov->iov_base;
+      iocb->u.c.nbytes = request->iov->iov_len;
+    }
+  else
+    {
+      iocb->aio_lio_opcode = read ? IO_CMD_PREADV : IO_CMD_PWRITEV;
+      iocb->u.c.buf = (void *)request->iov;
+      iocb->u.c.nbytes = (unsigned long)request->niov;
+    }
+  request->silent = (request->file->memory || !request->file->direct) && !self->no_silent;
+  if (!request->silent)
+    io_set_eventfd (iocb, state->ctx->event_fd);
 
-  native.iocb = (struct iocb){
-    .aio_lio_opcode =
-        vector ? (read ? IO_CMD_PREADV : IO_CMD_PWRITEV) : (read ? IO_CMD_PREAD : IO_CMD_PWRITE),
-    .aio_fildes = request->file->fd,
-    .u.c.buf = vector ? (void *)request->iov : request->iov->iov_base,
-    .u.c.nbytes = vector ? (unsigned long)request->niov : request->iov->iov_len,
-    .u.c.offset = request->offset,
-  };
-  native.silent = (request->file->memory || !request->file->direct) && !self->no_silent;
-  if (!native.silent)
-    io_set_eventfd (&native.iocb, state->ctx->event_fd);
-  native.next = NULL;
-  native.co = request->co;
-
-  *self->queued_end = &native;
-  self->queued_end = &native.next;
+  *self->queued_end = request;
+  self->queued_end = &request->next;
   self->n_queued++;
   /* Inside dispatch the rest of the queue goes at its end. */
   if (self->n_queued >= BATCH || state->ctx->depth == 0)
     native_flush (state);
-  co_leave (co_thread (), request->co, CO_LEFT_YIELDED);
-  return native.result;
 }
 
 /* --- completion ----------------------------------------------------------------------------------------- */
 
-static NativeRequest *
+static AioRequest *
 fetch_one (Native *self)
 {
   struct io_event *event;
@@ -259,15 +249,15 @@ fetch_one (Native *self)
         return NULL;
     }
   event = &self->fetched[self->next_fetched++];
-  ((NativeRequest *)event->obj)->result = (ssize_t)event->res;
-  return (NativeRequest *)event->obj;
+  ((AioRequest *)event->obj)->result = (ssize_t)event->res;
+  return (AioRequest *)event->obj;
 }
 
-static inline NativeRequest *
+static inline AioRequest *
 reap_one (Native *self)
 {
   CompletionRing *ring = self->ring;
-  NativeRequest *request;
+  AioRequest *request;
   unsigned head;
 
   if (!ring)
@@ -275,7 +265,7 @@ reap_one (Native *self)
   head = atomic_load_explicit (&ring->head, memory_order_relaxed);
   if (head == atomic_load_explicit (&ring->tail, memory_order_acquire))
     return NULL;
-  request = (NativeRequest *)ring->events[head].obj;
+  request = (AioRequest *)ring->events[head].obj;
   request->result = (ssize_t)ring->events[head].res;
   atomic_store_explicit (&ring->head, head + 1 == ring->n_events ? 0 : head + 1, memory_order_release);
   return request;
@@ -287,7 +277,7 @@ native_serve (AioEngineState *state)
   Native *self = (Native *)state;
   AioContext *ctx = state->ctx;
   CoThread *thread = co_thread ();
-  NativeRequest *request;
+  AioRequest *request;
   bool progress = false;
 
   native_flush (state);
@@ -306,7 +296,7 @@ const AioEngineOps aio_engine_native = {
   .probe = native_probe,
   .attach = native_attach,
   .detach = native_detach,
-  .co_submit = native_co_submit,
+  .submit = native_submit,
   .flush = native_flush,
   .serve = native_serve,
   .has_completions = native_has_completions,

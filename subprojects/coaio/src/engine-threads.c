@@ -2,8 +2,12 @@
 /*
  * The thread pool as an engine.
  *
- * What the page cache can answer at once is done inline: a hop to another thread and back costs ten times a
- * small copy.
+ * What the page cache can do at once is done inline: the way to another thread and back costs ten times a small
+ * copy.  Where the file system knows RWF_NOWAIT, it says what would block.  Many do not know it for writes (ext4).
+ * Small buffered writes are then tried inline all the same, by the clock: nearly all of them only copy, but one may
+ * meet a page that has to be read first, a journal that is busy, or the limit of dirty memory.  One that took long
+ * sends the writes of its file to the pool for many times as long, so the loop loses a few percent of its time at
+ * worst, and writes that really wait are spread over the threads.
  */
 #include "coaio-config.h"
 
@@ -17,7 +21,12 @@
 #include "thread-pool.h"
 
 /* More than this is copied by a thread of the pool, so that several processors can share the work. */
-#define INLINE_BYTES_MAX (256 * 1024)
+#define INLINE_READ_MAX  (256 * 1024)
+#define INLINE_WRITE_MAX (64 * 1024)
+/* A write that has taken longer has waited for something. */
+#define SLOW_WRITE_NS 50000
+/* For how many times as long the pool takes over. */
+#define SLOW_WRITE_PENALTY 32
 
 static ssize_t
 transfer_once (const AioRequest *request, int flags)
@@ -31,7 +40,8 @@ transfer_once (const AioRequest *request, int flags)
     ret = flags ? preadv2 (fd, request->iov, request->niov, request->offset, flags)
                 : preadv (fd, request->iov, request->niov, request->offset);
   else
-    ret = pwritev (fd, request->iov, request->niov, request->offset);
+    ret = flags ? pwritev2 (fd, request->iov, request->niov, request->offset, flags)
+                : pwritev (fd, request->iov, request->niov, request->offset);
   return ret < 0 ? -errno : ret;
 }
 
@@ -78,8 +88,6 @@ aio_threads_co_block (AioContext *ctx, const AioRequest *request)
 static inline void coroutine_fn
 co_give_way (AioContext *ctx, Coroutine *self)
 {
-  if (ctx->depth == 0)
-    return;
   if (ctx->budget == 0)
     {
       aio_co_schedule (ctx, self);
@@ -99,29 +107,60 @@ request_bytes (const AioRequest *request)
   return bytes;
 }
 
-/* -EAGAIN: it would block. */
+/* -EAGAIN: it would block, or nobody can tell. */
+static ssize_t
+try_nowait (const AioRequest *request, atomic_bool *unknown)
+{
+  ssize_t ret;
+
+  if (atomic_load_explicit (unknown, memory_order_relaxed))
+    return -EAGAIN;
+  ret = transfer_once (request, RWF_NOWAIT);
+  if (ret == -EOPNOTSUPP)
+    atomic_store_explicit (unknown, true, memory_order_relaxed);
+  /* Some kernels say "end of file" where they mean "not in the cache". */
+  return ret == -EOPNOTSUPP || ret == 0 ? -EAGAIN : ret;
+}
+
+/* -EAGAIN: a write of this file has waited not long ago. */
+static ssize_t
+try_write_by_the_clock (const AioRequest *request)
+{
+  AioFile *file = request->file;
+  int64_t begin = aio_clock_ns (), end;
+  ssize_t ret;
+
+  if (begin < atomic_load_explicit (&file->no_inline_write_before, memory_order_relaxed))
+    return -EAGAIN;
+  ret = transfer_once (request, 0);
+  end = aio_clock_ns ();
+  if (end - begin > SLOW_WRITE_NS)
+    atomic_store_explicit (&file->no_inline_write_before, end + SLOW_WRITE_PENALTY * (end - begin),
+                           memory_order_relaxed);
+  return ret;
+}
+
 static ssize_t
 try_inline (const AioRequest *request)
 {
   AioFile *file = request->file;
+  bool read = request->kind == AIO_REQUEST_READ;
   ssize_t ret;
 
-  if (request->kind == AIO_REQUEST_FDATASYNC || request_bytes (request) > INLINE_BYTES_MAX)
+  if (request->kind == AIO_REQUEST_FDATASYNC
+      || request_bytes (request) > (read ? INLINE_READ_MAX : INLINE_WRITE_MAX))
     return -EAGAIN;
   if (file->memory)
     return transfer_once (request, 0);
-  /* With O_DIRECT the call does not wait for memory and locks, but still for the device. */
-  if (file->direct || request->kind != AIO_REQUEST_READ
-      || atomic_load_explicit (&file->no_nowait_read, memory_order_relaxed))
+  /* With O_DIRECT or O_DSYNC a call does not wait for memory and locks, but still for the device. */
+  if (file->direct || (!read && file->sync))
     return -EAGAIN;
-  ret = transfer_once (request, RWF_NOWAIT);
-  if (ret == -EOPNOTSUPP)
-    {
-      atomic_store_explicit (&file->no_nowait_read, true, memory_order_relaxed);
-      return -EAGAIN;
-    }
-  /* Some kernels say "end of file" where they mean "not in the cache". */
-  return ret == 0 ? -EAGAIN : ret;
+  if (read)
+    return try_nowait (request, &file->no_nowait_read);
+  ret = try_nowait (request, &file->no_nowait_write);
+  if (ret == -EAGAIN && file->regular && atomic_load_explicit (&file->no_nowait_write, memory_order_relaxed))
+    ret = try_write_by_the_clock (request);
+  return ret;
 }
 
 ssize_t

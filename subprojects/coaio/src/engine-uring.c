@@ -17,21 +17,11 @@
 #define BATCH         32
 #define SQ_ENTRIES    (2 * BATCH)
 
-/* On the stack of the coroutine that waits. */
-typedef struct UringRequest UringRequest;
-struct UringRequest
-{
-  const AioRequest *request;
-  UringRequest *next;
-  Coroutine *co;
-  ssize_t result;
-};
-
 typedef struct
 {
   AioEngineState base;
   struct io_uring ring;
-  UringRequest *queued, **queued_end;
+  AioRequest *queued, **queued_end;
   unsigned n_queued;
   unsigned n_in_flight; /* in the submission ring or with the kernel */
 } Uring;
@@ -113,9 +103,8 @@ uring_detach (AioEngineState *state)
 /* --- submission ----------------------------------------------------------------------------------------- */
 
 static void
-prepare (struct io_uring_sqe *sqe, UringRequest *uring)
+prepare (struct io_uring_sqe *sqe, AioRequest *request)
 {
-  const AioRequest *request = uring->request;
   int fd = request->file->fd;
   uint64_t offset = (uint64_t)request->offset;
   const struct iovec *iov = request->iov;
@@ -138,7 +127,7 @@ prepare (struct io_uring_sqe *sqe, UringRequest *uring)
       io_uring_prep_fsync (sqe, fd, IORING_FSYNC_DATASYNC);
       break;
     }
-  io_uring_sqe_set_data (sqe, uring);
+  io_uring_sqe_set_data (sqe, request);
 }
 
 static void
@@ -155,14 +144,14 @@ uring_flush (AioEngineState *state)
       while (self->n_queued > 0 && self->n_in_flight < MAX_IN_FLIGHT
              && (sqe = io_uring_get_sqe (&self->ring)))
         {
-          UringRequest *uring = self->queued;
+          AioRequest *request = self->queued;
 
-          self->queued = uring->next;
+          self->queued = request->next;
           if (!self->queued)
             self->queued_end = &self->queued;
           self->n_queued--;
           self->n_in_flight++;
-          prepare (sqe, uring);
+          prepare (sqe, request);
         }
       unsent = io_uring_sq_ready (&self->ring);
       if (unsent == 0)
@@ -181,20 +170,17 @@ uring_flush (AioEngineState *state)
   while (self->n_queued > 0 && self->n_in_flight < MAX_IN_FLIGHT);
 }
 
-static ssize_t coroutine_fn
-uring_co_submit (AioEngineState *state, const AioRequest *request)
+static void
+uring_submit (AioEngineState *state, AioRequest *request)
 {
   Uring *self = (Uring *)state;
-  UringRequest uring = { .request = request, .co = request->co };
 
-  *self->queued_end = &uring;
-  self->queued_end = &uring.next;
+  *self->queued_end = request;
+  self->queued_end = &request->next;
   self->n_queued++;
   /* Inside dispatch the rest of the queue goes at its end. */
   if (self->n_queued >= BATCH || state->ctx->depth == 0)
     uring_flush (state);
-  co_leave (co_thread (), request->co, CO_LEFT_YIELDED);
-  return uring.result;
 }
 
 /* --- completion ----------------------------------------------------------------------------------------- */
@@ -207,23 +193,23 @@ uring_has_completions (AioEngineState *state)
 
 /* valgrind does not see what the kernel writes for us. */
 static void
-tell_valgrind (const UringRequest *uring)
+tell_valgrind (const AioRequest *request)
 {
 #ifdef HAVE_VALGRIND
-  if (RUNNING_ON_VALGRIND && uring->request->kind == AIO_REQUEST_READ && uring->result > 0)
+  if (RUNNING_ON_VALGRIND && request->kind == AIO_REQUEST_READ && request->result > 0)
     {
-      size_t left = (size_t)uring->result;
+      size_t left = (size_t)request->result;
 
       for (int i = 0; left > 0; i++)
         {
-          size_t n = MIN (left, uring->request->iov[i].iov_len);
+          size_t n = MIN (left, request->iov[i].iov_len);
 
-          VALGRIND_MAKE_MEM_DEFINED (uring->request->iov[i].iov_base, n);
+          VALGRIND_MAKE_MEM_DEFINED (request->iov[i].iov_base, n);
           left -= n;
         }
     }
 #else
-  (void)uring;
+  (void)request;
 #endif
 }
 
@@ -239,14 +225,14 @@ uring_serve (AioEngineState *state)
   uring_flush (state);
   while (ctx->budget > 0 && io_uring_peek_cqe (&self->ring, &cqe) == 0)
     {
-      UringRequest *uring = io_uring_cqe_get_data (cqe);
+      AioRequest *request = io_uring_cqe_get_data (cqe);
 
-      uring->result = cqe->res;
+      request->result = cqe->res;
       io_uring_cqe_seen (&self->ring, cqe);
       ctx->budget--;
       self->n_in_flight--;
-      tell_valgrind (uring);
-      co_enter (thread, uring->co);
+      tell_valgrind (request);
+      co_enter (thread, request->co);
       progress = true;
     }
   return progress;
@@ -256,8 +242,9 @@ const AioEngineOps aio_engine_io_uring = {
   .probe = uring_probe,
   .attach = uring_attach,
   .detach = uring_detach,
-  .co_submit = uring_co_submit,
+  .submit = uring_submit,
   .flush = uring_flush,
   .serve = uring_serve,
   .has_completions = uring_has_completions,
+  .has_fdatasync = true,
 };

@@ -29,16 +29,22 @@ typedef enum
   AIO_REQUEST_FDATASYNC,
 } AioRequestKind;
 
-/* One system call's worth: at most IOV_MAX elements. */
-typedef struct
+/* One system call's worth: at most IOV_MAX elements.  On the stack of the coroutine that waits for it. */
+typedef struct AioRequest AioRequest;
+struct AioRequest
 {
+  /* For the engine, zero at first.  The kernel knows the request by this address. */
+  uint64_t engine_area[8];
+  AioRequest *next; /* in the engine's queue */
+  Coroutine *co;    /* the running one, which makes the request */
+  ssize_t result;   /* bytes or -errno: short, -EAGAIN and -EINTR are the business of who made the request */
   AioFile *file;
-  Coroutine *co; /* the running one, which makes the request */
-  AioRequestKind kind;
-  int niov;
-  int64_t offset;
   const struct iovec *iov;
-} AioRequest;
+  int niov;
+  AioRequestKind kind;
+  int64_t offset;
+  bool silent; /* for the engine */
+};
 
 typedef struct
 {
@@ -47,9 +53,8 @@ typedef struct
   /* NULL when the kernel refuses (limits): requests then go to the thread pool. */
   AioEngineState *(*attach) (AioContext *ctx);
   void (*detach) (AioEngineState *state);
-  /* Carries @request out in the running coroutine; yields.  Returns the kernel's answer: bytes or -errno;
-   * short transfers, -EAGAIN and -EINTR are the caller's business. */
-  ssize_t coroutine_fn (*co_submit) (AioEngineState *state, const AioRequest *request);
+  /* Takes @request into the queue; its coroutine yields next, and goes on when there is a result. */
+  void (*submit) (AioEngineState *state, AioRequest *request);
   /* Hands what is queued to the kernel. */
   void (*flush) (AioEngineState *state);
   /* Flushes, then resumes the coroutines of completed requests, each at the cost of one from the context's
@@ -57,6 +62,8 @@ typedef struct
   bool (*serve) (AioEngineState *state);
   /* Whether serve () would find completions right now. */
   bool (*has_completions) (AioEngineState *state);
+  /* Takes AIO_REQUEST_FDATASYNC too; otherwise that goes to the thread pool. */
+  bool has_fdatasync;
 } AioEngineOps;
 
 /* Every state begins with its operations. */

@@ -33,6 +33,7 @@ aio_file_new (int fd, AioEngine engine)
   file->fd = fd;
   file->engine = engine;
   file->direct = flags >= 0 && (flags & O_DIRECT);
+  file->sync = flags >= 0 && (flags & (O_SYNC | O_DSYNC));
   file->regular = fstat (fd, &st) == 0 && S_ISREG (st.st_mode);
   file->memory = file->regular && fstatfs (fd, &fs) == 0
                  && ((unsigned long)fs.f_type == TMPFS_MAGIC || (unsigned long)fs.f_type == RAMFS_MAGIC);
@@ -67,12 +68,18 @@ get_engine_state (AioContext *ctx, AioEngine engine)
   return ctx->engines[engine];
 }
 
+/* Carries @request out and returns its result.  The switch to other coroutines is inlined down to here: see
+ * coroutine-int.h. */
 static inline ssize_t coroutine_fn
-co_submit (AioContext *ctx, const AioRequest *request)
+co_submit (AioContext *ctx, AioRequest *request)
 {
   AioEngineState *state = get_engine_state (ctx, request->file->engine);
 
-  return state ? state->ops->co_submit (state, request) : aio_threads_co_submit (ctx, request);
+  if (!state || (request->kind == AIO_REQUEST_FDATASYNC && !state->ops->has_fdatasync))
+    return aio_threads_co_submit (ctx, request);
+  state->ops->submit (state, request);
+  co_leave (co_thread (), request->co, CO_LEFT_YIELDED);
+  return request->result;
 }
 
 /* Whether a short direct read that ended at @end met the end of the file.  Asking with another read would fail

@@ -15,9 +15,12 @@ struct AioFile
   AioEngine engine;
   bool direct;  /* O_DIRECT */
   bool regular; /* has an end that reads stop at */
+  bool sync;    /* O_SYNC or O_DSYNC */
   bool memory;  /* on tmpfs or ramfs: no device to wait for */
   /* The file system has said that it does not know RWF_NOWAIT.  Any thread may learn it. */
   atomic_bool no_nowait_read;
+  atomic_bool no_nowait_write;
+  _Atomic int64_t no_inline_write_before; /* aio_clock_ns () */
 };
 
 /* The thread pool as an engine; it needs no state.  Results as AioEngineOps.co_submit. */

@@ -30,7 +30,7 @@ static pthread_cond_t work_arrived = PTHREAD_COND_INITIALIZER;
 static Work *first_work, **last_work = &first_work;
 static pthread_t threads[MAX_THREADS];
 static unsigned n_threads;
-static unsigned n_idle;   /* wait for work */
+static unsigned n_idle;   /* of this generation, wait for work */
 static unsigned n_queued; /* work nobody has taken yet */
 static unsigned users;
 static unsigned generation; /* threads of an earlier one have to end */
@@ -55,7 +55,9 @@ pool_thread (void *opaque)
         {
           n_idle++;
           pthread_cond_wait (&work_arrived, &lock);
-          n_idle--;
+          /* Otherwise the count is of others by now. */
+          if (mine == generation)
+            n_idle--;
         }
       if (mine != generation)
         break;
@@ -145,6 +147,7 @@ thread_pool_unref (void)
       for (n = 0; n < n_threads; n++)
         ending[n] = threads[n];
       n_threads = 0;
+      n_idle = 0;
       generation++;
       pthread_cond_broadcast (&work_arrived);
     }

@@ -10,8 +10,6 @@
 
 /* Rounds full of work after which descriptors and timers are looked at all the same. */
 #define BUSY_ROUNDS_MAX 8
-/* Work done in one round: bounds how long others wait. */
-#define ROUND_BUDGET 128
 
 void
 aio_notify (AioContext *ctx)
@@ -104,7 +102,7 @@ aio_run_ready (AioContext *ctx)
   bool progress = false;
   unsigned before;
 
-  ctx->budget = ROUND_BUDGET;
+  ctx->budget = AIO_ROUND_BUDGET;
   do
     {
       AioItem *item;
@@ -177,6 +175,8 @@ aio_dispatch_end (AioContext *ctx, AioContext *previous)
   aio_timers_arm (ctx);
   if (--ctx->depth == 0)
     {
+      /* For requests that are made outside. */
+      ctx->budget = AIO_ROUND_BUDGET;
       atomic_store_explicit (&ctx->driver, NULL, memory_order_relaxed);
       atomic_store (&ctx->awake, false);
     }
@@ -188,7 +188,8 @@ aio_dispatch_round (AioContext *ctx, bool blocking)
 {
   bool progress = aio_run_ready (ctx);
 
-  if (progress && ++ctx->busy_rounds < BUSY_ROUNDS_MAX)
+  /* Who does not block watches the descriptor, and would find it readable again for what has just been done. */
+  if (progress && blocking && ++ctx->busy_rounds < BUSY_ROUNDS_MAX)
     return true;
   do
     progress |= aio_wait_events (ctx, blocking && !progress);

@@ -340,8 +340,10 @@ main (int argc, char **argv)
     fd = open (argv[2], O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   else
     {
-      fd = shm_open ("/bench-coaio", O_RDWR | O_CREAT, 0600);
-      shm_unlink ("/bench-coaio");
+      g_autofree char *name = g_strdup_printf ("/bench-coaio-%d", (int)getpid ());
+
+      fd = shm_open (name, O_RDWR | O_CREAT, 0600);
+      shm_unlink (name);
     }
   if (fd < 0)
     {

@@ -358,6 +358,32 @@ test_pool (void)
 }
 
 static int
+nothing (void *opaque)
+{
+  return 0;
+}
+
+static void coroutine_fn
+run_nothing (void *opaque)
+{
+  g_assert_cmpint (aio_co_run_in_thread (nothing, NULL), ==, 0);
+}
+
+/* The pool ends while the next one begins: a thread that has handed its work back may be the last to let the
+ * context go. */
+static void
+test_pool_again (void)
+{
+  for (int i = 0; i < ROUNDS; i++)
+    {
+      AioContext *ctx = test_context_new ();
+
+      test_run (ctx, run_nothing, NULL);
+      aio_context_unref (ctx);
+    }
+}
+
+static int
 let_go (void *opaque)
 {
   aio_context_unref (opaque);
@@ -403,6 +429,7 @@ main (int argc, char **argv)
   g_test_add_func ("/threads/travel", test_travel);
   g_test_add_func ("/threads/wake", test_wake);
   g_test_add_func ("/threads/pool", test_pool);
+  g_test_add_func ("/threads/pool-again", test_pool_again);
   g_test_add_func ("/threads/unref", test_unref);
   return g_test_run ();
 }
