@@ -25,7 +25,8 @@ static const OptionDef options[] = {
   { 'd', NULL, NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, keep_sources),
     "Leave the merged images as they are. They always stay; accepted for scripts made for qemu-img" },
   { 0, "shrink", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, shrink),
-    "The merged image is smaller than the target: cut the target to its size" },
+    "The merged image is smaller than the target: cut the target to its size (a raw file; no VHD can "
+    "shrink)" },
   OPTIONS_PARALLEL (CommitArgs),
   { 'r', "rate-limit", "RATE", OPTION_SIZE, OPTION_MAIN, offsetof (CommitArgs, rate),
     "Bytes per second at most" },

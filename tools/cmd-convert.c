@@ -20,13 +20,13 @@ typedef struct
   const char *parent, *parent_format; /* of the target */
 } ConvertArgs;
 
-static const ConvertArgs defaults = { .output_format = "raw", .sparse = 4096 };
+static const ConvertArgs defaults = { .sparse = 4096 };
 
 static const OptionDef options[] = {
   { 'f', "format", "FMT", OPTION_FORMAT, OPTION_MAIN, offsetof (ConvertArgs, image.format),
     "Format of the source; probed by content when not given" },
   { 'O', "target-format", "FMT", OPTION_FORMAT, OPTION_MAIN, offsetof (ConvertArgs, output_format),
-    "Format of the target; raw when not given" },
+    "Format of the target; raw when not given. With -n it must be given" },
   { 'o', "options", "LIST", OPTION_LIST, OPTION_MAIN, offsetof (ConvertArgs, format_options),
     "Options of the target's format, NAME=VALUE with commas between; -o help lists them; may be repeated" },
   { 'B', "backing", "PARENT", OPTION_STRING, OPTION_MAIN, offsetof (ConvertArgs, parent),
@@ -82,7 +82,7 @@ static VhdkitImage *
 open_target (const ConvertArgs *args, const char *path)
 {
   ImageOptions target_options = {
-    .format = args->output_format,
+    .format = args->output_format != NULL ? args->output_format : "raw",
     .aio = NULL,
     .confine = args->image.confine,
     .drive_map = args->image.drive_map,
@@ -146,6 +146,9 @@ convert (VhdkitImage *source, const char *path, NewImage *new_image, const Conve
 static const char *
 find_contradiction (const ConvertArgs *args, const NewImage *new_image)
 {
+  /* qemu-img writes a raw disk over whatever the target is. */
+  if (args->no_create && args->output_format == NULL)
+    return "-n needs -O: the format of a target that exists is not guessed";
   if (args->target_is_zero && !args->no_create)
     return "--target-is-zero needs -n";
   if (args->target_is_zero && new_image->parent != NULL)
@@ -160,7 +163,7 @@ run (const Command *command, void *opaque, char **operands)
 {
   ConvertArgs *args = opaque;
   g_auto (NewImage) new_image = {
-    .format = args->output_format,
+    .format = args->output_format != NULL ? args->output_format : "raw",
     .parent = args->parent,
     .parent_format = args->parent_format,
     .bytes = -1,

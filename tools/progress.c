@@ -89,6 +89,8 @@ update (VhdkitJob *job, void *opaque)
   VhdkitJobProgress now;
   vhdkit_job_get_progress (job, &now);
   double percent = now.total > 0 ? (double)now.done * 100 / (double)now.total : 0;
+  /* A job may find more to do on its way; what is shown only waits then. */
+  percent = MAX (percent, progress->last_percent);
   if (asked_for_progress)
     {
       asked_for_progress = 0;
@@ -99,7 +101,7 @@ update (VhdkitJob *job, void *opaque)
     return;
   if (progress->terminal)
     print_on_terminal (progress, percent, now.done, now.total);
-  else if (percent >= progress->last_percent + MIN_STEP_PERCENT || percent < progress->last_percent)
+  else if (percent >= progress->last_percent + MIN_STEP_PERCENT)
     printf ("    (%.2f/100%%)\r", percent);
   else
     return;
@@ -123,6 +125,7 @@ signals_init (void)
 {
   catch_signal (SIGINT, on_stop, (int)(SA_RESETHAND | SA_RESTART));
   catch_signal (SIGTERM, on_stop, (int)(SA_RESETHAND | SA_RESTART));
+  catch_signal (SIGHUP, on_stop, (int)(SA_RESETHAND | SA_RESTART));
   catch_signal (SIGUSR1, on_ask, SA_RESTART);
   catch_signal (SIGXFSZ, SIG_IGN, 0);
 }

@@ -36,7 +36,8 @@ typedef struct
 BlockDriverState *coroutine_fn bdrv_co_open (const char *filename, const BdrvOpenParams *params,
                                              GError **error);
 
-/* Only the protocol node (and filters) of @filename, for creating: made if it is not there, emptied. */
+/* Only the protocol node (and filters) of @filename, for creating: made if it is not there, else with
+ * its old content. */
 BlockDriverState *coroutine_fn bdrv_co_create_file (const char *filename, const BdrvOpenParams *params,
                                                     GError **error);
 

@@ -2,8 +2,8 @@
 /*
  * Files for new images.
  *
- * A file that exists is emptied only after the protocol driver has opened it for writing, and so has its
- * locks: an image in use is refused with nothing changed.
+ * A file that exists is opened as it is, which takes its locks: an image in use is refused with nothing changed.
+ * The format's driver empties it when it has found nothing wrong with what is asked of it.
  */
 #include "core-int.h"
 
@@ -80,7 +80,7 @@ ensure_exists (const char *path, const char *confine, bool *made, GError **error
 }
 
 static BlockDriverState *coroutine_fn
-co_open_empty (const char *path, const BdrvOpenParams *params, GError **error)
+co_open_for_creation (const char *path, const BdrvOpenParams *params, GError **error)
 {
   int flags = (params->flags & ~(BDRV_O_CHILD | BDRV_O_CHECK)) | BDRV_O_RDWR;
   struct stat st;
@@ -90,11 +90,6 @@ co_open_empty (const char *path, const BdrvOpenParams *params, GError **error)
   BlockDriverState *file = bdrv_co_open_protocol (path, &st, flags, params, error);
   if (!file)
     return NULL;
-  if (S_ISREG (st.st_mode) && bdrv_length (file) > 0 && !bdrv_co_truncate (file, 0, error))
-    {
-      bdrv_co_unref (file);
-      return NULL;
-    }
   return file;
 }
 
@@ -105,7 +100,7 @@ bdrv_co_create_file (const char *filename, const BdrvOpenParams *params, GError 
 
   if (!ensure_exists (filename, params->confine, &made, error))
     return NULL;
-  BlockDriverState *file = co_open_empty (filename, params, error);
+  BlockDriverState *file = co_open_for_creation (filename, params, error);
   if (!file && made)
     unlink (filename);
   return file;

@@ -198,8 +198,20 @@ commit_check_sizes (const CommitJob *commit, GError **error)
   const BlockDriverState *source = commit->params.source, *target = commit->params.target;
   int64_t source_bytes = bdrv_length (source), target_bytes = bdrv_length (target);
 
-  if (source_bytes >= target_bytes || commit->params.shrink_target)
+  if (source_bytes >= target_bytes)
     return true;
+  if (commit->params.shrink_target)
+    {
+      /* Found out now, not after the merge. */
+      if ((target->drv->caps & BLOCK_CAP_SHRINK)
+          && !bdrv_protocol_node ((BlockDriverState *)target)->fixed_length)
+        return true;
+      bdrv_set_error (error, target, VHDKIT_ERROR_UNSUPPORTED,
+                      "cannot be cut from %" G_GINT64_FORMAT " to the %" G_GINT64_FORMAT " bytes of %s: %s",
+                      target_bytes, source_bytes, source->filename,
+                      target->drv->caps & BLOCK_CAP_SHRINK ? "it is a device" : "its format cannot shrink");
+      return false;
+    }
   bdrv_set_error (error, source, VHDKIT_ERROR_INVALID_ARGUMENT,
                   "its size, %" G_GINT64_FORMAT " bytes, is smaller than the %" G_GINT64_FORMAT
                   " bytes of %s: the target would have to be cut, which was not asked for",

@@ -250,6 +250,7 @@ typedef enum
 {
   BLOCK_CAP_BACKING = 1 << 0,   /* images may have a parent */
   BLOCK_CAP_ZERO_INIT = 1 << 1, /* a fresh image reads as zeros */
+  BLOCK_CAP_SHRINK = 1 << 2,    /* co_truncate can make the image smaller */
 } BlockDriverCaps;
 
 /* How an image is to be made; see co_create. */
@@ -279,8 +280,9 @@ struct BlockDriver
   /* 0: certainly not; 100: certainly.  Content only, never the name.  Formats only. */
   int (*probe) (const BlockProbe *probe);
 
-  /* Make the image in bs->file, an empty file (or a block device) opened for writing.  @file's length may be
-   * anything; what co_create does not write reads as zeros in a file.  Ends durable. */
+  /* Make the image in @file, opened for writing.  It may hold anything, an image somebody needs included: check
+   * all that is asked for first, then empty it (bdrv_co_truncate (file, 0); not a device).  What co_create does
+   * not write reads as zeros in a file.  Ends durable. */
   bool coroutine_fn (*co_create) (BlockDriverState *file, const BlockCreateParams *params, GError **error);
 
   /* Open: read and check what must be checked, set bs->bytes and bs->limits.  Formats find bs->file

@@ -32,6 +32,7 @@ typedef enum
   WRITE_THROUGH = 1 << 3,
   CROWDED = 1 << 4, /* few blocks, many requests: bitmaps fill up while they are published */
   MANY = 1 << 5,    /* so many new blocks that a round starts by itself */
+  REUSE = 1 << 6,   /* a small disk, whose blocks come and go while slow reads are under way */
 } Flags;
 
 typedef struct
@@ -60,6 +61,8 @@ static const Case cases[] = {
   { "differencing-deep", IMAGE_DYNAMIC, MIB, 16 * KIB, TWO_PARENTS, MIB, 0, 240 },
   { "differencing-batmap", IMAGE_DYNAMIC, 256 * KIB, 4 * KIB, FIXED_PARENT, 256 * KIB, BATMAP | CROWDED,
     120 },
+  { "dynamic-reuse", IMAGE_DYNAMIC, 160 * KIB, 4 * KIB, NO_PARENT, 0, CROWDED | REUSE, 120 },
+  { "differencing-reuse", IMAGE_DYNAMIC, 160 * KIB, 4 * KIB, DYNAMIC_PARENT, 40 * KIB, CROWDED | REUSE, 120 },
   { "dynamic-many-blocks", IMAGE_DYNAMIC, 26 * MIB, 4 * KIB, NO_PARENT, 0, MANY, 40 },
   { "fixed", IMAGE_FIXED, 512 * KIB, 0, NO_PARENT, 0, 0, 120 },
   { "fixed-grows", IMAGE_FIXED, 512 * KIB, 0, NO_PARENT, 0, GROW, 240 },
@@ -141,6 +144,15 @@ mix_of (const Run *run)
       mix.max_sectors = 6;
       mix.flush = 6;
     }
+  if (c->flags & REUSE)
+    mix = (GuestMix){ .write = 7,
+                      .zeroes_unmap = 3,
+                      .discard = 3,
+                      .flush = 3,
+                      .read = 9,
+                      .max_sectors = 6,
+                      .whole_blocks = 80,
+                      .block_size = c->block_size };
   if (c->flags & MANY)
     mix = (GuestMix){ .write = 1, .max_sectors = 128 };
   return mix;
@@ -173,7 +185,7 @@ session (Run *run, char **filters, bool last)
       test_fail ("%s", error->message);
       return false;
     }
-  guest_run (&guest_state, &mix, c->flags & CROWDED ? 250 : c->flags & MANY ? 1200 : 60);
+  guest_run (&guest_state, &mix, requests);
   if (c->flags & GROW)
     {
       int64_t bytes = guest_size (run->guest);

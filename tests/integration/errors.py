@@ -217,4 +217,54 @@ def warnings_are_not_errors(t):
     t.same_content(t.content(made.path, fmt='vhd'), b'\1' * 512 + bytes(MiB - 512), 'content')
 
 
+# --- what a failed command must not have done ------------------------------------------------------------------
+
+def refused_with_file_kept(t, *argv):
+    """The command fails, and the image that stood at keep.vhd still does."""
+    t.img('create', '-q', '-f', 'vhd', t.path('p.vhd'), '2M')
+    t.img('create', '-q', '-f', 'vhd', t.path('keep.vhd'), '2M')
+    t.io('-c', 'write -q -P 7 0 1M', t.path('keep.vhd'))
+    unchanged = Unchanged(t.path('keep.vhd'), t.path('p.vhd'))
+    t.refused(t.img(*[t.path(a[1:]) if a.startswith('@') else a for a in argv], rc=1))
+    unchanged.verify(t)
+
+
+for label, argv in [
+        ('size', 'create -f vhd @keep.vhd 9999G'), ('no-size', 'create -f vhd @keep.vhd 0'),
+        ('block-size', 'create -f vhd -o block_size=1 @keep.vhd 1G'),
+        ('subformat', 'create -f vhd -o subformat=foo @keep.vhd 1G'),
+        ('fixed-child', 'create -f vhd -o subformat=fixed -b @p.vhd @keep.vhd'),
+        ('child-size', 'create -f vhd -b @p.vhd @keep.vhd 9999G'),
+        ('preallocation', 'create -f raw -o preallocation=foo @keep.vhd 1M'),
+        ('convert-options', 'convert -O vhd -o block_size=1 @p.vhd @keep.vhd'),
+        ('convert-unnamed-format', 'convert -n @p.vhd @keep.vhd')]:
+    add('kept-when-refused-' + label, refused_with_file_kept, *argv.split())
+
+
+@case
+def shrinking_a_vhd_is_refused_before_the_merge(t):
+    t.img('create', '-q', '-f', 'vhd', t.path('base.vhd'), '8M')
+    t.io('-c', 'write -q -P 1 0 8M', t.path('base.vhd'))
+    t.img('create', '-q', '-f', 'vhd', '-b', t.path('base.vhd'), t.path('small.vhd'), '4M')
+    t.io('-c', 'write -q -P 2 1M 1M', t.path('small.vhd'))
+    unchanged = Unchanged(t.path('base.vhd'), t.path('small.vhd'))
+    t.refused(t.img('commit', '--shrink', t.path('small.vhd'), rc=1), 'shrink', 'base.vhd')
+    unchanged.verify(t)
+
+
+@case
+def other_formats_are_not_taken_for_raw(t):
+    for name, head in [('qcow2', b'QFI\xfb\0\0\0\3'), ('VMDK', b'KDMV\1\0\0\0'), ('VMDK', b'# Disk DescriptorFile\n'),
+                       ('VDI', b'<<< VirtualBox >>>'.ljust(64, b'\n') + b'\x7f\x10\xda\xbe')]:
+        path = t.path('x.img')
+        with open(path, 'wb') as f:
+            f.write(head.ljust(1 << 20, b'\0'))
+        unchanged = Unchanged(path)
+        t.refused(t.img('info', path, rc=1), name, 'x.img')
+        t.refused(t.img('convert', '-O', 'vhd', path, t.path('o.vhd'), rc=1), name)
+        t.refused(t.io('-c', 'write -q 0 512', path, rc=1), name)
+        unchanged.verify(t)
+        t.equal(t.img('info', '--output=json', '-f', 'raw', path).json['format'], 'raw', 'with -f raw')
+
+
 main()

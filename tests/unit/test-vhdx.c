@@ -20,7 +20,7 @@ test_crc32c (void)
   g_assert_cmphex (crc32c (0, bytes, 4096), ==, 0x98F94189);
   /* In pieces of every kind. */
   for (size_t cut = 0; cut <= 9; cut++)
-    g_assert_cmphex (crc32c (crc32c (0, "123456789", cut), "123456789" + cut, 9 - cut), ==, 0xE3069283);
+    g_assert_cmphex (crc32c (crc32c (0, "123456789", cut), &"123456789"[cut], 9 - cut), ==, 0xE3069283);
 
   memcpy (header.signature, "head", 4);
   header.sequence_number = le64 (1);

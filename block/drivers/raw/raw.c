@@ -166,7 +166,10 @@ raw_co_create (BlockDriverState *file, const BlockCreateParams *params, GError *
       return false;
     }
 
-  /* Old content must not show through.  A device keeps its length and what it holds. */
+  /* Old content must not show through, but a length the file system refuses must not cost it.  A device keeps
+   * its length and what it holds. */
+  if (params->bytes > bdrv_length (file) && !bdrv_co_truncate (file, params->bytes, error))
+    return false;
   if (bdrv_length (file) > 0 && !bdrv_co_truncate (file, 0, error))
     return false;
   if (!bdrv_co_truncate (file, params->bytes, error) || !preallocate (file, params, error))
@@ -191,7 +194,7 @@ const BlockDriver raw_driver = {
   .kind = BLOCK_DRIVER_FORMAT,
   .format_name = "raw",
   .long_name = "Raw disk image",
-  .caps = BLOCK_CAP_ZERO_INIT,
+  .caps = BLOCK_CAP_ZERO_INIT | BLOCK_CAP_SHRINK,
   .create_options = raw_create_options,
   .probe = raw_probe,
   .co_create = raw_co_create,

@@ -101,6 +101,13 @@ write_bat (Layout *layout, GError **error)
   return true;
 }
 
+/* Nothing is wrong with what was asked for: from here on, what the file held is gone. */
+static bool coroutine_fn
+empty_file (BlockDriverState *file, GError **error)
+{
+  return file->fixed_length || bdrv_length (file) == 0 || bdrv_co_truncate (file, 0, error);
+}
+
 static bool coroutine_fn
 write_layout (Layout *layout, GError **error)
 {
@@ -235,7 +242,7 @@ create_image (Layout *layout, const BlockCreateParams *params, GError **error)
       if (!plan_sparse (layout, &rounded, error))
         return false;
     }
-  return place_footer (layout, error) && write_layout (layout, error);
+  return place_footer (layout, error) && empty_file (layout->file, error) && write_layout (layout, error);
 }
 
 bool coroutine_fn

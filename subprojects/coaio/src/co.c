@@ -66,9 +66,10 @@ void
 co_sleep_ns (int64_t ns)
 {
   Coroutine *self = coroutine_self ();
+  int64_t now = aio_clock_ns ();
   AioTimer timer;
 
   aio_timer_init (&timer, coroutine_get_context (self), sleep_ends, self);
-  aio_timer_mod (&timer, aio_clock_ns () + MAX (ns, 0));
+  aio_timer_mod (&timer, ns > INT64_MAX - now ? INT64_MAX : now + MAX (ns, 0));
   coroutine_yield ();
 }

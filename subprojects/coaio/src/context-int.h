@@ -2,13 +2,15 @@
 /*
  * The inside of an AioContext.
  *
- *              other threads                    the thread that drives it
- *                   │ post                            │ post
- *                   ▼                                 ▼
- *   eventfd ◀── remote (lock-free, LIFO) ──reversed──▶ ready (FIFO) ──▶ run ──▶ engines: submit, reap, resume
- *      │                                                                        ▲
- *      ▼                                                                        │
- *    epoll ◀── timerfd, descriptors, completion eventfds of the engines ──▶ aio_wait_events ()
+ *          other threads                      the thread that drives it
+ *               │ post                              │ post
+ *               ▼                                   ▼
+ *       remote (lock-free, LIFO) ── reversed ──▶ ready (FIFO) ──▶ run ──▶ engines: submit, reap, resume
+ *               │ first of many                                             ▲        │ completion
+ *               ▼                                                           │        ▼
+ *            eventfd ◀──────────────────────────────────────────────────────┼── kernel
+ *               │                                                           │
+ *             epoll ◀── timerfd, descriptors                  aio_wait_events (): sleeps here
  *
  * Waking.  `awake` is true while somebody is sure to look at `remote` before he sleeps; only then may a poster
  * leave the eventfd alone.  Poster: push, then read `awake`.  Driver: clear `awake`, then read `remote`, then

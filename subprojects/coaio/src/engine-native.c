@@ -2,9 +2,9 @@
 /*
  * Linux AIO.
  *
- *   co_submit ─▶ queued ─ io_submit, a batch ─▶ in flight ─▶ completion ring (memory shared with the kernel)
- *                  ▲                                             │ read without a system call
- *                  └─ io_submit says EAGAIN: waits ◀── room ─────┴─▶ coroutine goes on
+ *   submit ─▶ queued ─ io_submit, a batch ─▶ in flight ─▶ completion ring (memory shared with the kernel)
+ *               ▲                                             │ read without a system call
+ *               └─ io_submit says EAGAIN: waits ◀── room ─────┴─▶ coroutine goes on
  *
  * What completes inside io_submit () is reaped right after it, so storage that never waits costs one system call
  * per batch and never meets epoll.  The kernel tells the context's eventfd of completions, so that a sleeping thread
@@ -219,7 +219,9 @@ native_submit (AioEngineState *state, AioRequest *request)
       iocb->u.c.buf = (void *)request->iov;
       iocb->u.c.nbytes = (unsigned long)request->niov;
     }
-  request->silent = (request->file->memory || !request->file->direct) && !self->no_silent;
+  /* Outside of dispatch a host may be about to poll the descriptor. */
+  request->silent =
+      (request->file->memory || !request->file->direct) && !self->no_silent && state->ctx->depth > 0;
   if (!request->silent)
     io_set_eventfd (iocb, state->ctx->event_fd);
 

@@ -3,11 +3,12 @@
  * The thread pool as an engine.
  *
  * What the page cache can do at once is done inline: the way to another thread and back costs ten times a small
- * copy.  Where the file system knows RWF_NOWAIT, it says what would block.  Many do not know it for writes (ext4).
- * Small buffered writes are then tried inline all the same, by the clock: nearly all of them only copy, but one may
- * meet a page that has to be read first, a journal that is busy, or the limit of dirty memory.  One that took long
- * sends the writes of its file to the pool for many times as long, so the loop loses a few percent of its time at
- * worst, and writes that really wait are spread over the threads.
+ * copy, or more.  Where the file system knows RWF_NOWAIT, it says what would block.  Many do not know it for writes
+ * (ext4).  Small buffered writes are then tried inline all the same, on credit: nearly all of them only copy, but
+ * one may meet a page that has to be read first, a busy journal, or the limit of dirty memory.  A write earns what
+ * the way to another thread would have cost, and pays for the time it has waited.  When that does not balance, the
+ * pool does the writes of this file for many times the deficit: the loop loses a few percent of its time at worst,
+ * and writes that really wait are spread over the threads.
  */
 #include "coaio-config.h"
 
@@ -23,10 +24,12 @@
 /* More than this is copied by a thread of the pool, so that several processors can share the work. */
 #define INLINE_READ_MAX  (256 * 1024)
 #define INLINE_WRITE_MAX (64 * 1024)
-/* A write that has taken longer has waited for something. */
-#define SLOW_WRITE_NS 50000
-/* For how many times as long the pool takes over. */
-#define SLOW_WRITE_PENALTY 32
+/* For writes on credit, in nanoseconds: what each earns, the most that is kept, how fast a copy is at least, and for
+ * how many times the deficit the pool takes over. */
+#define WRITE_EARNS         10000
+#define WRITE_CREDIT_MAX    1000000
+#define WRITE_BYTES_PER_NS  4
+#define WRITE_DEFICIT_TIMES 32
 
 static ssize_t
 transfer_once (const AioRequest *request, int flags)
@@ -122,21 +125,28 @@ try_nowait (const AioRequest *request, atomic_bool *unknown)
   return ret == -EOPNOTSUPP || ret == 0 ? -EAGAIN : ret;
 }
 
-/* -EAGAIN: a write of this file has waited not long ago. */
+/* -EAGAIN: writes of this file have waited too long.  Threads that share the file may lose each other's sums, which
+ * does no harm. */
 static ssize_t
-try_write_by_the_clock (const AioRequest *request)
+try_write_on_credit (const AioRequest *request, size_t bytes)
 {
   AioFile *file = request->file;
-  int64_t begin = aio_clock_ns (), end;
+  int64_t begin = aio_clock_ns (), end, credit;
   ssize_t ret;
 
   if (begin < atomic_load_explicit (&file->no_inline_write_before, memory_order_relaxed))
     return -EAGAIN;
   ret = transfer_once (request, 0);
   end = aio_clock_ns ();
-  if (end - begin > SLOW_WRITE_NS)
-    atomic_store_explicit (&file->no_inline_write_before, end + SLOW_WRITE_PENALTY * (end - begin),
-                           memory_order_relaxed);
+  credit = atomic_load_explicit (&file->write_credit, memory_order_relaxed) + WRITE_EARNS
+           + (int64_t)bytes / WRITE_BYTES_PER_NS - (end - begin);
+  if (credit < 0)
+    {
+      atomic_store_explicit (&file->no_inline_write_before, end - WRITE_DEFICIT_TIMES * credit,
+                             memory_order_relaxed);
+      credit = 0;
+    }
+  atomic_store_explicit (&file->write_credit, MIN (credit, WRITE_CREDIT_MAX), memory_order_relaxed);
   return ret;
 }
 
@@ -145,10 +155,10 @@ try_inline (const AioRequest *request)
 {
   AioFile *file = request->file;
   bool read = request->kind == AIO_REQUEST_READ;
+  size_t bytes = request_bytes (request);
   ssize_t ret;
 
-  if (request->kind == AIO_REQUEST_FDATASYNC
-      || request_bytes (request) > (read ? INLINE_READ_MAX : INLINE_WRITE_MAX))
+  if (request->kind == AIO_REQUEST_FDATASYNC || bytes > (read ? INLINE_READ_MAX : INLINE_WRITE_MAX))
     return -EAGAIN;
   if (file->memory)
     return transfer_once (request, 0);
@@ -159,7 +169,7 @@ try_inline (const AioRequest *request)
     return try_nowait (request, &file->no_nowait_read);
   ret = try_nowait (request, &file->no_nowait_write);
   if (ret == -EAGAIN && file->regular && atomic_load_explicit (&file->no_nowait_write, memory_order_relaxed))
-    ret = try_write_by_the_clock (request);
+    ret = try_write_on_credit (request, bytes);
   return ret;
 }
 

@@ -20,6 +20,8 @@ struct AioFile
   /* The file system has said that it does not know RWF_NOWAIT.  Any thread may learn it. */
   atomic_bool no_nowait_read;
   atomic_bool no_nowait_write;
+  /* For small writes where nobody says whether they would block: engine-threads.c. */
+  _Atomic int64_t write_credit;
   _Atomic int64_t no_inline_write_before; /* aio_clock_ns () */
 };
 

@@ -74,14 +74,15 @@ void aio_timer_del (AioTimer *timer);
 void aio_timer_free (AioTimer *timer);
 int64_t aio_clock_ns (void); /* CLOCK_MONOTONIC, [any thread] */
 
-/* Watch @fd; a NULL callback does not watch that direction, two NULLs forget the descriptor. */
+/* Watch @fd; a NULL callback does not watch that direction, two NULLs forget the descriptor (before it is closed).
+ * To watch what cannot be watched (a closed descriptor, a regular file) is a mistake that ends the process. */
 void aio_set_fd_handler (AioContext *ctx, int fd, AioCallback *io_read, AioCallback *io_write, void *opaque);
 
 /* --- engines -------------------------------------------------------------------------------------------- */
 
 typedef enum
 {
-  AIO_ENGINE_THREADS,  /* a bounded thread pool; page-cache hits inline with RWF_NOWAIT */
+  AIO_ENGINE_THREADS,  /* a bounded thread pool; what the page cache can do at once is done inline */
   AIO_ENGINE_NATIVE,   /* Linux AIO (libaio); truly asynchronous with O_DIRECT only */
   AIO_ENGINE_IO_URING, /* when built with liburing */
 } AioEngine;
