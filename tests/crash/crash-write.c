@@ -61,8 +61,8 @@ static const Case cases[] = {
   { "differencing-deep", IMAGE_DYNAMIC, MIB, 16 * KIB, TWO_PARENTS, MIB, 0, 240 },
   { "differencing-batmap", IMAGE_DYNAMIC, 256 * KIB, 4 * KIB, FIXED_PARENT, 256 * KIB, BATMAP | CROWDED,
     120 },
-  { "dynamic-reuse", IMAGE_DYNAMIC, 160 * KIB, 4 * KIB, NO_PARENT, 0, CROWDED | REUSE, 120 },
-  { "differencing-reuse", IMAGE_DYNAMIC, 160 * KIB, 4 * KIB, DYNAMIC_PARENT, 40 * KIB, CROWDED | REUSE, 120 },
+  { "dynamic-reuse", IMAGE_DYNAMIC, 96 * KIB, 4 * KIB, NO_PARENT, 0, CROWDED | REUSE, 120 },
+  { "differencing-reuse", IMAGE_DYNAMIC, 96 * KIB, 4 * KIB, DYNAMIC_PARENT, 40 * KIB, CROWDED | REUSE, 120 },
   { "dynamic-many-blocks", IMAGE_DYNAMIC, 26 * MIB, 4 * KIB, NO_PARENT, 0, MANY, 40 },
   { "fixed", IMAGE_FIXED, 512 * KIB, 0, NO_PARENT, 0, 0, 120 },
   { "fixed-grows", IMAGE_FIXED, 512 * KIB, 0, NO_PARENT, 0, GROW, 240 },
@@ -145,11 +145,11 @@ mix_of (const Run *run)
       mix.flush = 6;
     }
   if (c->flags & REUSE)
-    mix = (GuestMix){ .write = 7,
-                      .zeroes_unmap = 3,
-                      .discard = 3,
-                      .flush = 3,
-                      .read = 9,
+    mix = (GuestMix){ .write = 8,
+                      .zeroes_unmap = 4,
+                      .discard = 4,
+                      .flush = 6,
+                      .read = 14,
                       .max_sectors = 6,
                       .whole_blocks = 80,
                       .block_size = c->block_size };
@@ -177,8 +177,11 @@ session (Run *run, char **filters, bool last)
                                     .guest = run->guest,
                                     .trace = run->trace,
                                     .rand = run->rand,
-                                    .depth = c->flags & CROWDED ? 12 : 8,
+                                    .depth = c->flags & REUSE     ? 24
+                                             : c->flags & CROWDED ? 12
+                                                                  : 8,
                                     .write_through = c->flags & WRITE_THROUGH };
+  int requests = c->flags & MANY ? 1200 : c->flags & REUSE ? 700 : c->flags & CROWDED ? 250 : 60;
 
   if (image == NULL)
     {

@@ -14,8 +14,9 @@ typedef struct
   int fd;
 } SimDisk;
 
-/* Some requests are passed over for so many draws: others then begin and end while they are in flight. */
-#define SLOW_DRAWS 80
+/* Some requests are passed over for so many draws: others begin and end while they are in flight. */
+#define SLOW_READ_DRAWS  600
+#define SLOW_WRITE_DRAWS 60
 
 typedef struct
 {
@@ -60,10 +61,11 @@ draw_one (void *opaque)
 }
 
 static void coroutine_fn
-wait_for_draw (BlockDriverState *bs)
+wait_for_draw (BlockDriverState *bs, bool is_read)
 {
-  bool slow = g_rand_int_range (draw, 0, 10) == 0;
-  Waiter waiter = { coroutine_self (), slow ? draws + SLOW_DRAWS : 0 };
+  bool slow = g_rand_int_range (draw, 0, is_read ? 12 : 20) == 0;
+  int slow_draws = is_read ? SLOW_READ_DRAWS : SLOW_WRITE_DRAWS;
+  Waiter waiter = { coroutine_self (), slow ? draws + slow_draws : 0 };
 
   g_array_append_val (waiting, waiter);
   if (!drawing)
@@ -117,14 +119,14 @@ simdisk_co_preadv (BlockDriverState *bs, int64_t offset, int64_t bytes, const Io
 {
   SimDisk *s = bs->opaque;
   g_autofree uint8_t *buffer = g_malloc0 (bytes);
-  bool late = one_in (2);
+  bool late = !one_in (3);
 
-  if (late && !one_in (3))
-    wait_for_draw (bs);
+  if (late && !one_in (4))
+    wait_for_draw (bs, true);
   if (pread (s->fd, buffer, bytes, offset) < 0)
     return -errno;
   if (!late)
-    wait_for_draw (bs);
+    wait_for_draw (bs, true);
   io_vector_from_buf (qiov, qiov_offset, buffer, bytes);
   return 0;
 }
@@ -146,10 +148,10 @@ simdisk_co_pwritev (BlockDriverState *bs, int64_t offset, int64_t bytes, const I
 
   io_vector_to_buf (qiov, qiov_offset, buffer, bytes);
   if (late)
-    wait_for_draw (bs);
+    wait_for_draw (bs, false);
   ret = write_all (s, offset, bytes, buffer);
   if (!late)
-    wait_for_draw (bs);
+    wait_for_draw (bs, false);
   return ret;
 }
 
@@ -172,17 +174,17 @@ simdisk_co_pwrite_zeroes (BlockDriverState *bs, int64_t offset, int64_t bytes, i
   int ret;
 
   if (late)
-    wait_for_draw (bs);
+    wait_for_draw (bs, false);
   ret = zero_range (s, offset, bytes);
   if (!late)
-    wait_for_draw (bs);
+    wait_for_draw (bs, false);
   return ret;
 }
 
 static int coroutine_fn
 simdisk_co_pdiscard (BlockDriverState *bs, int64_t offset, int64_t bytes)
 {
-  wait_for_draw (bs);
+  wait_for_draw (bs, false);
   return one_in (2) ? zero_range (bs->opaque, offset, bytes) : 0;
 }
 
@@ -190,7 +192,7 @@ simdisk_co_pdiscard (BlockDriverState *bs, int64_t offset, int64_t bytes)
 static int coroutine_fn
 simdisk_co_flush (BlockDriverState *bs)
 {
-  wait_for_draw (bs);
+  wait_for_draw (bs, false);
   return 0;
 }
 
@@ -199,7 +201,7 @@ simdisk_co_truncate (BlockDriverState *bs, int64_t bytes, GError **error)
 {
   SimDisk *s = bs->opaque;
 
-  wait_for_draw (bs);
+  wait_for_draw (bs, false);
   if (ftruncate (s->fd, bytes) < 0)
     {
       bdrv_set_error_errno (error, bs, -errno, "simdisk");
