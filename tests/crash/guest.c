@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "simdisk.h"
+
 #define NEVER      INT64_MAX
 #define READ_BYTES (256 * 1024)
 #define WORDS      (GUEST_SECTOR / 8)
@@ -571,7 +573,8 @@ submit_zeroes (GuestRun *run, Request *request)
                                     request);
 }
 
-static void
+/* false: there is no room for one among those in flight. */
+static bool
 submit_one (GuestRun *run, const GuestMix *mix)
 {
   Kind kind = draw_kind (run, mix);
@@ -582,11 +585,11 @@ submit_one (GuestRun *run, const GuestMix *mix)
   if (kind == FLUSH)
     {
       submit_flush (run);
-      return;
+      return true;
     }
   blocks = kind != READ && g_rand_int_range (run->rand, 0, 100) < mix->whole_blocks;
   if (!draw_range (run, mix, blocks, loose, &sector, &sectors))
-    return;
+    return false;
   request = request_new (run, kind);
   request->sector = sector;
   request->sectors = sectors;
@@ -600,23 +603,28 @@ submit_one (GuestRun *run, const GuestMix *mix)
     submit_write (run, mix, request);
   else
     submit_zeroes (run, request);
+  return true;
 }
 
 static void
 wait_until (GuestRun *run, guint in_flight)
 {
   while (run->in_flight && run->in_flight->len > in_flight)
-    vhdkit_context_iterate (run->context, true);
+    if (!vhdkit_context_iterate (run->context, false) && !simdisk_kick ())
+      vhdkit_context_iterate (run->context, true);
 }
 
 void
 guest_run (GuestRun *run, const GuestMix *mix, int n)
 {
+  simdisk_set_patient (true);
   for (int i = 0; i < n && (run->errors == 0 || run->may_fail) && run->wrong == NULL; i++)
     {
       wait_until (run, run->depth - 1);
-      submit_one (run, mix);
+      if (!submit_one (run, mix))
+        wait_until (run, run->in_flight->len - 1);
     }
+  simdisk_set_patient (false);
   wait_until (run, 0);
 }
 

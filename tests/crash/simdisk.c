@@ -29,35 +29,63 @@ static GRand *draw;
 static GArray *waiting; /* of Waiter */
 static uint64_t draws;
 static bool drawing; /* a bottom half is due */
+static bool patient, kicked;
+static AioContext *last_context;
 
-static guint
+/* A random one of those whose time has come; else the next whose time comes, or -1 if that one should wait on. */
+static int
 choose_winner (void)
 {
-  guint first = g_rand_int_range (draw, 0, waiting->len);
+  guint first = g_rand_int_range (draw, 0, waiting->len), next = first;
 
   for (guint i = 0; i < waiting->len; i++)
     {
       guint winner = (first + i) % waiting->len;
+      uint64_t due = g_array_index (waiting, Waiter, winner).due;
 
-      if (g_array_index (waiting, Waiter, winner).due <= draws)
+      if (due <= draws)
         return winner;
+      if (due < g_array_index (waiting, Waiter, next).due)
+        next = winner;
     }
-  return first;
+  return patient && !kicked ? -1 : (int)next;
 }
 
 static void
 draw_one (void *opaque)
 {
   AioContext *context = opaque;
-  guint winner = choose_winner ();
-  Coroutine *co = g_array_index (waiting, Waiter, winner).co;
+  int winner = choose_winner ();
+  Coroutine *co;
 
-  g_array_remove_index_fast (waiting, winner);
-  draws++;
-  drawing = waiting->len > 0;
+  kicked = false;
+  drawing = winner >= 0 && waiting->len > 1;
   if (drawing)
     aio_bh_schedule_oneshot (context, draw_one, context);
+  if (winner < 0)
+    return;
+  co = g_array_index (waiting, Waiter, winner).co;
+  g_array_remove_index_fast (waiting, winner);
+  draws++;
   aio_co_wake (co);
+}
+
+bool
+simdisk_kick (void)
+{
+  if (waiting == NULL || waiting->len == 0 || drawing)
+    return false;
+  kicked = drawing = true;
+  aio_bh_schedule_oneshot (last_context, draw_one, last_context);
+  return true;
+}
+
+void
+simdisk_set_patient (bool value)
+{
+  patient = value;
+  if (!patient)
+    simdisk_kick ();
 }
 
 static void coroutine_fn
@@ -68,6 +96,7 @@ wait_for_draw (BlockDriverState *bs, bool is_read)
   Waiter waiter = { coroutine_self (), slow ? draws + slow_draws : 0 };
 
   g_array_append_val (waiting, waiter);
+  last_context = bs->context;
   if (!drawing)
     {
       drawing = true;
