@@ -166,6 +166,35 @@ vhdx_bat_index (const VhdxState *s, uint64_t block)
   return block + block / s->chunk_ratio;
 }
 
+/* Entry @index is of a sector bitmap block, not of a payload block. */
+static inline bool
+vhdx_bat_index_is_bitmap (const VhdxState *s, uint64_t index)
+{
+  return (index + 1) % (s->chunk_ratio + 1) == 0;
+}
+
+static inline uint64_t
+vhdx_bat_index_chunk (const VhdxState *s, uint64_t index)
+{
+  return index / (s->chunk_ratio + 1);
+}
+
+/* The payload block of an entry that is not of a bitmap; >= payload_blocks in the last chunk of a BAT: of none. */
+static inline uint64_t
+vhdx_bat_index_block (const VhdxState *s, uint64_t index)
+{
+  return index - vhdx_bat_index_chunk (s, index);
+}
+
+/* scan.c */
+/* Calls @visit for every BAT entry that is needed (s->bat_entries) whose 8 bytes are not all zero, in order; stops
+ * on a non-zero result and returns it; -errno when the BAT cannot be read. */
+typedef int coroutine_fn VhdxBatVisitor (VhdxState *s, uint64_t index, uint64_t value, void *opaque);
+int coroutine_fn vhdx_co_for_each_entry (VhdxState *s, VhdxBatVisitor *visit, void *opaque);
+/* The same for the entries [@first, @end), which are inside the BAT region. */
+int coroutine_fn vhdx_co_for_each_entry_in (VhdxState *s, uint64_t first, uint64_t end, VhdxBatVisitor *visit,
+                                            void *opaque);
+
 /* io.c */
 int coroutine_fn vhdx_co_preadv (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVector *qiov,
                                  size_t qiov_offset);
