@@ -195,6 +195,24 @@ int coroutine_fn vhdx_co_for_each_entry (VhdxState *s, VhdxBatVisitor *visit, vo
 int coroutine_fn vhdx_co_for_each_entry_in (VhdxState *s, uint64_t first, uint64_t end, VhdxBatVisitor *visit,
                                             void *opaque);
 
+/* space.c: which MiB of the container file are in use. */
+typedef struct VhdxSpace VhdxSpace;
+/* All free; NULL: no memory.  It grows with its file by itself. */
+VhdxSpace *vhdx_space_new (void);
+void vhdx_space_free (VhdxSpace *space);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (VhdxSpace, vhdx_space_free)
+/* Ranges are in bytes and rounded outwards to MiB.  false: some of it was taken already (all of it is now), or it
+ * is not below VHDX_MAX_FILE_BYTES (nothing has changed). */
+bool vhdx_space_take (VhdxSpace *space, int64_t file_offset, int64_t bytes);
+void vhdx_space_release (VhdxSpace *space, int64_t file_offset, int64_t bytes);
+/* Where the lowest free run of @bytes (> 0) is that starts at @from or behind and ends at @limit or before; -1: there
+ * is none. */
+int64_t vhdx_space_find (const VhdxSpace *space, int64_t bytes, int64_t from, int64_t limit);
+/* Bytes in the whole MiB of [@from, @limit) that are free. */
+int64_t vhdx_space_free_bytes (const VhdxSpace *space, int64_t from, int64_t limit);
+/* The end of the last MiB in use. */
+int64_t vhdx_space_end (VhdxSpace *space);
+
 /* io.c */
 int coroutine_fn vhdx_co_preadv (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVector *qiov,
                                  size_t qiov_offset);
