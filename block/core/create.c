@@ -141,3 +141,30 @@ bdrv_co_create (const BlockDriver *drv, BlockDriverState *file, const BlockCreat
     }
   return drv->co_create (file, params, error);
 }
+
+/* --- for drivers ---------------------------------------------------------------------------------------- */
+
+bool coroutine_fn
+bdrv_co_clear_file (BlockDriverState *file, int64_t bytes, GError **error)
+{
+  int64_t old_bytes = bdrv_length (file);
+
+  /* The longer length first: it is the one that the host may refuse. */
+  if (bytes > old_bytes && !bdrv_co_truncate (file, bytes, error))
+    return false;
+  return old_bytes == 0 || (bdrv_co_truncate (file, 0, error) && bdrv_co_truncate (file, bytes, error));
+}
+
+bool
+bdrv_check_parent_format (const BlockDriverState *file, const BlockDriverState *parent,
+                          const char *const *formats, GError **error)
+{
+  if (g_strv_contains (formats, parent->drv->format_name))
+    return true;
+  g_autofree char *list = g_strjoinv (" or ", (char **)formats);
+  g_autofree char *name = bdrv_printable (parent->filename);
+  bdrv_set_error (error, file, VHDKIT_ERROR_UNSUPPORTED,
+                  "cannot have %s as its parent: a %s image, it must be %s", name, parent->drv->format_name,
+                  list);
+  return false;
+}

@@ -281,8 +281,8 @@ struct BlockDriver
   int (*probe) (const BlockProbe *probe);
 
   /* Make the image in @file, opened for writing.  It may hold anything, an image somebody needs included: check
-   * all that is asked for first, then empty it (bdrv_co_truncate (file, 0); not a device).  What co_create does
-   * not write reads as zeros in a file.  Ends durable. */
+   * all that is asked for first, then empty it (bdrv_co_clear_file ()).  What co_create does not write reads as
+   * zeros in a file.  Ends durable. */
   bool coroutine_fn (*co_create) (BlockDriverState *file, const BlockCreateParams *params, GError **error);
 
   /* Open: read and check what must be checked, set bs->bytes and bs->limits.  Formats find bs->file
@@ -383,6 +383,14 @@ int coroutine_fn bdrv_co_block_status (BlockDriverState *child, int64_t offset, 
 int coroutine_fn bdrv_co_copy_range_to (BlockDriverState *child, int64_t offset, int64_t bytes,
                                         BlockDriverState *src, int64_t src_offset);
 bool coroutine_fn bdrv_co_truncate (BlockDriverState *child, int64_t bytes, GError **error);
+
+/* For co_create: from here on, what @file held is gone.  It is @bytes long then and reads as zeros; a length the
+ * host refuses costs nothing.  A device, which must be as long, keeps its length and what it holds. */
+bool coroutine_fn bdrv_co_clear_file (BlockDriverState *file, int64_t bytes, GError **error);
+/* For co_create: whether an image in @file can have @parent, which must be of one of @formats (names,
+ * NULL-terminated). */
+bool bdrv_check_parent_format (const BlockDriverState *file, const BlockDriverState *parent,
+                               const char *const *formats, GError **error);
 
 /* The child's current length in bytes. */
 int64_t bdrv_length (const BlockDriverState *child);

@@ -8,6 +8,7 @@
 #include "byteorder.h"
 #include "checked.h"
 #include "identity.h"
+#include "path.h"
 #include "zero.h"
 
 static void
@@ -219,6 +220,34 @@ test_identity (void)
   g_assert_cmpint (identity_time_now (), >, 1500000000);
 }
 
+static void
+test_path (void)
+{
+  static const struct
+  {
+    const char *file, *target, *relative;
+  } cases[] = {
+    { "/a/child.vhd", "/a/parent.vhd", ".\\parent.vhd" },
+    { "/a/child.vhd", "/a/b/c/parent.vhd", ".\\b\\c\\parent.vhd" },
+    { "/a/b/c/child.vhd", "/a/parent.vhd", "..\\..\\parent.vhd" },
+    { "/a/b/child.vhd", "/a/c/parent.vhd", "..\\c\\parent.vhd" },
+    { "/child.vhd", "/a/parent.vhd", ".\\a\\parent.vhd" },
+    { "/a/child.vhd", "/parent.vhd", "..\\parent.vhd" },
+    { "/child.vhd", "/parent.vhd", ".\\parent.vhd" },
+    /* Names that only begin alike, a directory named as the file is, a name that looks like a drive. */
+    { "/ab/child.vhd", "/a/parent.vhd", "..\\a\\parent.vhd" },
+    { "/a/x/child.vhd", "/a/x", "..\\x" },
+    { "/a/child.vhd", "/a/C:", ".\\C:" },
+  };
+
+  for (size_t i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autofree char *relative = path_relative_windows (cases[i].file, cases[i].target);
+
+      g_assert_cmpstr (relative, ==, cases[i].relative);
+    }
+}
+
 int
 main (int argc, char **argv)
 {
@@ -232,5 +261,6 @@ main (int argc, char **argv)
   g_test_add_data_func ("/util/bitset/lsb-first", GINT_TO_POINTER (BITSET_LSB_FIRST), test_bitset);
   g_test_add_func ("/util/bitset/order", test_bitset_order);
   g_test_add_func ("/util/identity", test_identity);
+  g_test_add_func ("/util/path", test_path);
   return g_test_run ();
 }

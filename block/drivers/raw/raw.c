@@ -166,13 +166,7 @@ raw_co_create (BlockDriverState *file, const BlockCreateParams *params, GError *
       return false;
     }
 
-  /* Old content must not show through, but a length the file system refuses must not cost it.  A device keeps
-   * its length and what it holds. */
-  if (params->bytes > bdrv_length (file) && !bdrv_co_truncate (file, params->bytes, error))
-    return false;
-  if (bdrv_length (file) > 0 && !bdrv_co_truncate (file, 0, error))
-    return false;
-  if (!bdrv_co_truncate (file, params->bytes, error) || !preallocate (file, params, error))
+  if (!bdrv_co_clear_file (file, params->bytes, error) || !preallocate (file, params, error))
     return false;
 
   int ret = bdrv_co_flush (file);

@@ -101,13 +101,6 @@ write_bat (Layout *layout, GError **error)
   return true;
 }
 
-/* Nothing is wrong with what was asked for: from here on, what the file held is gone. */
-static bool coroutine_fn
-empty_file (BlockDriverState *file, GError **error)
-{
-  return file->fixed_length || bdrv_length (file) == 0 || bdrv_co_truncate (file, 0, error);
-}
-
 static bool coroutine_fn
 write_layout (Layout *layout, GError **error)
 {
@@ -221,6 +214,8 @@ create_image (Layout *layout, const BlockCreateParams *params, GError **error)
                       "a fixed image cannot have a parent");
       return false;
     }
+  if (params->parent && !bdrv_check_parent_format (layout->file, params->parent, vhd_parent_formats, error))
+    return false;
   bytes = round_up (MIN (bytes, INT64_MAX - VHD_SECTOR_SIZE), VHD_SECTOR_SIZE);
   if (!block_options_get_bool (params->options, "force_size", true) && bytes <= VHD_MAX_BYTES)
     bytes = round_up_to_chs (bytes);
@@ -242,7 +237,9 @@ create_image (Layout *layout, const BlockCreateParams *params, GError **error)
       if (!plan_sparse (layout, &rounded, error))
         return false;
     }
-  return place_footer (layout, error) && empty_file (layout->file, error) && write_layout (layout, error);
+  return place_footer (layout, error)
+         && bdrv_co_clear_file (layout->file, layout->footer_offset + VHD_FOOTER_SIZE, error)
+         && write_layout (layout, error);
 }
 
 bool coroutine_fn

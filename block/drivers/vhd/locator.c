@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "path.h"
 #include "vhd.h"
 
 static const struct
@@ -206,10 +207,11 @@ vhd_co_read_locators (VhdState *s, GError **error)
   return true;
 }
 
+const char *const vhd_parent_formats[] = { "vhd", "raw", NULL };
+
 bool
 vhd_get_parent_link (BlockDriverState *bs, BlockParentLink *link)
 {
-  static const char *const formats[] = { "vhd", "raw", NULL };
   static const uint8_t none[16];
   VhdState *s = bs->opaque;
 
@@ -221,7 +223,7 @@ vhd_get_parent_link (BlockDriverState *bs, BlockParentLink *link)
 
       block_parent_link_add (link, entry->kind, entry->path, entry->origin);
     }
-  link->formats = formats;
+  link->formats = vhd_parent_formats;
   link->has_identity = memcmp (s->header.parent_unique_id, none, sizeof none) != 0;
   if (link->has_identity)
     {
@@ -245,26 +247,6 @@ vhd_get_identity (BlockDriverState *bs, uint8_t *identity)
 /* --- encoding ---------------------------------------------------------------------------------------------
  */
 
-/* @target as seen from the directory of @file, both absolute: "../dir/parent.vhd". */
-static char *
-relative_path (const char *file, const char *target)
-{
-  g_autofree char *dir = g_path_get_dirname (file);
-  g_auto (GStrv) from = g_strsplit (dir, "/", -1);
-  g_auto (GStrv) to = g_strsplit (target, "/", -1);
-  GString *path = g_string_new (NULL);
-  size_t common = 0;
-
-  while (from[common] && to[common] && to[common + 1] && strcmp (from[common], to[common]) == 0)
-    common++;
-  for (size_t i = common; from[i]; i++)
-    if (from[i][0] != '\0')
-      g_string_append (path, "../");
-  for (size_t i = common; to[i]; i++)
-    g_string_append_printf (path, "%s%s", to[i], to[i + 1] ? "/" : "");
-  return g_string_free (path, FALSE);
-}
-
 /* Puts @text (owned by the list from now on) behind what is there, in whole sectors. */
 static int64_t
 place_text (VhdHeader *header, int slot, uint32_t code, GByteArray *text, int64_t file_offset, GArray *texts)
@@ -283,8 +265,7 @@ int64_t
 vhd_make_locators (VhdHeader *header, const char *child_path, const char *parent_path, int64_t file_offset,
                    GArray *texts)
 {
-  g_autofree char *relative = relative_path (child_path, parent_path);
-  g_autofree char *windows = g_strconcat (g_str_has_prefix (relative, "../") ? "" : "./", relative, NULL);
+  g_autofree char *windows = path_relative_windows (child_path, parent_path);
   g_autofree char *base = g_path_get_basename (parent_path);
   g_autofree char *escaped = g_uri_escape_string (parent_path, "/", TRUE);
   g_autofree char *url = g_strconcat ("file://", escaped, NULL);
@@ -292,9 +273,6 @@ vhd_make_locators (VhdHeader *header, const char *child_path, const char *parent
   glong n_name, n_path;
   GByteArray *text;
 
-  for (char *p = windows; *p; p++)
-    if (*p == '/')
-      *p = '\\';
   name_units = g_utf8_to_utf16 (base, -1, NULL, &n_name, NULL);
   path_units = g_utf8_to_utf16 (windows, -1, NULL, &n_path, NULL);
   if (!name_units || !path_units || n_path * 2 > VHD_LOCATOR_MAX_LENGTH

@@ -346,6 +346,7 @@ int coroutine_fn vhd_co_block_status (BlockDriverState *bs, int64_t offset, int6
 int coroutine_fn vhd_co_zero_range (VhdState *s, int64_t offset, int64_t bytes);
 
 /* locator.c */
+extern const char *const vhd_parent_formats[];
 bool vhd_get_parent_link (BlockDriverState *bs, BlockParentLink *link);
 bool vhd_get_identity (BlockDriverState *bs, uint8_t *identity);
 /* Reads the locator texts and fills s->parent_paths; what is no path is warned of and left out. */
