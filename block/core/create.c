@@ -152,7 +152,15 @@ bdrv_co_clear_file (BlockDriverState *file, int64_t bytes, GError **error)
   /* The longer length first: it is the one that the host may refuse. */
   if (bytes > old_bytes && !bdrv_co_truncate (file, bytes, error))
     return false;
-  return old_bytes == 0 || (bdrv_co_truncate (file, 0, error) && bdrv_co_truncate (file, bytes, error));
+  if (old_bytes == 0)
+    return true;
+  if (!bdrv_co_truncate (file, 0, error) || !bdrv_co_truncate (file, bytes, error))
+    return false;
+  /* A crash must not leave parts of the old image among those of the new one. */
+  int ret = bdrv_co_flush (file);
+  if (ret < 0)
+    bdrv_set_error_errno (error, file, ret, "cannot flush");
+  return ret == 0;
 }
 
 bool

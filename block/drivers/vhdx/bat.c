@@ -3,6 +3,28 @@
  * the sector bitmap block they share. */
 #include "vhdx.h"
 
+uint64_t
+vhdx_chunk_ratio (const VhdxMetadata *metadata)
+{
+  return VHDX_CHUNK_SECTORS * metadata->logical_sector_size / metadata->block_size;
+}
+
+uint64_t
+vhdx_payload_blocks (const VhdxMetadata *metadata)
+{
+  return div_round_up (metadata->bytes, metadata->block_size);
+}
+
+uint64_t
+vhdx_bat_entries (const VhdxMetadata *metadata)
+{
+  uint64_t ratio = vhdx_chunk_ratio (metadata), blocks = vhdx_payload_blocks (metadata);
+
+  if (metadata->has_parent)
+    return div_round_up (blocks, ratio) * (ratio + 1);
+  return blocks + (blocks - 1) / ratio;
+}
+
 static inline int64_t
 entry_file_offset (const VhdxState *s, uint64_t index)
 {

@@ -24,19 +24,15 @@ state_clear (VhdxState *s)
   g_clear_pointer (&s->creator, g_free);
 }
 
-/* [MS-VHDX] 2.5: how many entries the BAT must have. */
 static bool
 set_sizes (VhdxState *s, GError **error)
 {
   const VhdxMetadata *m = &s->metadata;
 
   s->sectors_per_block = m->block_size / m->logical_sector_size;
-  s->chunk_ratio = VHDX_CHUNK_SECTORS * m->logical_sector_size / m->block_size;
-  s->payload_blocks = div_round_up (m->bytes, m->block_size);
-  if (m->has_parent)
-    s->bat_entries = div_round_up (s->payload_blocks, s->chunk_ratio) * (s->chunk_ratio + 1);
-  else
-    s->bat_entries = s->payload_blocks + (s->payload_blocks - 1) / s->chunk_ratio;
+  s->chunk_ratio = vhdx_chunk_ratio (m);
+  s->payload_blocks = vhdx_payload_blocks (m);
+  s->bat_entries = vhdx_bat_entries (m);
   if ((uint64_t)s->bat_region.bytes / 8 >= s->bat_entries)
     return true;
   bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
@@ -82,8 +78,10 @@ const BlockDriver vhdx_driver = {
   .format_name = "vhdx",
   .long_name = "Microsoft Virtual Hard Disk v2 (VHDX), read-only",
   .instance_size = sizeof (VhdxState),
-  .caps = BLOCK_CAP_BACKING,
+  .caps = BLOCK_CAP_BACKING | BLOCK_CAP_ZERO_INIT,
+  .create_options = vhdx_create_options,
   .probe = vhdx_probe,
+  .co_create = vhdx_co_create,
   .co_open = vhdx_co_open,
   .co_close = vhdx_co_close,
   .co_preadv = vhdx_co_preadv,

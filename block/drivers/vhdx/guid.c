@@ -2,6 +2,7 @@
 /* GUIDs: compared as bytes, printed the way Windows does (the first three fields little-endian). */
 #include <string.h>
 
+#include "identity.h"
 #include "vhdx.h"
 
 #define GUID(a, b, c, d0, d1, d2, d3, d4, d5, d6, d7)                                                        \
@@ -52,6 +53,18 @@ vhdx_guid_is_zero (const VhdxGuid *guid)
   static const VhdxGuid none;
 
   return vhdx_guid_equal (guid, &none);
+}
+
+VhdxGuid
+vhdx_guid_new (void)
+{
+  uint8_t identity[16];
+  VhdxGuid guid;
+
+  identity_new (identity);
+  for (int i = 0; i < 16; i++)
+    guid.b[text_order[i]] = identity[i];
+  return guid;
 }
 
 void

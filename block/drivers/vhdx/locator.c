@@ -133,10 +133,11 @@ add_path (BlockParentLink *link, const char *path, const char *origin)
   block_parent_link_add (link, kind, path, origin);
 }
 
+const char *const vhdx_parent_formats[] = { "vhdx", NULL };
+
 bool
 vhdx_get_parent_link (BlockDriverState *bs, BlockParentLink *link)
 {
-  static const char *const formats[] = { "vhdx", NULL };
   static const char *const keys[] = { "relative_path", "volume_path", "absolute_win32_path" };
   VhdxState *s = bs->opaque;
   const char *linkage2 = vhdx_locator_get (s, "parent_linkage2");
@@ -150,7 +151,7 @@ vhdx_get_parent_link (BlockDriverState *bs, BlockParentLink *link)
     if (vhdx_locator_get (s, keys[i]))
       block_parent_link_add (link, BLOCK_PARENT_PATH_BASENAME, vhdx_locator_get (s, keys[i]),
                              "its base name");
-  link->formats = formats;
+  link->formats = vhdx_parent_formats;
   link->has_identity = true;
   if (vhdx_guid_parse (vhdx_locator_get (s, "parent_linkage"), &guid) && !vhdx_guid_is_zero (&guid))
     memcpy (link->identity[link->identities++], &guid, sizeof guid);

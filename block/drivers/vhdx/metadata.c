@@ -157,6 +157,18 @@ sort_items (VhdxState *s, const GArray *items, Item sorted[N_ITEMS], GError **er
   return true;
 }
 
+/* Of the virtual disk, and nothing this driver writes by itself. */
+static bool
+is_other_disk_item (const Item *item)
+{
+  if (!(item->flags & VHDX_METADATA_VIRTUAL_DISK))
+    return false;
+  for (int k = 0; k < N_ITEMS && !(item->flags & VHDX_METADATA_USER); k++)
+    if (vhdx_guid_equal (&item->id, known_items[k].id))
+      return k == ITEM_CHS || k == ITEM_PMEM;
+  return true;
+}
+
 static int coroutine_fn
 read_item (VhdxState *s, const Item *item, void *buf)
 {
@@ -248,6 +260,43 @@ vhdx_co_read_metadata (VhdxState *s, GError **error)
   if (sorted[ITEM_LOCATOR].length > 0)
     bdrv_warn (s->bs, "metadata: a parent locator, but the image has no parent");
   return true;
+}
+
+bool coroutine_fn
+vhdx_co_read_other_disk_items (VhdxState *s, GArray *items, GError **error)
+{
+  g_autoptr (GArray) table = read_table (s, error);
+  int64_t bytes = 0;
+
+  for (guint i = 0; table && i < table->len; i++)
+    {
+      const Item *item = &g_array_index (table, Item, i);
+      VhdxItem copy = { item->id, item->flags & VHDX_METADATA_KNOWN_FLAGS, NULL };
+      int ret = 0;
+
+      if (!is_other_disk_item (item))
+        continue;
+      bytes += item->length;
+      if (bytes > VHDX_MAX_COPIED_METADATA)
+        {
+          bdrv_set_error (error, s->bs, VHDKIT_ERROR_UNSUPPORTED,
+                          "metadata at offset %" PRId64 ": more than %" PRId64 " bytes to copy to a child",
+                          s->metadata_region.file_offset, VHDX_MAX_COPIED_METADATA);
+          return false;
+        }
+      copy.content = g_byte_array_new ();
+      g_byte_array_set_size (copy.content, item->length);
+      if (item->length > 0)
+        ret = read_item (s, item, copy.content->data);
+      g_array_append_val (items, copy);
+      if (ret < 0)
+        {
+          bdrv_set_error_errno (error, s->bs, ret, "cannot read the metadata at offset %" PRId64,
+                                s->metadata_region.file_offset + item->offset);
+          return false;
+        }
+    }
+  return table != NULL;
 }
 
 static void

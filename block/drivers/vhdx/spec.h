@@ -147,6 +147,9 @@ G_STATIC_ASSERT (sizeof (VhdxLogSectorDisk) == VHDX_LOG_SECTOR);
 #define VHDX_METADATA_USER         0x1
 #define VHDX_METADATA_VIRTUAL_DISK 0x2
 #define VHDX_METADATA_REQUIRED     0x4
+#define VHDX_METADATA_KNOWN_FLAGS  0x7
+/* Of the parent, by a child.  Microsoft's reader takes 40 MiB of the system's items and as much of the users'. */
+#define VHDX_MAX_COPIED_METADATA (40 * VHDX_MIB)
 
 typedef struct
 {

@@ -60,6 +60,14 @@ typedef struct
   GArray *locator; /* of VhdxLocatorEntry; NULL: none */
 } VhdxMetadata;
 
+/* A metadata item as it stands in the region. */
+typedef struct
+{
+  VhdxGuid id;
+  uint32_t flags;      /* VHDX_METADATA_* */
+  GByteArray *content; /* never NULL */
+} VhdxItem;
+
 /* --- the log, replayed in memory ------------------------------------------------------------------------- */
 
 typedef struct
@@ -100,6 +108,8 @@ bool vhdx_guid_equal (const VhdxGuid *a, const VhdxGuid *b);
 bool vhdx_guid_is_zero (const VhdxGuid *guid);
 /* "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx" and a NUL, the way Windows prints it. */
 void vhdx_guid_format (const VhdxGuid *guid, char text[37]);
+/* A random one. */
+VhdxGuid vhdx_guid_new (void);
 /* With or without braces, any case. */
 bool vhdx_guid_parse (const char *text, VhdxGuid *guid);
 
@@ -141,10 +151,37 @@ void vhdx_metadata_clear (VhdxMetadata *metadata);
 GArray *vhdx_locator_new (void);
 bool vhdx_locator_decode (VhdxState *s, const uint8_t *item, size_t bytes, GError **error);
 const char *vhdx_locator_get (const VhdxState *s, const char *key);
+extern const char *const vhdx_parent_formats[];
 bool vhdx_get_parent_link (BlockDriverState *bs, BlockParentLink *link);
 bool vhdx_get_identity (BlockDriverState *bs, uint8_t *identity);
 
+/* Appends copies of the items of the virtual disk that the driver has no member for (VhdxItem). */
+bool coroutine_fn vhdx_co_read_other_disk_items (VhdxState *s, GArray *items, GError **error);
+
+/* encode.c */
+void vhdx_header_encode (const VhdxHeader *header, VhdxHeaderDisk *disk);
+void vhdx_region_table_encode (const VhdxRegion *regions, uint32_t n, uint8_t table[VHDX_REGION_TABLE_SIZE]);
+/* The start of a metadata region: its table and @items (VhdxItem, at most VHDX_MAX_METADATA_ENTRIES), in their
+ * order.  Free with g_byte_array_unref (). */
+GByteArray *vhdx_metadata_encode (const GArray *items);
+
+/* locator-encode.c */
+/* The item for @entries (VhdxLocatorEntry), or NULL: none of them, too many, a text that is empty, too long or
+ * not UTF-8.  Texts follow the table of entries one after the other; nothing is padded. */
+GByteArray *vhdx_locator_encode (const GArray *entries);
+/* The entries of a new child; paths are absolute, symlinks resolved. */
+GArray *vhdx_locator_make (const VhdxGuid *linkage, const char *child_path, const char *parent_path);
+
+/* create.c */
+extern const BlockOptionDef vhdx_create_options[];
+bool coroutine_fn vhdx_co_create (BlockDriverState *file, const BlockCreateParams *params, GError **error);
+
 /* bat.c */
+/* Payload blocks that share a sector bitmap block; payload blocks and entries the BAT must have ([MS-VHDX] 2.5). */
+uint64_t vhdx_chunk_ratio (const VhdxMetadata *metadata);
+uint64_t vhdx_payload_blocks (const VhdxMetadata *metadata);
+uint64_t vhdx_bat_entries (const VhdxMetadata *metadata);
+
 typedef struct
 {
   VhdxBlockState state;
