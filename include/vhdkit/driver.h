@@ -392,6 +392,22 @@ bool coroutine_fn bdrv_co_clear_file (BlockDriverState *file, int64_t bytes, GEr
 bool bdrv_check_parent_format (const BlockDriverState *file, const BlockDriverState *parent,
                                const char *const *formats, GError **error);
 
+/* One write of a batch. */
+typedef struct
+{
+  int64_t file_offset;
+  int64_t bytes;
+  const void *buf; /* NULL: zeros */
+} BdrvWrite;
+
+/* Writes all of @writes, several at a time; they do not overlap.  0, or the first error after all that were
+ * begun have ended. */
+int coroutine_fn bdrv_co_write_batch (BlockDriverState *child, const BdrvWrite *writes, size_t n);
+/* [@from, +bytes) of the child to [@to, +bytes); the ranges do not overlap.  Holes stay holes.  @buffer:
+ * @buffer_bytes of memory that fits the child (bdrv_try_alloc_buffer). */
+int coroutine_fn bdrv_co_copy_within (BlockDriverState *child, int64_t from, int64_t to, int64_t bytes,
+                                      void *buffer, int64_t buffer_bytes);
+
 /* The child's current length in bytes. */
 int64_t bdrv_length (const BlockDriverState *child);
 /* Whether the whole range of the child is known to read as zeros without reading it: 1, 0 or -errno. */

@@ -25,12 +25,6 @@ vhdx_bat_entries (const VhdxMetadata *metadata)
   return blocks + (blocks - 1) / ratio;
 }
 
-static inline int64_t
-entry_file_offset (const VhdxState *s, uint64_t index)
-{
-  return s->bat_region.file_offset + (int64_t)index * 8;
-}
-
 static bool
 overlaps_metadata (const VhdxState *s, int64_t file_offset, int64_t bytes)
 {
@@ -71,11 +65,11 @@ bytes_in_block (const VhdxState *s, uint64_t block)
   return MIN ((int64_t)s->metadata.block_size, s->metadata.bytes - start);
 }
 
-int coroutine_fn
-vhdx_co_lookup (VhdxState *s, uint64_t block, VhdxBlock *entry)
+static int coroutine_fn
+lookup_slow (VhdxState *s, uint64_t block, VhdxBlock *entry)
 {
   uint64_t value;
-  int ret = vhdx_co_read_u64 (s, entry_file_offset (s, vhdx_bat_index (s, block)), &value);
+  int ret = vhdx_co_read_u64 (s, vhdx_bat_file_offset (s, vhdx_bat_index (s, block)), &value);
 
   if (ret < 0)
     return ret;
@@ -101,15 +95,30 @@ vhdx_co_lookup (VhdxState *s, uint64_t block, VhdxBlock *entry)
     default:
       return -EIO;
     }
-  return vhdx_bat_entry_problem (s, value, bytes_in_block (s, block)) ? -EIO : 0;
+  if (vhdx_bat_entry_problem (s, value, bytes_in_block (s, block)))
+    return -EIO;
+  if (entry->state == VHDX_BLOCK_FULLY_PRESENT)
+    s->recent[block % VHDX_RECENT] = (VhdxRecent){ block, entry->file_offset };
+  return 0;
+}
+
+int coroutine_fn
+vhdx_co_lookup (VhdxState *s, uint64_t block, VhdxBlock *entry)
+{
+  const VhdxRecent *recent = &s->recent[block % VHDX_RECENT];
+
+  if (G_UNLIKELY (recent->block != block || recent->file_offset == 0))
+    return lookup_slow (s, block, entry);
+  *entry = (VhdxBlock){ VHDX_BLOCK_FULLY_PRESENT, recent->file_offset };
+  return 0;
 }
 
 int coroutine_fn
 vhdx_co_lookup_bitmap (VhdxState *s, uint64_t chunk, int64_t *file_offset)
 {
-  uint64_t index = (chunk + 1) * s->chunk_ratio + chunk;
+  uint64_t index = vhdx_bitmap_index (s, chunk);
   uint64_t value;
-  int ret = vhdx_co_read_u64 (s, entry_file_offset (s, index), &value);
+  int ret = vhdx_co_read_u64 (s, vhdx_bat_file_offset (s, index), &value);
 
   if (ret < 0)
     return ret;
@@ -128,7 +137,7 @@ vhdx_co_state_run (VhdxState *s, uint64_t block, uint64_t max, VhdxBlockState st
   max = MIN (max, s->payload_blocks - block);
   while (n < max)
     {
-      int64_t at = entry_file_offset (s, vhdx_bat_index (s, block + n));
+      int64_t at = vhdx_bat_file_offset (s, vhdx_bat_index (s, block + n));
       int64_t in_page = at % VHDX_PAGE;
       VhdxPage page;
       int ret = vhdx_co_page_get (s, at, &page);

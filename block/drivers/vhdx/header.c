@@ -106,6 +106,7 @@ choose_header (VhdxState *s, const VhdxHeaderDisk disks[2], GError **error)
                  chosen == 0 ? 2 : 1, chosen == 0 ? VHDX_HEADER_OFFSET_2 : VHDX_HEADER_OFFSET_1);
     }
   header_decode (&disks[chosen], &s->header);
+  s->header_slot = chosen;
   return true;
 }
 

@@ -4,30 +4,8 @@
 #include "bitset.h"
 #include "vhdx.h"
 
-typedef struct
-{
-  uint64_t block;
-  int64_t in_block, bytes;
-} Piece;
-
-static Piece
-piece_at (const VhdxState *s, int64_t offset, int64_t bytes)
-{
-  Piece piece = { offset / s->metadata.block_size, offset % s->metadata.block_size, 0 };
-
-  piece.bytes = MIN (bytes, s->metadata.block_size - piece.in_block);
-  return piece;
-}
-
-static bool
-is_present (VhdxBlockState state)
-{
-  return state == VHDX_BLOCK_FULLY_PRESENT || state == VHDX_BLOCK_PARTIALLY_PRESENT;
-}
-
-/* The run of equal bits at the start of @piece: bytes, and whether they are in this file. */
-static int coroutine_fn
-bitmap_run (VhdxState *s, const Piece *piece, int64_t *bytes, bool *present)
+int coroutine_fn
+vhdx_co_bitmap_run (VhdxState *s, const VhdxPiece *piece, int64_t *bytes, bool *present)
 {
   int64_t sector_size = s->metadata.logical_sector_size;
   uint64_t chunk = piece->block / s->chunk_ratio;
@@ -73,14 +51,14 @@ read_parent (VhdxState *s, int64_t offset, int64_t bytes, const IoVector *qiov, 
 }
 
 static int coroutine_fn
-read_by_bitmap (VhdxState *s, const VhdxBlock *entry, Piece piece, int64_t offset, const IoVector *qiov,
+read_by_bitmap (VhdxState *s, const VhdxBlock *entry, VhdxPiece piece, int64_t offset, const IoVector *qiov,
                 size_t qiov_offset)
 {
   while (piece.bytes > 0)
     {
       int64_t bytes;
       bool present = false;
-      int ret = bitmap_run (s, &piece, &bytes, &present);
+      int ret = vhdx_co_bitmap_run (s, &piece, &bytes, &present);
 
       if (ret == 0 && present)
         ret = vhdx_co_readv (s, entry->file_offset + piece.in_block, bytes, qiov, qiov_offset);
@@ -97,7 +75,7 @@ read_by_bitmap (VhdxState *s, const VhdxBlock *entry, Piece piece, int64_t offse
 }
 
 static int coroutine_fn
-read_piece (VhdxState *s, const Piece *piece, int64_t offset, const IoVector *qiov, size_t qiov_offset)
+read_piece (VhdxState *s, const VhdxPiece *piece, int64_t offset, const IoVector *qiov, size_t qiov_offset)
 {
   VhdxBlock entry;
   int ret = vhdx_co_lookup (s, piece->block, &entry);
@@ -123,19 +101,20 @@ int coroutine_fn
 vhdx_co_preadv (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVector *qiov, size_t qiov_offset)
 {
   VhdxState *s = bs->opaque;
+  uint64_t epoch = vhdx_request_begin (s);
+  int ret = 0;
 
-  while (bytes > 0)
+  while (bytes > 0 && ret == 0)
     {
-      Piece piece = piece_at (s, offset, bytes);
-      int ret = read_piece (s, &piece, offset, qiov, qiov_offset);
+      VhdxPiece piece = vhdx_piece_at (s, offset, bytes);
 
-      if (ret < 0)
-        return ret;
+      ret = read_piece (s, &piece, offset, qiov, qiov_offset);
       offset += piece.bytes;
       qiov_offset += piece.bytes;
       bytes -= piece.bytes;
     }
-  return 0;
+  vhdx_request_end (s, epoch);
+  return ret;
 }
 
 int coroutine_fn
@@ -143,7 +122,7 @@ vhdx_co_block_status (BlockDriverState *bs, int64_t offset, int64_t bytes, int64
                       BlockDriverState **file)
 {
   VhdxState *s = bs->opaque;
-  Piece piece = piece_at (s, offset, bytes);
+  VhdxPiece piece = vhdx_piece_at (s, offset, bytes);
   VhdxBlock entry;
   bool present = true;
   int ret = vhdx_co_lookup (s, piece.block, &entry);
@@ -151,7 +130,7 @@ vhdx_co_block_status (BlockDriverState *bs, int64_t offset, int64_t bytes, int64
   if (ret < 0)
     return ret;
   *pnum = piece.bytes;
-  if (!is_present (entry.state))
+  if (!vhdx_is_present (entry.state))
     {
       uint64_t max = div_round_up (piece.in_block + bytes, s->metadata.block_size);
       int64_t run = vhdx_co_state_run (s, piece.block, max, entry.state);
@@ -162,7 +141,7 @@ vhdx_co_block_status (BlockDriverState *bs, int64_t offset, int64_t bytes, int64
     }
   if (entry.state == VHDX_BLOCK_PARTIALLY_PRESENT)
     {
-      ret = bitmap_run (s, &piece, pnum, &present);
+      ret = vhdx_co_bitmap_run (s, &piece, pnum, &present);
       if (ret < 0)
         return ret;
       if (!present)

@@ -81,9 +81,8 @@ vhdx_overlay_touches (const VhdxOverlay *overlay, int64_t file_offset, int64_t b
   return false;
 }
 
-/* The overlay's bytes at @file_offset, or NULL: they are the file's. */
-static const uint8_t *
-overlay_page (const VhdxOverlay *overlay, int64_t file_offset)
+const uint8_t *
+vhdx_overlay_page (const VhdxOverlay *overlay, int64_t file_offset)
 {
   static const uint8_t zeros[VHDX_PAGE];
   const uint8_t *page;
@@ -107,7 +106,7 @@ vhdx_co_readv (VhdxState *s, int64_t file_offset, int64_t bytes, const IoVector 
     {
       int64_t in_page = file_offset % VHDX_PAGE;
       int64_t n = MIN (bytes, VHDX_PAGE - in_page);
-      const uint8_t *page = overlay_page (&s->overlay, file_offset);
+      const uint8_t *page = vhdx_overlay_page (&s->overlay, file_offset);
 
       if (page)
         io_vector_from_buf (qiov, qiov_offset, page + in_page, n);
@@ -125,42 +124,4 @@ vhdx_co_read (VhdxState *s, int64_t file_offset, int64_t bytes, void *buf)
 
   io_vector_init_buf (&qiov, buf, bytes);
   return vhdx_co_readv (s, file_offset, bytes, &qiov, 0);
-}
-
-int coroutine_fn
-vhdx_co_page_get (VhdxState *s, int64_t file_offset, VhdxPage *page)
-{
-  int64_t start = round_down (file_offset, VHDX_PAGE);
-  int ret;
-
-  page->cached = NULL;
-  page->data = overlay_page (&s->overlay, start);
-  if (page->data)
-    return 0;
-  page->cached = bdrv_meta_cache_peek (s->pages, start);
-  ret = page->cached ? 0 : bdrv_co_meta_cache_get (s->pages, start, &page->cached);
-  page->data = page->cached;
-  return ret;
-}
-
-void
-vhdx_page_put (VhdxState *s, VhdxPage *page)
-{
-  if (page->cached)
-    bdrv_meta_cache_put (s->pages, page->cached);
-}
-
-int coroutine_fn
-vhdx_co_read_u64 (VhdxState *s, int64_t file_offset, uint64_t *value)
-{
-  VhdxPage page;
-  Le64 disk;
-  int ret = vhdx_co_page_get (s, file_offset, &page);
-
-  if (ret < 0)
-    return ret;
-  memcpy (&disk, page.data + file_offset % VHDX_PAGE, sizeof disk);
-  vhdx_page_put (s, &page);
-  *value = le64_get (disk);
-  return 0;
 }

@@ -115,12 +115,15 @@ decode_table (VhdxState *s, const uint8_t *table, GError **error)
 bool coroutine_fn
 vhdx_co_read_regions (VhdxState *s, GError **error)
 {
-  g_autofree uint8_t *table = g_malloc (VHDX_REGION_TABLE_SIZE);
   static const int64_t offsets[] = { VHDX_REGION_OFFSET_1, VHDX_REGION_OFFSET_2 };
+  g_autofree uint8_t *tables = g_malloc (2 * VHDX_REGION_TABLE_SIZE);
+  uint8_t *second = tables + VHDX_REGION_TABLE_SIZE;
+  bool valid[2];
 
   s->regions = g_array_new (false, false, sizeof (VhdxRegion));
   for (size_t i = 0; i < G_N_ELEMENTS (offsets); i++)
     {
+      uint8_t *table = i == 0 ? tables : second;
       int ret = vhdx_co_read (s, offsets[i], VHDX_REGION_TABLE_SIZE, table);
 
       if (ret < 0)
@@ -129,12 +132,21 @@ vhdx_co_read_regions (VhdxState *s, GError **error)
                                 offsets[i]);
           return false;
         }
-      if (table_is_valid (table))
-        return decode_table (s, table, error);
-      bdrv_warn (s->bs, "region table %zu at offset %" PRId64 " is damaged", i + 1, offsets[i]);
+      valid[i] = table_is_valid (table);
+      if (!valid[i])
+        bdrv_warn (s->bs, "region table %zu at offset %" PRId64 " is damaged", i + 1, offsets[i]);
     }
-  bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
-                  "region tables: signature or checksum is wrong at offsets %" PRId64 " and %" PRId64,
-                  VHDX_REGION_OFFSET_1, VHDX_REGION_OFFSET_2);
-  return false;
+  if (!valid[0] && !valid[1])
+    {
+      bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
+                      "region tables: signature or checksum is wrong at offsets %" PRId64 " and %" PRId64,
+                      VHDX_REGION_OFFSET_1, VHDX_REGION_OFFSET_2);
+      return false;
+    }
+  s->region_table_offset = offsets[valid[0] ? 0 : 1];
+  /* The checksums are out of the way by now. */
+  s->region_tables_differ = !valid[0] || !valid[1] || memcmp (tables, second, VHDX_REGION_TABLE_SIZE) != 0;
+  if (valid[0] && valid[1] && s->region_tables_differ)
+    bdrv_warn (s->bs, "region tables: the two copies differ, using the first");
+  return decode_table (s, valid[0] ? tables : second, error);
 }

@@ -5,11 +5,46 @@
  *   0        1 MiB                                                         end of file
  *   | header section | log | metadata region | BAT region | payload and bitmap blocks, any order … |
  *
- * The driver reads.  A log that must be replayed is replayed in memory: the pages it holds lie over those of
- * the file for every read (VhdxOverlay), and nothing on disk changes.
- *
  * Order of opening: headers, log, region tables, metadata, then what is needed of the BAT when it is needed.
  * Nothing but headers and log is looked at before the log: it may hold newer versions of all the rest.
+ *
+ * Reading only: a log that must be replayed is replayed in memory, the pages it holds lie over those of the
+ * file for every read (VhdxOverlay), and nothing on disk changes.
+ *
+ * Writing.  All metadata is changed in pages of 4 KiB that are held in memory (VhdxHeldPage) until they are at
+ * their places in the file; look-ups see the held page first.  vhdx_co_publish () (flush.c) is the only one
+ * that brings them to the disk, in rounds:
+ *
+ *     1  take a copy of all changed pages (what guests change meanwhile is not in it)
+ *     2  flush A: payload that the pages speak of, the grown file, and what the round before put in place
+ *     3  write one log entry with the copy, whose tail is itself
+ *     4  flush B: the round is durable, and the entry before it no longer counts
+ *     5  write the pages to their places; flush A of the next round, or closing, makes that durable
+ *
+ * W1  A page is logged only after flush A: payload before BAT (I1), sector data before bitmap bits (I2).
+ * W2  One entry is active at a time.  The next one starts where it ends and reaches over at most half of the ring,
+ *     so a torn entry leaves its predecessor whole; what that says is in place and durable by flush A of
+ *     the round that failed, so replaying it again changes nothing.
+ * W3  When there are more pages than an entry may have, sector bitmaps go first, then the BAT from its end to its
+ *     start: a payload entry is never durable before the bitmap block it relies on, which has its own BAT
+ *     entry behind those of its chunk.  A flush comes between the pages in place and the next entry (W2).
+ * W4  Space that a page gave up is used again only after flush B of its round (I3), and after all requests that
+ *     began before have ended (epochs).  A held page of a bitmap block that was given up is forgotten, so no entry
+ *     that counts has a target there.
+ * W5  New payload blocks read as zeros before the guest's data is in them: they lie in newly grown file, or
+ *     are zeroed first.  New bitmap blocks too.
+ * W6  A block that becomes partially present gets all its bits cleared in the same change; bits are set after the
+ *     data has been written.
+ * W7  Headers are written one at a time with a flush after each (I6), both in every update, so either copy
+ *     alone opens the file.  FileWriteGuid is new before the first change of an open, DataWriteGuid before
+ *     the first that a guest could see.
+ * W8  The log has an entry with the new LogGuid before a header names it; it is named by none when it is
+ *     drained.  The file is cut only then (I5).
+ *
+ * A crash before 4 leaves the state of the round before; after 4, replay gives that of this round.  A crash inside
+ * replay (replay.c) repeats it.
+ *
+ * Locks, in this order: publish_lock, alloc_lock, session_lock.  None is held over guest payload I/O.
  */
 #ifndef VHDX_H
 #define VHDX_H
@@ -17,10 +52,13 @@
 #include <vhdkit/driver.h>
 
 #include "checked.h"
+#include "epochs.h"
 #include "spec.h"
 
 #define VHDX_PAGE        4096
 #define VHDX_CACHE_BYTES (16 << 20)
+/* Blocks whose place is remembered; a power of two. */
+#define VHDX_RECENT 1024
 /* No structure lies behind this: the largest disk and its tables, with room to spare. */
 #define VHDX_MAX_FILE_BYTES (128 * VHDX_TIB)
 
@@ -82,12 +120,50 @@ typedef struct
   int64_t file_bytes; /* length of the file after replay */
 } VhdxOverlay;
 
+/* --- writing ----------------------------------------------------------------------------------------------- */
+
+/* What this open has changed so far: which GUIDs of the header are new. */
+typedef enum
+{
+  VHDX_SESSION_NONE,
+  VHDX_SESSION_FILE, /* FileWriteGuid */
+  VHDX_SESSION_DATA, /* and DataWriteGuid */
+} VhdxSession;
+
+/* A page of metadata that was changed, or is about to be. */
+typedef struct
+{
+  int64_t file_offset; /* bytes, a multiple of VHDX_PAGE */
+  uint8_t *data;       /* VHDX_PAGE bytes: what the page is to be */
+  unsigned holds;      /* changers, and the round that writes it */
+  bool changed;        /* since the last copy was taken */
+} VhdxHeldPage;
+
+/* Where a fully present block is. */
+typedef struct
+{
+  uint64_t block;
+  int64_t file_offset; /* 0: none */
+} VhdxRecent;
+
+/* A range of the file that is no longer used by what is in memory. */
+typedef struct
+{
+  int64_t file_offset, bytes;
+  uint64_t epoch; /* of requests that may still use it */
+} VhdxFreed;
+
+typedef struct VhdxSpace VhdxSpace;
+
 typedef struct
 {
   BlockDriverState *bs;
   VhdxHeader header;
+  int header_slot; /* of the current one, 0 or 1 */
   char *creator;
   GArray *regions; /* of VhdxRegion */
+  int64_t region_table_offset; /* of the copy that counts */
+  bool region_tables_differ;
   VhdxRegion bat_region, metadata_region;
   VhdxMetadata metadata;
   VhdxOverlay overlay;
@@ -98,6 +174,38 @@ typedef struct
   uint64_t chunk_ratio; /* payload blocks that share a bitmap block */
   uint64_t payload_blocks;
   uint64_t bat_entries; /* that must be there */
+  VhdxRecent recent[VHDX_RECENT];
+
+  /* The rest is for a writable image only. */
+  bool writable;
+  bool can_grow;       /* the container is a file, not a device */
+  bool clone_in_file;  /* extent sharing inside the container has not failed yet */
+  bool grown_is_zero;  /* space behind data_end reads as zeros (not so on a device) */
+  VhdxSpace *space;    /* what of the file is in use */
+  int64_t data_end;    /* bytes; nothing behind it is in use */
+  int64_t hole_bytes;  /* holes below data_end shorter than this may exist: longer ones were looked for in vain */
+  int64_t hole_hint;   /* where to look next */
+  GArray *dropped;     /* of VhdxFreed: given up since the last round began */
+  GArray *freed;       /* of VhdxFreed: no round speaks of it any more */
+  Epochs epochs;
+  CoQueue old_requests_done;
+  unsigned moving; /* blocks are being moved: writers wait */
+  CoQueue moving_done;
+
+  GHashTable *held;      /* file offset / VHDX_PAGE -> VhdxHeldPage */
+  unsigned changed;      /* of them */
+  GHashTable *filling;   /* partially present blocks that got bits since the last round (block + 1) */
+  CoMutex publish_lock, alloc_lock, session_lock;
+  bool publishing;
+
+  VhdxSession session;
+  VhdxGuid next_data_write_guid; /* what DataWriteGuid becomes with the first change a guest could see */
+  bool log_started;
+  VhdxGuid log_guid;     /* of the entries of this session */
+  uint32_t log_at;       /* bytes in the log: where the next entry starts */
+  uint64_t log_sequence; /* of the entry written last */
+  uint8_t *log_buffer;   /* for the longest entry */
+  int64_t flushed_bytes; /* length of the file at the last flush */
 } VhdxState;
 
 /* guid.c */
@@ -113,6 +221,7 @@ VhdxGuid vhdx_guid_new (void);
 /* With or without braces, any case. */
 bool vhdx_guid_parse (const char *text, VhdxGuid *guid);
 
+
 /* header.c */
 bool coroutine_fn vhdx_co_read_headers (VhdxState *s, GError **error);
 
@@ -126,6 +235,8 @@ void vhdx_overlay_clear (VhdxOverlay *overlay);
 /* @page: VHDX_PAGE bytes, owned by the overlay from now on. */
 void vhdx_overlay_add_page (VhdxOverlay *overlay, int64_t file_offset, uint8_t *page);
 void vhdx_overlay_add_zeros (VhdxOverlay *overlay, int64_t file_offset, int64_t bytes);
+/* The overlay's bytes of the page at @file_offset, or NULL: they are the file's. */
+const uint8_t *vhdx_overlay_page (const VhdxOverlay *overlay, int64_t file_offset);
 /* Whether anything of the overlay lies in the range. */
 bool vhdx_overlay_touches (const VhdxOverlay *overlay, int64_t file_offset, int64_t bytes);
 /* Reads of the container as it is after replay; past its end: zeros up to the replayed length. */
@@ -134,11 +245,12 @@ int coroutine_fn vhdx_co_readv (VhdxState *s, int64_t file_offset, int64_t bytes
                                 size_t qiov_offset);
 /* The 8-byte integer at @file_offset (a multiple of 8), through the page cache. */
 int coroutine_fn vhdx_co_read_u64 (VhdxState *s, int64_t file_offset, uint64_t *value);
-/* The page that holds @file_offset, to be let go of with vhdx_page_put (). */
+/* The page that holds @file_offset as it is now, to be let go of with vhdx_page_put () without a yield in
+ * between. */
 typedef struct
 {
   const uint8_t *data;
-  void *cached; /* NULL: of the overlay */
+  void *cached; /* NULL: of the overlay, or held */
 } VhdxPage;
 int coroutine_fn vhdx_co_page_get (VhdxState *s, int64_t file_offset, VhdxPage *page);
 void vhdx_page_put (VhdxState *s, VhdxPage *page);
@@ -197,6 +309,12 @@ int64_t coroutine_fn vhdx_co_state_run (VhdxState *s, uint64_t block, uint64_t m
 /* Checks one entry value; NULL when it is sound, else what is wrong. */
 const char *vhdx_bat_entry_problem (const VhdxState *s, uint64_t value, int64_t bytes);
 
+static inline bool
+vhdx_is_present (VhdxBlockState state)
+{
+  return state == VHDX_BLOCK_FULLY_PRESENT || state == VHDX_BLOCK_PARTIALLY_PRESENT;
+}
+
 static inline uint64_t
 vhdx_bat_index (const VhdxState *s, uint64_t block)
 {
@@ -223,6 +341,93 @@ vhdx_bat_index_block (const VhdxState *s, uint64_t index)
   return index - vhdx_bat_index_chunk (s, index);
 }
 
+static inline uint64_t
+vhdx_bitmap_index (const VhdxState *s, uint64_t chunk)
+{
+  return (chunk + 1) * s->chunk_ratio + chunk;
+}
+
+/* Where entry @index of the table is in the file, in bytes. */
+static inline int64_t
+vhdx_bat_file_offset (const VhdxState *s, uint64_t index)
+{
+  return s->bat_region.file_offset + (int64_t)index * 8;
+}
+
+static inline void
+vhdx_recent_forget (VhdxState *s, uint64_t block)
+{
+  if (s->recent[block % VHDX_RECENT].block == block)
+    s->recent[block % VHDX_RECENT].file_offset = 0;
+}
+
+/* pages.c */
+/* Holds the page at @file_offset (any place in it) in memory for a change.  0 or -errno; yields. */
+int coroutine_fn vhdx_co_page_hold (VhdxState *s, int64_t file_offset, VhdxHeldPage **page);
+/* Notes that page->data was changed.  Never yields, so changes of several pages are one change for a round if
+ * nothing between them yields. */
+void vhdx_page_mark_changed (VhdxState *s, VhdxHeldPage *page);
+void vhdx_page_release (VhdxState *s, VhdxHeldPage *page);
+/* The file now holds @data at the page's place. */
+void vhdx_page_is_in_place (VhdxState *s, VhdxHeldPage *page, const uint8_t *data);
+/* Forgets changes of pages in the range: it is metadata no longer. */
+void vhdx_pages_forget (VhdxState *s, int64_t file_offset, int64_t bytes);
+/* Entry @index of the BAT in its held page. */
+uint64_t vhdx_held_entry (const VhdxState *s, const VhdxHeldPage *page, uint64_t index);
+void vhdx_held_entry_set (VhdxState *s, VhdxHeldPage *page, uint64_t index, uint64_t value);
+VhdxHeldPage *vhdx_held_page_peek (const VhdxState *s, int64_t file_offset);
+/* Changes metadata other than BAT and bitmaps to @data, [@file_offset, +@bytes); as one change for a round. */
+int coroutine_fn vhdx_co_log_metadata (VhdxState *s, int64_t file_offset, const void *data, int64_t bytes);
+
+/* session.c */
+/* Before the first change of the file, and with @data before the first that a guest could see: new GUIDs, durable
+ * (W7). */
+int coroutine_fn vhdx_co_begin_changes_slow (VhdxState *s, VhdxSession wanted);
+
+static inline int coroutine_fn
+vhdx_co_begin_changes (VhdxState *s, VhdxSession wanted)
+{
+  return G_LIKELY (s->session >= wanted) ? 0 : vhdx_co_begin_changes_slow (s, wanted);
+}
+
+/* Both headers become s->header with the changes in @header; poisons the node on failure. */
+int coroutine_fn vhdx_co_update_headers (VhdxState *s, const VhdxHeader *header);
+/* Gives the log an identity and a first entry (W8).  Under publish_lock. */
+int coroutine_fn vhdx_co_start_log (VhdxState *s);
+/* Publishes what there is, and drains the log: afterwards no header names it. */
+int coroutine_fn vhdx_co_end_log (VhdxState *s);
+bool vhdx_get_next_identity (BlockDriverState *bs, uint8_t *identity);
+int coroutine_fn vhdx_co_take_next_identity (BlockDriverState *bs);
+
+/* log-write.c */
+typedef struct
+{
+  int64_t file_offset;
+  const uint8_t *data; /* VHDX_PAGE bytes */
+} VhdxLogPage;
+
+/* How many pages an entry may have (W2). */
+uint32_t vhdx_log_capacity (const VhdxState *s);
+/* The length of an entry with @n pages, bytes. */
+uint32_t vhdx_log_entry_bytes (uint32_t n);
+/* Makes the entry in @entry (vhdx_log_entry_bytes ()), [MS-VHDX] 2.3.1. */
+typedef struct
+{
+  VhdxGuid log_guid;
+  uint32_t tail;
+  uint64_t sequence_number;
+  int64_t flushed_file_offset, last_file_offset;
+} VhdxLogEntryInfo;
+void vhdx_log_entry_encode (const VhdxLogEntryInfo *info, const VhdxLogPage *pages, uint32_t n, uint8_t *entry);
+/* Writes an entry at s->log_at and moves it on.  Not durable yet; on failure its effect is unknown. */
+int coroutine_fn vhdx_co_log_write (VhdxState *s, const VhdxLogPage *pages, uint32_t n);
+
+/* flush.c */
+int coroutine_fn vhdx_co_publish (VhdxState *s);
+/* Starts a round if much has gathered. */
+int coroutine_fn vhdx_co_maybe_publish (VhdxState *s);
+int coroutine_fn vhdx_co_flush (BlockDriverState *bs);
+
 /* scan.c */
 /* Calls @visit for every BAT entry that is needed (s->bat_entries) whose 8 bytes are not all zero, in order; stops
  * on a non-zero result and returns it; -errno when the BAT cannot be read. */
@@ -233,7 +438,6 @@ int coroutine_fn vhdx_co_for_each_entry_in (VhdxState *s, uint64_t first, uint64
                                             void *opaque);
 
 /* space.c: which MiB of the container file are in use. */
-typedef struct VhdxSpace VhdxSpace;
 /* All free; NULL: no memory.  It grows with its file by itself. */
 VhdxSpace *vhdx_space_new (void);
 void vhdx_space_free (VhdxSpace *space);
@@ -250,9 +454,70 @@ int64_t vhdx_space_free_bytes (const VhdxSpace *space, int64_t from, int64_t lim
 /* The end of the last MiB in use. */
 int64_t vhdx_space_end (VhdxSpace *space);
 
-/* io.c */
+/* collect-space.c */
+bool coroutine_fn vhdx_co_collect_space (VhdxState *s, VhdxSpace **space, GError **error);
+
+/* alloc.c */
+/* Makes payload block @block present: a block that shows the parent becomes partially present without a bit, any
+ * other fully present and zero.  Called without alloc_lock. */
+int coroutine_fn vhdx_co_allocate (VhdxState *s, uint64_t block, VhdxBlock *entry);
+/* Puts the block into @state, which stores nothing, and gives up its space. */
+int coroutine_fn vhdx_co_set_state (VhdxState *s, uint64_t block, VhdxBlockState state);
+/* A partially present block at @file_offset all of whose sectors are present becomes fully present. */
+int coroutine_fn vhdx_co_promote (VhdxState *s, uint64_t block, int64_t file_offset);
+/* Does so for all blocks that got their last bit since this was called last. */
+int coroutine_fn vhdx_co_promote_filled (VhdxState *s);
+/* Space for a payload or bitmap block; it reads as zeros (W5).  Under alloc_lock. */
+int coroutine_fn vhdx_co_take_space (VhdxState *s, int64_t bytes, int64_t *file_offset);
+/* Space that was taken and that nothing speaks of. */
+void vhdx_give_back_space (VhdxState *s, int64_t file_offset, int64_t bytes);
+/* Requests: every one that uses a block's place in the file is between begin and end. */
+uint64_t vhdx_request_begin (VhdxState *s);
+void coroutine_fn vhdx_request_end (VhdxState *s, uint64_t epoch);
+/* Waits until all requests that began before have ended. */
+void coroutine_fn vhdx_co_wait_old_requests (VhdxState *s);
+
+/* open.c */
+bool coroutine_fn vhdx_co_open (BlockDriverState *bs, const BlockOptions *options, GError **error);
+bool coroutine_fn vhdx_co_reopen_rw (BlockDriverState *bs, GError **error);
+int coroutine_fn vhdx_co_close (BlockDriverState *bs);
+/* What follows from metadata and regions: entries, blocks, ratio; false and @error: the BAT is too small. */
+bool vhdx_refresh_sizes (VhdxState *s, GError **error);
+/* Cuts the file behind what is in use; the log is drained for it. */
+int coroutine_fn vhdx_co_cut (VhdxState *s);
+
+/* replay.c */
+/* Writes what the overlay holds to the file and clears the log's GUID. */
+bool coroutine_fn vhdx_co_replay_onto_file (VhdxState *s, GError **error);
+
+/* io.c, write.c */
+/* The part of a request that lies in one block. */
+typedef struct
+{
+  uint64_t block;
+  int64_t in_block; /* bytes from the start of the block */
+  int64_t bytes;
+} VhdxPiece;
+
+static inline VhdxPiece
+vhdx_piece_at (const VhdxState *s, int64_t offset, int64_t bytes)
+{
+  VhdxPiece piece = { offset / s->metadata.block_size, offset & (s->metadata.block_size - 1), 0 };
+
+  piece.bytes = MIN (bytes, s->metadata.block_size - piece.in_block);
+  return piece;
+}
+
+/* The run of equal bits at the start of @piece: bytes, and whether they are in this file. */
+int coroutine_fn vhdx_co_bitmap_run (VhdxState *s, const VhdxPiece *piece, int64_t *bytes, bool *present);
 int coroutine_fn vhdx_co_preadv (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVector *qiov,
                                  size_t qiov_offset);
+int coroutine_fn vhdx_co_pwritev (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVector *qiov,
+                                  size_t qiov_offset);
+int coroutine_fn vhdx_co_pwrite_zeroes (BlockDriverState *bs, int64_t offset, int64_t bytes, int flags);
+int coroutine_fn vhdx_co_pdiscard (BlockDriverState *bs, int64_t offset, int64_t bytes);
+int coroutine_fn vhdx_co_copy_range_to (BlockDriverState *bs, int64_t offset, int64_t bytes,
+                                        BlockDriverState *src, int64_t src_offset);
 int coroutine_fn vhdx_co_block_status (BlockDriverState *bs, int64_t offset, int64_t bytes, int64_t *pnum,
                                        int64_t *map, BlockDriverState **file);
 

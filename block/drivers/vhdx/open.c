@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Opening, becoming writable, closing. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "vhdx.h"
+
+/* --- life -------------------------------------------------------------------------------------------------- */
+
+static void
+state_init (VhdxState *s, BlockDriverState *bs)
+{
+  s->bs = bs;
+  s->pages = bdrv_meta_cache_new (bs->file, VHDX_PAGE, VHDX_CACHE_BYTES);
+  co_mutex_init (&s->publish_lock);
+  co_mutex_init (&s->alloc_lock);
+  co_mutex_init (&s->session_lock);
+  co_queue_init (&s->old_requests_done);
+  co_queue_init (&s->moving_done);
+  s->epochs.current = 1;
+}
+
+static void
+state_clear (VhdxState *s)
+{
+  /* What a failed node could not write. */
+  if (s->held)
+    {
+      GHashTableIter iter;
+      VhdxHeldPage *page;
+
+      g_hash_table_iter_init (&iter, s->held);
+      while (g_hash_table_iter_next (&iter, NULL, (void **)&page))
+        {
+          bdrv_free_buffer (page->data);
+          g_free (page);
+        }
+    }
+  g_clear_pointer (&s->held, g_hash_table_unref);
+  g_clear_pointer (&s->filling, g_hash_table_unref);
+  g_clear_pointer (&s->dropped, g_array_unref);
+  g_clear_pointer (&s->freed, g_array_unref);
+  g_clear_pointer (&s->space, vhdx_space_free);
+  g_clear_pointer (&s->log_buffer, bdrv_free_buffer);
+  g_clear_pointer (&s->pages, bdrv_meta_cache_free);
+  vhdx_overlay_clear (&s->overlay);
+  vhdx_metadata_clear (&s->metadata);
+  g_clear_pointer (&s->regions, g_array_unref);
+  g_clear_pointer (&s->creator, g_free);
+  co_queue_clear (&s->moving_done);
+  co_queue_clear (&s->old_requests_done);
+  co_mutex_clear (&s->session_lock);
+  co_mutex_clear (&s->alloc_lock);
+  co_mutex_clear (&s->publish_lock);
+}
+
+bool
+vhdx_refresh_sizes (VhdxState *s, GError **error)
+{
+  const VhdxMetadata *m = &s->metadata;
+
+  s->sectors_per_block = m->block_size / m->logical_sector_size;
+  s->chunk_ratio = vhdx_chunk_ratio (m);
+  s->payload_blocks = vhdx_payload_blocks (m);
+  s->bat_entries = vhdx_bat_entries (m);
+  if ((uint64_t)s->bat_region.bytes / 8 < s->bat_entries)
+    {
+      bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
+                      "BAT at offset %" PRId64 " too small: %" PRId64 " bytes for %" PRIu64 " entries",
+                      s->bat_region.file_offset, s->bat_region.bytes, s->bat_entries);
+      return false;
+    }
+  s->bs->bytes = m->bytes;
+  return true;
+}
+
+bool coroutine_fn
+vhdx_co_open (BlockDriverState *bs, const BlockOptions *options, GError **error)
+{
+  VhdxState *s = bs->opaque;
+
+  state_init (s, bs);
+  if (!vhdx_co_read_headers (s, error) || !vhdx_co_replay_in_memory (s, error)
+      || !vhdx_co_read_regions (s, error) || !vhdx_co_read_metadata (s, error)
+      || !vhdx_refresh_sizes (s, error))
+    {
+      state_clear (s);
+      return false;
+    }
+  bs->limits.request_alignment = s->metadata.logical_sector_size;
+  bs->limits.zeroes_alignment = s->metadata.logical_sector_size;
+  bs->limits.discard_alignment = s->metadata.block_size;
+  if (!bs->read_only && !vhdx_co_reopen_rw (bs, error))
+    {
+      state_clear (s);
+      return false;
+    }
+  return true;
+}
+
+/* --- becoming writable ------------------------------------------------------------------------------------- */
+
+static bool
+check_can_write (VhdxState *s, GError **error)
+{
+  /* One open needs a handful of numbers; that many are not used up by chance. */
+  if (s->header.sequence_number > UINT64_MAX - (UINT64_C (1) << 32))
+    bdrv_set_error (error, s->bs, VHDKIT_ERROR_UNSUPPORTED,
+                    "header: sequence number %" PRIu64 " is at its end, the image cannot be written",
+                    s->header.sequence_number);
+  else if (s->header.log_length == 0)
+    bdrv_set_error (error, s->bs, VHDKIT_ERROR_UNSUPPORTED, "header: no log, the image cannot be written");
+  else
+    return true;
+  return false;
+}
+
+/* The tables that differ, or of which one is damaged, get the content of the one that counts. */
+static bool coroutine_fn
+repair_region_tables (VhdxState *s, GError **error)
+{
+  static const int64_t offsets[] = { VHDX_REGION_OFFSET_1, VHDX_REGION_OFFSET_2 };
+  g_autofree uint8_t *table = NULL;
+  int ret;
+
+  if (!s->region_tables_differ)
+    return true;
+  table = g_malloc (VHDX_REGION_TABLE_SIZE);
+  ret = vhdx_co_read (s, s->region_table_offset, VHDX_REGION_TABLE_SIZE, table);
+  for (size_t i = 0; i < G_N_ELEMENTS (offsets) && ret == 0; i++)
+    if (offsets[i] != s->region_table_offset)
+      ret = vhdx_co_log_metadata (s, offsets[i], table, VHDX_REGION_TABLE_SIZE);
+  if (ret == 0)
+    ret = vhdx_co_publish (s);
+  if (ret < 0)
+    {
+      bdrv_set_error_errno (error, s->bs, ret, "cannot repair the region tables");
+      return false;
+    }
+  s->region_tables_differ = false;
+  return true;
+}
+
+/* The length the file has when nothing unused is at its end. */
+static int64_t
+needed_length (const VhdxState *s)
+{
+  int64_t blocks = 0;
+
+  /* Blocks of a fixed image that were lost must have their room, [MS-VHDX] 2.5.1.1. */
+  if (s->metadata.leave_allocated && !s->metadata.has_parent)
+    blocks = (int64_t)s->payload_blocks * s->metadata.block_size;
+  return MAX (s->data_end, MIN (blocks, bdrv_length (s->bs->file)));
+}
+
+int coroutine_fn
+vhdx_co_cut (VhdxState *s)
+{
+  int64_t length = needed_length (s);
+  int ret;
+
+  if (!s->can_grow || bdrv_length (s->bs->file) == length)
+    return 0;
+  ret = vhdx_co_begin_changes (s, VHDX_SESSION_FILE);
+  if (ret == 0)
+    ret = vhdx_co_end_log (s);
+  if (ret < 0)
+    return ret;
+  if (!bdrv_co_truncate (s->bs->file, length, NULL))
+    return -EIO;
+  s->file_bytes = bdrv_length (s->bs->file);
+  ret = bdrv_co_flush (s->bs->file);
+  if (ret == 0)
+    s->grown_is_zero = true;
+  return ret;
+}
+
+static bool coroutine_fn
+prepare_space (VhdxState *s, GError **error)
+{
+  int ret;
+
+  if (!vhdx_co_collect_space (s, &s->space, error))
+    return false;
+  s->data_end = vhdx_space_end (s->space);
+  s->hole_bytes = INT64_MAX;
+  s->hole_hint = 0;
+  s->grown_is_zero = s->can_grow && s->data_end == bdrv_length (s->bs->file);
+  /* What lies behind the last block is left from an interrupted run; and the last block of another writer may
+   * be cut short: new blocks rely on zeros in a file of whole MiB. */
+  ret = vhdx_co_cut (s);
+  if (ret < 0)
+    bdrv_set_error_errno (error, s->bs, ret, "cannot make the file end at offset %" PRId64,
+                          needed_length (s));
+  return ret == 0;
+}
+
+bool coroutine_fn
+vhdx_co_reopen_rw (BlockDriverState *bs, GError **error)
+{
+  VhdxState *s = bs->opaque;
+  size_t longest;
+
+  if (!check_can_write (s, error))
+    return false;
+  s->can_grow = !bs->file->fixed_length;
+  s->clone_in_file = true;
+  if (!s->held)
+    {
+      s->held = g_hash_table_new (NULL, NULL);
+      s->filling = g_hash_table_new (NULL, NULL);
+      s->dropped = g_array_new (false, false, sizeof (VhdxFreed));
+      s->freed = g_array_new (false, false, sizeof (VhdxFreed));
+    }
+  longest = vhdx_log_entry_bytes (vhdx_log_capacity (s));
+  if (!s->log_buffer)
+    s->log_buffer = bdrv_try_alloc_buffer (bs->file, longest);
+  if (!s->log_buffer)
+    {
+      bdrv_set_error_errno (error, bs, -ENOMEM, "no memory for log entries of %zu bytes", longest);
+      return false;
+    }
+  s->next_data_write_guid = vhdx_guid_new ();
+  s->log_sequence = g_random_int ();
+  if (!vhdx_co_replay_onto_file (s, error))
+    return false;
+  s->file_bytes = bdrv_length (bs->file);
+  g_clear_pointer (&s->space, vhdx_space_free);
+  if (!prepare_space (s, error) || !repair_region_tables (s, error))
+    return false;
+  s->writable = true;
+  return true;
+}
+
+/* --- closing ----------------------------------------------------------------------------------------------- */
+
+/* The blocks that were dropped may have been the last ones. */
+static void
+find_data_end (VhdxState *s)
+{
+  for (guint i = 0; i < s->freed->len; i++)
+    {
+      const VhdxFreed *freed = &g_array_index (s->freed, VhdxFreed, i);
+
+      vhdx_space_release (s->space, freed->file_offset, freed->bytes);
+    }
+  g_array_set_size (s->freed, 0);
+  s->data_end = vhdx_space_end (s->space);
+}
+
+int coroutine_fn
+vhdx_co_close (BlockDriverState *bs)
+{
+  VhdxState *s = bs->opaque;
+  int ret = 0;
+
+  if (s->writable && !bdrv_is_poisoned (bs))
+    {
+      ret = vhdx_co_end_log (s);
+      if (ret == 0 && s->session != VHDX_SESSION_NONE)
+        {
+          find_data_end (s);
+          ret = vhdx_co_cut (s);
+        }
+    }
+  state_clear (s);
+  return ret;
+}
