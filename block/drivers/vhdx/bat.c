@@ -55,9 +55,8 @@ vhdx_bat_entry_problem (const VhdxState *s, uint64_t value, int64_t bytes)
   return NULL;
 }
 
-/* The bytes of @block that the disk has. */
-static int64_t
-bytes_in_block (const VhdxState *s, uint64_t block)
+int64_t
+vhdx_bytes_in_block (const VhdxState *s, uint64_t block)
 {
   int64_t start = (int64_t)block * s->metadata.block_size;
 
@@ -95,7 +94,7 @@ lookup_slow (VhdxState *s, uint64_t block, VhdxBlock *entry)
     default:
       return -EIO;
     }
-  if (vhdx_bat_entry_problem (s, value, bytes_in_block (s, block)))
+  if (vhdx_bat_entry_problem (s, value, vhdx_bytes_in_block (s, block)))
     return -EIO;
   if (entry->state == VHDX_BLOCK_FULLY_PRESENT)
     s->recent[block % VHDX_RECENT] = (VhdxRecent){ block, entry->file_offset };

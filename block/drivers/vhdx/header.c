@@ -19,8 +19,8 @@ header_decode (const VhdxHeaderDisk *disk, VhdxHeader *header)
   header->log_offset = le64_get (disk->log_offset);
 }
 
-static bool
-header_is_valid (const VhdxHeaderDisk *disk)
+bool
+vhdx_header_is_valid (const VhdxHeaderDisk *disk)
 {
   VhdxHeaderDisk copy = *disk;
 
@@ -77,7 +77,7 @@ headers_agree (const VhdxHeaderDisk *a, const VhdxHeaderDisk *b)
 static bool
 choose_header (VhdxState *s, const VhdxHeaderDisk disks[2], GError **error)
 {
-  bool valid[2] = { header_is_valid (&disks[0]), header_is_valid (&disks[1]) };
+  bool valid[2] = { vhdx_header_is_valid (&disks[0]), vhdx_header_is_valid (&disks[1]) };
   int chosen = valid[0] ? 0 : 1;
 
   if (!valid[0] && !valid[1])

@@ -6,8 +6,8 @@
 #include "crc32c.h"
 #include "vhdx.h"
 
-static bool
-table_is_valid (uint8_t *table)
+bool
+vhdx_region_table_is_valid (uint8_t *table)
 {
   const VhdxRegionTableDisk *disk = (const void *)table;
   uint32_t found = le32_get (disk->checksum);
@@ -132,7 +132,7 @@ vhdx_co_read_regions (VhdxState *s, GError **error)
                                 offsets[i]);
           return false;
         }
-      valid[i] = table_is_valid (table);
+      valid[i] = vhdx_region_table_is_valid (table);
       if (!valid[i])
         bdrv_warn (s->bs, "region table %zu at offset %" PRId64 " is damaged", i + 1, offsets[i]);
     }

@@ -224,6 +224,8 @@ bool vhdx_guid_parse (const char *text, VhdxGuid *guid);
 
 /* header.c */
 bool coroutine_fn vhdx_co_read_headers (VhdxState *s, GError **error);
+/* Signature and checksum. */
+bool vhdx_header_is_valid (const VhdxHeaderDisk *disk);
 
 /* log.c */
 /* Finds the active sequence and replays it into s->overlay; nothing to do when the log is empty. */
@@ -257,6 +259,8 @@ void vhdx_page_put (VhdxState *s, VhdxPage *page);
 
 /* region.c, metadata.c, locator.c */
 bool coroutine_fn vhdx_co_read_regions (VhdxState *s, GError **error);
+/* Signature and checksum, which is zeroed in @table (VHDX_REGION_TABLE_SIZE bytes). */
+bool vhdx_region_table_is_valid (uint8_t *table);
 bool coroutine_fn vhdx_co_read_metadata (VhdxState *s, GError **error);
 void vhdx_metadata_clear (VhdxMetadata *metadata);
 /* An empty list of VhdxLocatorEntry. */
@@ -308,6 +312,8 @@ int coroutine_fn vhdx_co_lookup_bitmap (VhdxState *s, uint64_t chunk, int64_t *f
 int64_t coroutine_fn vhdx_co_state_run (VhdxState *s, uint64_t block, uint64_t max, VhdxBlockState state);
 /* Checks one entry value; NULL when it is sound, else what is wrong. */
 const char *vhdx_bat_entry_problem (const VhdxState *s, uint64_t value, int64_t bytes);
+/* The bytes of @block that the disk has. */
+int64_t vhdx_bytes_in_block (const VhdxState *s, uint64_t block);
 
 static inline bool
 vhdx_is_present (VhdxBlockState state)
@@ -454,7 +460,22 @@ int64_t vhdx_space_free_bytes (const VhdxSpace *space, int64_t from, int64_t lim
 /* The end of the last MiB in use. */
 int64_t vhdx_space_end (VhdxSpace *space);
 
-/* collect-space.c */
+/* collect.c */
+typedef struct
+{
+  uint64_t present_blocks, fragmented_blocks, bitmap_blocks;
+  uint64_t anchors;      /* blocks that are not present and keep a place */
+  int64_t missing_bytes; /* that the file is too short to hold all of the last block */
+  uint64_t errors;       /* all of them; only so many are reported */
+} VhdxBatFacts;
+
+/* Told of what is wrong with a table; false: no need to go on. */
+typedef bool VhdxBatReport (BlockCheckSeverity severity, const char *text, void *opaque);
+/* Checks every entry, and takes in @space (an empty map) what the image uses of the file: the header section, the log,
+ * regions, blocks and the places that absent blocks keep.  0 or -errno. */
+int coroutine_fn vhdx_co_judge_bat (VhdxState *s, VhdxSpace *space, VhdxBatFacts *facts,
+                                    VhdxBatReport *report, void *opaque);
+/* The space in use, for whoever allocates, moves or frees: an error if a single entry is not sound. */
 bool coroutine_fn vhdx_co_collect_space (VhdxState *s, VhdxSpace **space, GError **error);
 
 /* alloc.c */
