@@ -52,3 +52,21 @@ block_check_report (BlockCheckResult *result, BlockCheckSeverity severity, const
   va_end (ap);
   result->report (result, severity, text);
 }
+
+bool
+bdrv_get_identity (BlockDriverState *bs, uint8_t *identity)
+{
+  return bs->drv->get_identity != NULL && bs->drv->get_identity (bs, identity);
+}
+
+bool
+bdrv_get_next_identity (BlockDriverState *bs, uint8_t *identity)
+{
+  return bs->drv->get_next_identity != NULL && bs->drv->get_next_identity (bs, identity);
+}
+
+int coroutine_fn
+bdrv_co_take_next_identity (BlockDriverState *bs)
+{
+  return bs->drv->co_take_next_identity != NULL ? bs->drv->co_take_next_identity (bs) : 0;
+}

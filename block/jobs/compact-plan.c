@@ -146,7 +146,7 @@ plan_moves (const BlockLayout *layout, const Places *places, CompactPlan *plan)
 
       if (last->bytes == 0)
         continue;
-      if (last->offset >= 0)
+      if (last->offset != BLOCK_EXTENT_FIXED)
         {
           if (last->bytes < searched)
             first = 0;
@@ -155,7 +155,7 @@ plan_moves (const BlockLayout *layout, const Places *places, CompactPlan *plan)
         }
       if (place < 0)
         {
-          plan->end = last->offset < 0 ? COMPACT_END_METADATA : COMPACT_END_NO_HOLE;
+          plan->end = last->offset == BLOCK_EXTENT_FIXED ? COMPACT_END_METADATA : COMPACT_END_NO_HOLE;
           plan->end_offset = last->file_offset;
           end = MAX (end, last->file_offset + last->bytes);
           break;

@@ -2,13 +2,15 @@
 /*
  * Compact: make the container of an image shorter, without changing what a guest can see.
  *
- * Steps: layout (the driver checks the whole container) -> look at each payload block and drop those nobody
- * needs -> flush -> layout again -> move blocks from the end into holes, group by group -> cut the file.
+ * Steps: the format gives up what its tables alone show to be needless -> layout (the driver checks the whole
+ * container) -> look at each payload block and drop those nobody needs -> flush -> layout again -> move blocks
+ * from the end into holes, group by group -> cut the file.
  *
  * A block may be dropped if the guest sees the same without it: what this node decides in it is zero, and
  * without a parent nothing else was ever seen there; with a parent it equals what the parent shows (past the
  * parent's end: zeros).  A zero block of a differencing image is therefore only dropped where the parent
- * reads as zeros too.  Holes of the container file are known zeros and are not read.
+ * reads as zeros too, unless the format can say "zeros" of a block without storing them.  Holes of the container
+ * file are known zeros and are not read.
  *
  * Crash points.  At each, the image opened again shows the same and is sound, and compact run again goes on.
  *  K1 while looking, nothing dropped yet: nothing has been written.
@@ -121,14 +123,28 @@ compact_co_parent_shows (CompactJob *compact, int64_t offset, int64_t bytes, con
   return 1;
 }
 
-/* Whether the data in the range, which this node stores, would be seen without it.  1, 0 or -errno. */
+/* What a block can still turn out to be while it is looked at. */
+typedef struct
+{
+  bool redundant; /* the guest sees the same without it */
+  bool zero;      /* it decides zeros everywhere, and the format can say so without storing them */
+} BlockVerdict;
+
+static inline bool
+verdict_is_open (const BlockVerdict *verdict)
+{
+  return verdict->redundant || verdict->zero;
+}
+
+/* Looks at data that this node stores.  0 or -errno. */
 static int coroutine_fn
-compact_co_data_is_redundant (CompactJob *compact, int64_t offset, int64_t bytes, ScanBuffers *buffers)
+compact_co_look_at_data (CompactJob *compact, int64_t offset, int64_t bytes, ScanBuffers *buffers,
+                         BlockVerdict *verdict)
 {
   BlockDriverState *bs = compact->params.bs;
   int64_t piece = FIRST_PIECE_BYTES;
 
-  while (bytes > 0)
+  while (bytes > 0 && verdict_is_open (verdict))
     {
       int64_t n = MIN (bytes, piece);
       int ret = job_co_throttle (&compact->job, n);
@@ -137,27 +153,37 @@ compact_co_data_is_redundant (CompactJob *compact, int64_t offset, int64_t bytes
         ret = bdrv_co_pread (bs, offset, n, buffers->own);
       if (ret < 0)
         return compact_fail (compact, bs, "read", offset, ret);
-      ret = bs->backing != NULL ? compact_co_parent_shows (compact, offset, n, buffers->own, buffers)
-                                : buffer_is_zero (buffers->own, (size_t)n);
-      if (ret <= 0)
-        return ret;
+      bool zero = buffer_is_zero (buffers->own, (size_t)n);
+      verdict->zero = verdict->zero && zero;
+      if (bs->backing == NULL)
+        verdict->redundant = verdict->redundant && zero;
+      else if (verdict->redundant)
+        {
+          ret = compact_co_parent_shows (compact, offset, n, buffers->own, buffers);
+          if (ret < 0)
+            return ret;
+          verdict->redundant = ret > 0;
+        }
       offset += n;
       bytes -= n;
       piece = PIECE_BYTES;
     }
-  return 1;
+  return 0;
 }
 
-/* Whether the guest sees the same without the block.  1, 0 or -errno. */
+/* Looks at the block until it is known what it is. */
 static int coroutine_fn
-compact_co_block_is_redundant (CompactJob *compact, int64_t offset, ScanBuffers *buffers)
+compact_co_look_at_block (CompactJob *compact, int64_t offset, ScanBuffers *buffers, BlockVerdict *verdict)
 {
   BlockDriverState *bs = compact->params.bs;
   /* Of a block past the end, nothing is seen. */
   int64_t end = MIN (offset + compact->block_size, bdrv_length (bs));
-  int redundant = 1;
 
-  while (redundant > 0 && offset < end)
+  *verdict = (BlockVerdict){
+    .redundant = true,
+    .zero = bs->backing != NULL && (bs->drv->caps & BLOCK_CAP_ZERO_BLOCKS),
+  };
+  while (offset < end && verdict_is_open (verdict))
     {
       int64_t pnum, map;
       BlockDriverState *file;
@@ -166,25 +192,35 @@ compact_co_block_is_redundant (CompactJob *compact, int64_t offset, ScanBuffers 
       if (ret < 0)
         return compact_fail (compact, bs, "look-up of the allocation", offset, ret);
       if (!(ret & BDRV_BLOCK_ALLOCATED))
-        ;
+        verdict->zero = false;
       else if (compact->params.no_zero_scan)
-        redundant = 0;
+        *verdict = (BlockVerdict){ false, false };
       else if (!(ret & BDRV_BLOCK_ZERO))
-        redundant = compact_co_data_is_redundant (compact, offset, pnum, buffers);
-      else if (bs->backing != NULL)
-        redundant = compact_co_parent_shows (compact, offset, pnum, NULL, buffers);
+        {
+          ret = compact_co_look_at_data (compact, offset, pnum, buffers, verdict);
+          if (ret < 0)
+            return ret;
+        }
+      else if (bs->backing != NULL && verdict->redundant)
+        {
+          ret = compact_co_parent_shows (compact, offset, pnum, NULL, buffers);
+          if (ret < 0)
+            return ret;
+          verdict->redundant = ret > 0;
+        }
       offset += pnum;
     }
-  return redundant;
+  return 0;
 }
 
+/* Zeros are kept as zeros where the format can: then they do not depend on the parent. */
 static int coroutine_fn
-compact_co_drop (CompactJob *compact, int64_t offset)
+compact_co_drop (CompactJob *compact, int64_t offset, const BlockVerdict *verdict)
 {
   BlockDriverState *bs = compact->params.bs;
 
   co_mutex_lock (&compact->drop_lock);
-  int ret = bs->drv->co_drop_block (bs, offset);
+  int ret = bs->drv->co_drop_block (bs, offset, verdict->zero ? BLOCK_DROP_ZERO : BLOCK_DROP_UNALLOCATED);
   co_mutex_unlock (&compact->drop_lock);
   if (ret < 0)
     return compact_fail (compact, bs, "release of the block", offset, ret);
@@ -219,9 +255,10 @@ scan_entry (void *opaque)
       if (extent->offset < 0)
         continue;
       int64_t offset = extent->offset;
-      ret = compact_co_block_is_redundant (compact, offset, &buffers);
-      if (ret > 0)
-        ret = compact_co_drop (compact, offset);
+      BlockVerdict verdict;
+      ret = compact_co_look_at_block (compact, offset, &buffers, &verdict);
+      if (ret == 0 && verdict_is_open (&verdict))
+        ret = compact_co_drop (compact, offset, &verdict);
       if (ret < 0)
         break;
       job_progress_add (&compact->job, compact->block_size);
@@ -334,6 +371,15 @@ compact_co_steps (CompactJob *compact, GError **error)
   BlockDriverState *bs = compact->params.bs;
   g_auto (BlockLayout) layout = { 0 };
 
+  if (bs->drv->co_reduce != NULL)
+    {
+      int ret = bs->drv->co_reduce (bs);
+      if (ret < 0)
+        {
+          bdrv_set_error_errno (error, bs, ret, "giving up what is stored without a need failed");
+          return false;
+        }
+    }
   if (!bs->drv->co_get_layout (bs, &layout, error))
     return false;
   for (guint i = 0; i < layout.extents->len; i++)

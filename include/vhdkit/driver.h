@@ -168,8 +168,12 @@ typedef struct
 {
   int64_t file_offset; /* bytes */
   int64_t bytes;
-  int64_t offset; /* guest offset of the payload block, or -1: metadata that stays where it is */
+  int64_t
+      offset; /* guest offset of the payload block; or negative: metadata, BLOCK_EXTENT_FIXED if it stays where
+                   * it is, any other number is the driver's name for what it can move */
 } BlockExtent;
+
+#define BLOCK_EXTENT_FIXED (-1)
 
 typedef struct
 {
@@ -186,10 +190,17 @@ typedef struct
 void block_layout_clear (BlockLayout *layout);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (BlockLayout, block_layout_clear)
 
-/* One payload block to move: [from, from + bytes) to [to, to + bytes) of the container file. */
+/* What a block that is dropped reads as afterwards. */
+typedef enum
+{
+  BLOCK_DROP_UNALLOCATED, /* what the backing node shows; zeros without one */
+  BLOCK_DROP_ZERO,        /* zeros, whatever the backing node shows (BLOCK_CAP_ZERO_BLOCKS) */
+} BlockDrop;
+
+/* One block to move: [from, from + bytes) to [to, to + bytes) of the container file. */
 typedef struct
 {
-  int64_t offset; /* guest offset of the block */
+  int64_t offset; /* that of its BlockExtent */
   int64_t from;
   int64_t to;
   int64_t bytes;
@@ -251,6 +262,8 @@ typedef enum
   BLOCK_CAP_BACKING = 1 << 0,   /* images may have a parent */
   BLOCK_CAP_ZERO_INIT = 1 << 1, /* a fresh image reads as zeros */
   BLOCK_CAP_SHRINK = 1 << 2,    /* co_truncate can make the image smaller */
+  BLOCK_CAP_ZERO_BLOCKS =
+      1 << 3, /* a block can be zeros over a parent without being stored: BLOCK_DROP_ZERO */
 } BlockDriverCaps;
 
 /* How an image is to be made; see co_create. */
@@ -326,6 +339,10 @@ struct BlockDriver
   bool (*get_parent_link) (BlockDriverState *bs, BlockParentLink *link);
   /* The identity children store for this image: BLOCK_IDENTITY_SIZE raw bytes.  false: it has none. */
   bool (*get_identity) (BlockDriverState *bs, uint8_t *identity);
+  /* The identity that the first change of what a guest sees will give this image (identities that follow the
+   * content), and: give it that identity now, durable.  NULL: its identity does not change. */
+  bool (*get_next_identity) (BlockDriverState *bs, uint8_t *identity);
+  int coroutine_fn (*co_take_next_identity) (BlockDriverState *bs);
   /* The parent's content is about to be changed, without changing what this node shows, (@begin) or has been
    * (!@begin): keep the link to it valid.  NULL: nothing to do. */
   bool coroutine_fn (*co_parent_changed) (BlockDriverState *bs, BlockDriverState *parent, bool begin,
@@ -334,9 +351,12 @@ struct BlockDriver
   /* Compaction (formats with movable blocks). */
   /* Describe the whole container, after checking all of it; @layout was cleared. */
   bool coroutine_fn (*co_get_layout) (BlockDriverState *bs, BlockLayout *layout, GError **error);
-  /* Forget the payload block at guest @offset (a multiple of the block size).  The caller has proved that
-   * the guest sees the same without it.  Durable at the next flush; the space is not reused before. */
-  int coroutine_fn (*co_drop_block) (BlockDriverState *bs, int64_t offset);
+  /* Forget what the payload block at guest @offset (a multiple of the block size) stores.  The caller has proved
+   * that the guest sees the same without it.  Durable at the next flush; the space is not reused before. */
+  int coroutine_fn (*co_drop_block) (BlockDriverState *bs, int64_t offset, BlockDrop drop);
+  /* Give up what is stored without a need, as far as the tables tell.  The guest sees the same, and so do
+   * children.  Durable on return.  NULL: nothing to do. */
+  int coroutine_fn (*co_reduce) (BlockDriverState *bs);
   /* Move @n blocks; source and target ranges are disjoint, targets are free space.  Crash safe, durable on
    * return: copy, flush, table, flush. */
   int coroutine_fn (*co_relocate) (BlockDriverState *bs, const BlockMove *moves, int n);
@@ -407,6 +427,12 @@ int coroutine_fn bdrv_co_write_batch (BlockDriverState *child, const BdrvWrite *
  * @buffer_bytes of memory that fits the child (bdrv_try_alloc_buffer). */
 int coroutine_fn bdrv_co_copy_within (BlockDriverState *child, int64_t from, int64_t to, int64_t bytes,
                                       void *buffer, int64_t buffer_bytes);
+
+/* The ops of the same names; false, and nothing to do: the identity does not change. */
+bool bdrv_get_next_identity (BlockDriverState *bs, uint8_t *identity);
+int coroutine_fn bdrv_co_take_next_identity (BlockDriverState *bs);
+/* The identity children store for @bs; false: it has none. */
+bool bdrv_get_identity (BlockDriverState *bs, uint8_t *identity);
 
 /* The child's current length in bytes. */
 int64_t bdrv_length (const BlockDriverState *child);

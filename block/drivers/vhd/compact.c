@@ -117,9 +117,11 @@ vhd_co_get_layout (BlockDriverState *bs, BlockLayout *layout, GError **error)
 }
 
 int coroutine_fn
-vhd_co_drop_block (BlockDriverState *bs, int64_t offset)
+vhd_co_drop_block (BlockDriverState *bs, int64_t offset, BlockDrop drop)
 {
   VhdState *s = bs->opaque;
+
+  g_assert (drop == BLOCK_DROP_UNALLOCATED);
 
   return vhd_co_drop (s, offset / s->block_size);
 }

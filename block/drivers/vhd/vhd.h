@@ -366,7 +366,7 @@ int64_t vhd_make_locators (VhdHeader *header, const char *child_path, const char
 bool coroutine_fn vhd_co_create (BlockDriverState *file, const BlockCreateParams *params, GError **error);
 bool coroutine_fn vhd_co_truncate (BlockDriverState *bs, int64_t bytes, GError **error);
 bool coroutine_fn vhd_co_get_layout (BlockDriverState *bs, BlockLayout *layout, GError **error);
-int coroutine_fn vhd_co_drop_block (BlockDriverState *bs, int64_t offset);
+int coroutine_fn vhd_co_drop_block (BlockDriverState *bs, int64_t offset, BlockDrop drop);
 int coroutine_fn vhd_co_relocate (BlockDriverState *bs, const BlockMove *moves, int n);
 int coroutine_fn vhd_co_trim (BlockDriverState *bs);
 bool coroutine_fn vhd_co_check (BlockDriverState *bs, BlockCheckResult *result, bool fix, GError **error);

@@ -59,6 +59,18 @@ release_freed (VhdxState *s)
     g_array_remove_range (s->freed, 0, n);
 }
 
+void
+vhdx_release_all_freed (VhdxState *s)
+{
+  for (guint i = 0; i < s->freed->len; i++)
+    {
+      const VhdxFreed *freed = &g_array_index (s->freed, VhdxFreed, i);
+
+      vhdx_give_back_space (s, freed->file_offset, freed->bytes);
+    }
+  g_array_set_size (s->freed, 0);
+}
+
 static bool
 find_hole (VhdxState *s, int64_t bytes, int64_t *file_offset)
 {
@@ -70,9 +82,8 @@ find_hole (VhdxState *s, int64_t bytes, int64_t *file_offset)
       s->hole_bytes = bytes - 1;
       return false;
     }
-  /* Smaller blocks (bitmaps) may still fit in what a search for larger ones passed over. */
-  if (bytes == VHDX_MIB)
-    s->hole_hint = *file_offset;
+  /* What was too short is passed over until something below it becomes free. */
+  s->hole_hint = *file_offset + bytes;
   return true;
 }
 
@@ -159,11 +170,11 @@ set_payload_entry (VhdxState *s, VhdxHeldPage *page, uint64_t block, uint64_t va
 /* The pages a block needs to become partially present. */
 typedef struct
 {
-  VhdxHeldPage *entry;    /* the BAT's, with the entry of the bitmap block */
-  VhdxHeldPage **bits;    /* those of the bitmap with bits of the block */
+  VhdxHeldPage *entry; /* the BAT's, with the entry of the bitmap block */
+  VhdxHeldPage **bits; /* those of the bitmap with bits of the block */
   int n_bits;
-  int64_t bitmap;         /* file offset of the bitmap block */
-  bool fresh;             /* taken now */
+  int64_t bitmap; /* file offset of the bitmap block */
+  bool fresh;     /* taken now */
 } BlockBits;
 
 static void

@@ -299,6 +299,75 @@ vhdx_co_read_other_disk_items (VhdxState *s, GArray *items, GError **error)
   return table != NULL;
 }
 
+/* --- changing ----------------------------------------------------------------------------------------------- */
+
+/* Free space for @bytes in the region, behind all that is there; 0: none. */
+static uint32_t
+find_room (const VhdxState *s, const GArray *items, uint32_t bytes)
+{
+  int64_t end = VHDX_METADATA_TABLE_SIZE;
+
+  for (guint i = 0; i < items->len; i++)
+    {
+      const Item *item = &g_array_index (items, Item, i);
+
+      end = MAX (end, (int64_t)item->offset + item->length);
+    }
+  end = round_up (end, 8);
+  return end + bytes <= s->metadata_region.bytes ? end : 0;
+}
+
+bool coroutine_fn
+vhdx_co_replace_item (VhdxState *s, const VhdxGuid *id, const void *content, uint32_t bytes, GError **error)
+{
+  g_autoptr (GArray) items = NULL;
+  guint found = 0;
+  int ret = vhdx_co_publish (s);
+
+  if (ret < 0)
+    {
+      bdrv_set_error_errno (error, s->bs, ret, "cannot write back its metadata");
+      return false;
+    }
+  items = read_table (s, error);
+  if (!items)
+    return false;
+  while (found < items->len
+         && (!vhdx_guid_equal (&g_array_index (items, Item, found).id, id)
+             || (g_array_index (items, Item, found).flags & VHDX_METADATA_USER)))
+    found++;
+  g_assert (found < items->len);
+
+  Item item = g_array_index (items, Item, found);
+  if (bytes > item.length)
+    item.offset = find_room (s, items, bytes);
+  item.length = bytes;
+  if (item.offset == 0)
+    {
+      bdrv_set_error (error, s->bs, VHDKIT_ERROR_NO_SPACE,
+                      "metadata region at offset %" PRId64 ": no room for an item of %u bytes",
+                      s->metadata_region.file_offset, bytes);
+      return false;
+    }
+  VhdxMetadataEntryDisk entry = { item.id, le32 (item.offset), le32 (item.length), le32 (item.flags),
+                                  le32 (0) };
+  int64_t entry_offset = sizeof (VhdxMetadataTableDisk) + (int64_t)found * sizeof entry;
+
+  /* No round comes between the two. */
+  co_mutex_lock (&s->publish_lock);
+  ret = vhdx_co_log_metadata (s, s->metadata_region.file_offset + item.offset, content, bytes);
+  if (ret == 0)
+    ret = vhdx_co_log_metadata (s, s->metadata_region.file_offset + entry_offset, &entry, sizeof entry);
+  co_mutex_unlock (&s->publish_lock);
+  if (ret < 0)
+    {
+      bdrv_poison (s->bs);
+      bdrv_set_error_errno (error, s->bs, ret, "cannot change the metadata at offset %" PRId64,
+                            s->metadata_region.file_offset + item.offset);
+    }
+  return ret == 0;
+}
+
 static void
 free_entry (void *opaque)
 {

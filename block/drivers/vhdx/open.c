@@ -161,6 +161,8 @@ vhdx_co_cut (VhdxState *s)
 
   if (!s->can_grow || bdrv_length (s->bs->file) == length)
     return 0;
+  /* Until the old end is gone, new blocks must not rely on zeros behind it. */
+  s->grown_is_zero = false;
   ret = vhdx_co_begin_changes (s, VHDX_SESSION_FILE);
   if (ret == 0)
     ret = vhdx_co_end_log (s);
@@ -234,20 +236,6 @@ vhdx_co_reopen_rw (BlockDriverState *bs, GError **error)
 
 /* --- closing ----------------------------------------------------------------------------------------------- */
 
-/* The blocks that were dropped may have been the last ones. */
-static void
-find_data_end (VhdxState *s)
-{
-  for (guint i = 0; i < s->freed->len; i++)
-    {
-      const VhdxFreed *freed = &g_array_index (s->freed, VhdxFreed, i);
-
-      vhdx_space_release (s->space, freed->file_offset, freed->bytes);
-    }
-  g_array_set_size (s->freed, 0);
-  s->data_end = vhdx_space_end (s->space);
-}
-
 int coroutine_fn
 vhdx_co_close (BlockDriverState *bs)
 {
@@ -259,7 +247,9 @@ vhdx_co_close (BlockDriverState *bs)
       ret = vhdx_co_end_log (s);
       if (ret == 0 && s->session != VHDX_SESSION_NONE)
         {
-          find_data_end (s);
+          /* The blocks that were dropped may have been the last ones. */
+          vhdx_release_all_freed (s);
+          s->data_end = vhdx_space_end (s->space);
           ret = vhdx_co_cut (s);
         }
     }

@@ -212,7 +212,8 @@ vhdx_held_entry_set (VhdxState *s, VhdxHeldPage *page, uint64_t index, uint64_t 
 int coroutine_fn
 vhdx_co_log_metadata (VhdxState *s, int64_t file_offset, const void *data, int64_t bytes)
 {
-  int64_t first = round_down (file_offset, VHDX_PAGE), n = div_round_up (file_offset + bytes - first, VHDX_PAGE);
+  int64_t first = round_down (file_offset, VHDX_PAGE),
+          n = div_round_up (file_offset + bytes - first, VHDX_PAGE);
   g_autofree VhdxHeldPage **pages = g_new0 (VhdxHeldPage *, n);
   int ret = 0;
 

@@ -42,8 +42,7 @@ write_pages (VhdxState *s)
 
       g_array_append_val (writes, write);
     }
-  return writes->len == 0 ? 0
-                          : bdrv_co_write_batch (s->bs->file, (BdrvWrite *)writes->data, writes->len);
+  return writes->len == 0 ? 0 : bdrv_co_write_batch (s->bs->file, (BdrvWrite *)writes->data, writes->len);
 }
 
 static int coroutine_fn

@@ -161,7 +161,7 @@ typedef struct
   VhdxHeader header;
   int header_slot; /* of the current one, 0 or 1 */
   char *creator;
-  GArray *regions; /* of VhdxRegion */
+  GArray *regions;             /* of VhdxRegion */
   int64_t region_table_offset; /* of the copy that counts */
   bool region_tables_differ;
   VhdxRegion bat_region, metadata_region;
@@ -178,23 +178,24 @@ typedef struct
 
   /* The rest is for a writable image only. */
   bool writable;
-  bool can_grow;       /* the container is a file, not a device */
-  bool clone_in_file;  /* extent sharing inside the container has not failed yet */
-  bool grown_is_zero;  /* space behind data_end reads as zeros (not so on a device) */
-  VhdxSpace *space;    /* what of the file is in use */
-  int64_t data_end;    /* bytes; nothing behind it is in use */
-  int64_t hole_bytes;  /* holes below data_end shorter than this may exist: longer ones were looked for in vain */
-  int64_t hole_hint;   /* where to look next */
-  GArray *dropped;     /* of VhdxFreed: given up since the last round began */
-  GArray *freed;       /* of VhdxFreed: no round speaks of it any more */
+  bool can_grow;      /* the container is a file, not a device */
+  bool clone_in_file; /* extent sharing inside the container has not failed yet */
+  bool grown_is_zero; /* space behind data_end reads as zeros (not so on a device) */
+  VhdxSpace *space;   /* what of the file is in use */
+  int64_t data_end;   /* bytes; nothing behind it is in use */
+  int64_t
+      hole_bytes; /* holes below data_end shorter than this may exist: longer ones were looked for in vain */
+  int64_t hole_hint; /* where to look next */
+  GArray *dropped;   /* of VhdxFreed: given up since the last round began */
+  GArray *freed;     /* of VhdxFreed: no round speaks of it any more */
   Epochs epochs;
   CoQueue old_requests_done;
   unsigned moving; /* blocks are being moved: writers wait */
   CoQueue moving_done;
 
-  GHashTable *held;      /* file offset / VHDX_PAGE -> VhdxHeldPage */
-  unsigned changed;      /* of them */
-  GHashTable *filling;   /* partially present blocks that got bits since the last round (block + 1) */
+  GHashTable *held;    /* file offset / VHDX_PAGE -> VhdxHeldPage */
+  unsigned changed;    /* of them */
+  GHashTable *filling; /* partially present blocks that got bits since the last round (block + 1) */
   CoMutex publish_lock, alloc_lock, session_lock;
   bool publishing;
 
@@ -220,7 +221,6 @@ void vhdx_guid_format (const VhdxGuid *guid, char text[37]);
 VhdxGuid vhdx_guid_new (void);
 /* With or without braces, any case. */
 bool vhdx_guid_parse (const char *text, VhdxGuid *guid);
-
 
 /* header.c */
 bool coroutine_fn vhdx_co_read_headers (VhdxState *s, GError **error);
@@ -262,6 +262,10 @@ bool coroutine_fn vhdx_co_read_regions (VhdxState *s, GError **error);
 /* Signature and checksum, which is zeroed in @table (VHDX_REGION_TABLE_SIZE bytes). */
 bool vhdx_region_table_is_valid (uint8_t *table);
 bool coroutine_fn vhdx_co_read_metadata (VhdxState *s, GError **error);
+/* Item @id gets new content, in its old place or in free space of the region.  One change for a round; published by
+ * the caller. */
+bool coroutine_fn vhdx_co_replace_item (VhdxState *s, const VhdxGuid *id, const void *content, uint32_t bytes,
+                                        GError **error);
 void vhdx_metadata_clear (VhdxMetadata *metadata);
 /* An empty list of VhdxLocatorEntry. */
 GArray *vhdx_locator_new (void);
@@ -424,7 +428,8 @@ typedef struct
   uint64_t sequence_number;
   int64_t flushed_file_offset, last_file_offset;
 } VhdxLogEntryInfo;
-void vhdx_log_entry_encode (const VhdxLogEntryInfo *info, const VhdxLogPage *pages, uint32_t n, uint8_t *entry);
+void vhdx_log_entry_encode (const VhdxLogEntryInfo *info, const VhdxLogPage *pages, uint32_t n,
+                            uint8_t *entry);
 /* Writes an entry at s->log_at and moves it on.  Not durable yet; on failure its effect is unknown. */
 int coroutine_fn vhdx_co_log_write (VhdxState *s, const VhdxLogPage *pages, uint32_t n);
 
@@ -492,6 +497,8 @@ int coroutine_fn vhdx_co_promote_filled (VhdxState *s);
 int coroutine_fn vhdx_co_take_space (VhdxState *s, int64_t bytes, int64_t *file_offset);
 /* Space that was taken and that nothing speaks of. */
 void vhdx_give_back_space (VhdxState *s, int64_t file_offset, int64_t bytes);
+/* Gives back all that is in s->freed: the caller has waited for old requests. */
+void vhdx_release_all_freed (VhdxState *s);
 /* Requests: every one that uses a block's place in the file is between begin and end. */
 uint64_t vhdx_request_begin (VhdxState *s);
 void coroutine_fn vhdx_request_end (VhdxState *s, uint64_t epoch);
@@ -541,6 +548,23 @@ int coroutine_fn vhdx_co_copy_range_to (BlockDriverState *bs, int64_t offset, in
                                         BlockDriverState *src, int64_t src_offset);
 int coroutine_fn vhdx_co_block_status (BlockDriverState *bs, int64_t offset, int64_t bytes, int64_t *pnum,
                                        int64_t *map, BlockDriverState **file);
+
+/* Zeros in a range that may lie behind the end of the disk, in its last block. */
+int coroutine_fn vhdx_co_zero_range (VhdxState *s, int64_t offset, int64_t bytes);
+
+/* link.c */
+bool coroutine_fn vhdx_co_parent_changed (BlockDriverState *bs, BlockDriverState *parent, bool begin,
+                                          GError **error);
+
+/* resize.c */
+bool coroutine_fn vhdx_co_truncate (BlockDriverState *bs, int64_t bytes, GError **error);
+
+/* compact.c, reduce.c */
+bool coroutine_fn vhdx_co_get_layout (BlockDriverState *bs, BlockLayout *layout, GError **error);
+int coroutine_fn vhdx_co_drop_block (BlockDriverState *bs, int64_t offset, BlockDrop drop);
+int coroutine_fn vhdx_co_relocate (BlockDriverState *bs, const BlockMove *moves, int n);
+int coroutine_fn vhdx_co_trim (BlockDriverState *bs);
+int coroutine_fn vhdx_co_reduce (BlockDriverState *bs);
 
 GVariant *vhdx_get_specific_info (BlockDriverState *bs);
 

@@ -192,6 +192,14 @@ vhdx_co_copy_range_to (BlockDriverState *bs, int64_t offset, int64_t bytes, Bloc
   return write_range (bs->opaque, offset, bytes, &payload);
 }
 
+int coroutine_fn
+vhdx_co_zero_range (VhdxState *s, int64_t offset, int64_t bytes)
+{
+  Payload payload = { 0 };
+
+  return write_range (s, offset, bytes, &payload);
+}
+
 /* --- zeros and discard ---------------------------------------------------------------------------------- */
 
 static bool
