@@ -152,7 +152,7 @@ bdrv_co_clear_file (BlockDriverState *file, int64_t bytes, GError **error)
   /* The longer length first: it is the one that the host may refuse. */
   if (bytes > old_bytes && !bdrv_co_truncate (file, bytes, error))
     return false;
-  if (old_bytes == 0)
+  if (old_bytes == 0 || file->fixed_length)
     return true;
   if (!bdrv_co_truncate (file, 0, error) || !bdrv_co_truncate (file, bytes, error))
     return false;

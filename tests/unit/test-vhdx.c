@@ -5,6 +5,7 @@
 #include <glib.h>
 
 #include "crc32c.h"
+#include "identity.h"
 
 #include "../../block/drivers/vhdx/vhdx.h"
 
@@ -31,19 +32,350 @@ test_crc32c (void)
 }
 
 static void
+test_header_encode (void)
+{
+  static const uint8_t golden[80] = {
+    'h', 'e', 'a', 'd', 0x13, 0x47, 0xFD, 0xF1, 1, 0, 0, 0, 0, 0, 0, 0, [66] = 1, [70] = 0x10, [74] = 0x10,
+  };
+  VhdxHeader header = { .sequence_number = 1, .version = 1, .log_length = 1 << 20, .log_offset = 1 << 20 };
+  VhdxHeaderDisk disk;
+
+  memset (&disk, 0xEE, sizeof disk);
+  vhdx_header_encode (&header, &disk);
+  g_assert_cmpmem (&disk, 80, golden, 80);
+  for (size_t i = 0; i < sizeof disk.reserved; i++)
+    g_assert_cmpint (disk.reserved[i], ==, 0);
+}
+
+static void
 test_region_table (void)
 {
-  g_autofree uint8_t *table = g_malloc0 (VHDX_REGION_TABLE_SIZE);
-  VhdxRegionTableDisk *disk = (void *)table;
-  VhdxRegionDisk regions[2] = {
-    { vhdx_guid_bat, le64 (3 << 20), le32 (1 << 20), le32 (1) },
-    { vhdx_guid_metadata, le64 (2 << 20), le32 (1 << 20), le32 (1) },
+  static const uint8_t golden[80] = {
+    'r',  'e',  'g',  'i',  0xAE, 0x8C, 0x6B, 0xC6, 2,    0,    0,    0,    0,    0,    0,    0,
+    0x66, 0x77, 0xC2, 0x2D, 0x23, 0xF6, 0x00, 0x42, 0x9D, 0x64, 0x11, 0x5E, 0x9B, 0xFD, 0x4A, 0x08,
+    0,    0,    0x30, 0,    0,    0,    0,    0,    0,    0,    0x10, 0,    1,    0,    0,    0,
+    0x06, 0xA2, 0x7C, 0x8B, 0x90, 0x47, 0x9A, 0x4B, 0xB8, 0xFE, 0x57, 0x5F, 0x05, 0x0F, 0x88, 0x6E,
+    0,    0,    0x20, 0,    0,    0,    0,    0,    0,    0,    0x10, 0,    1,    0,    0,    0,
+  };
+  g_autofree uint8_t *table = g_malloc (VHDX_REGION_TABLE_SIZE);
+  VhdxRegion regions[2] = {
+    { vhdx_guid_bat, 3 << 20, 1 << 20, true },
+    { vhdx_guid_metadata, 2 << 20, 1 << 20, true },
   };
 
-  memcpy (disk->signature, "regi", 4);
-  disk->entry_count = le32 (2);
-  memcpy (table + sizeof *disk, regions, sizeof regions);
-  g_assert_cmphex (crc32c (0, table, VHDX_REGION_TABLE_SIZE), ==, 0xC66B8CAE);
+  memset (table, 0xEE, VHDX_REGION_TABLE_SIZE);
+  vhdx_region_table_encode (regions, 2, table);
+  g_assert_cmpmem (table, sizeof golden, golden, sizeof golden);
+  for (size_t i = sizeof golden; i < VHDX_REGION_TABLE_SIZE; i++)
+    g_assert_cmpint (table[i], ==, 0);
+
+  /* As QEMU writes it. */
+  regions[0] = (VhdxRegion){ vhdx_guid_bat, 2 << 20, 1 << 20, false };
+  regions[1] = (VhdxRegion){ vhdx_guid_metadata, 3 << 20, 1 << 20, false };
+  vhdx_region_table_encode (regions, 2, table);
+  g_assert_cmphex (table[4] | table[5] << 8 | table[6] << 16 | (uint32_t)table[7] << 24, ==, 0x2C6FCE83);
+}
+
+static void
+add_item (GArray *items, const VhdxGuid *id, uint32_t flags, const char *content)
+{
+  VhdxItem item = { *id, flags, g_byte_array_new () };
+
+  g_byte_array_append (item.content, (const uint8_t *)content, strlen (content));
+  g_array_append_val (items, item);
+}
+
+static void
+test_metadata (void)
+{
+  static const uint8_t golden[160] = {
+    'm',
+    'e',
+    't',
+    'a',
+    'd',
+    'a',
+    't',
+    'a',
+    0,
+    0,
+    4,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0x37,
+    0x67,
+    0xA1,
+    0xCA,
+    0x36,
+    0xFA,
+    0x43,
+    0x4D,
+    0xB3,
+    0xB6,
+    0x33,
+    0xF0,
+    0xAA,
+    0x44,
+    0xE7,
+    0x6B,
+    0,
+    0,
+    1,
+    0,
+    8,
+    0,
+    0,
+    0,
+    4,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0xF0,
+    0x85,
+    0xCC,
+    0x71,
+    0x69,
+    0x1B,
+    0x28,
+    0x4E,
+    0x95,
+    0x58,
+    0xC3,
+    0xBF,
+    0x83,
+    0xAE,
+    0x75,
+    0xD3,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    4,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0xAB,
+    0x12,
+    0xCA,
+    0xBE,
+    0xE6,
+    0xB2,
+    0x23,
+    0x45,
+    0x93,
+    0xEF,
+    0xC3,
+    0x09,
+    0xE0,
+    0x00,
+    0xC7,
+    0x46,
+    8,
+    0,
+    1,
+    0,
+    3,
+    0,
+    0,
+    0,
+    6,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    /* The locator begins a page. */
+    0x2D,
+    0x5F,
+    0xD3,
+    0xA8,
+    0x0B,
+    0xB3,
+    0x4D,
+    0x45,
+    0xAB,
+    0xF7,
+    0xD3,
+    0xD8,
+    0x48,
+    0x34,
+    0xAB,
+    0x0C,
+    0,
+    0x10,
+    1,
+    0,
+    7,
+    0,
+    0,
+    0,
+    4,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+  };
+  g_autoptr (GArray) items = g_array_new (false, true, sizeof (VhdxItem));
+  g_autoptr (GByteArray) region = NULL;
+
+  add_item (items, &vhdx_guid_parameters, 4, "paramete");
+  add_item (items, &vhdx_guid_incomplete, 4, "");
+  add_item (items, &vhdx_guid_disk_id, 6, "id3");
+  add_item (items, &vhdx_guid_locator, 4, "locator");
+  region = vhdx_metadata_encode (items);
+  g_assert_cmpmem (region->data, sizeof golden, golden, sizeof golden);
+  g_assert_cmpint (region->len, ==, 65536 + 4096 + 7);
+  for (guint i = sizeof golden; i < 65536; i++)
+    g_assert_cmpint (region->data[i], ==, 0);
+  g_assert_cmpmem (region->data + 65536, 11, "parameteid3", 11);
+  for (guint i = 65536 + 11; i < 65536 + 4096; i++)
+    g_assert_cmpint (region->data[i], ==, 0);
+  g_assert_cmpmem (region->data + 65536 + 4096, 7, "locator", 7);
+  for (guint i = 0; i < items->len; i++)
+    g_byte_array_unref (g_array_index (items, VhdxItem, i).content);
+}
+
+static void
+add_text (GArray *entries, const char *key, const char *value)
+{
+  VhdxLocatorEntry entry = { g_strdup (key), g_strdup (value) };
+
+  g_array_append_val (entries, entry);
+}
+
+static void
+test_locator (void)
+{
+  static const uint8_t golden[] = {
+    0xB7, 0xEF, 0x4A, 0xB0, 0x9E, 0xD1, 0x81, 0x4A, 0xB7, 0x89, 0x25, 0xB8, 0xE9, 0x44, 0x59, 0x13,
+    0,    0,    2,    0,    44,   0,    0,    0,    48,   0,    0,    0,    4,    0,    6,    0,
+    54,   0,    0,    0,    56,   0,    0,    0,    2,    0,    6,    0,    'a',  0,    'b',  0,
+    '.',  0,    '\\', 0,    0xE9, 0,    'k',  0,    0xAC, 0x20, 0x3D, 0xD8, 0xBF, 0xDC, /* a euro sign, and a character above U+FFFF */
+  };
+  g_autofree char *long_text = g_strnfill (40000, 'x');
+  g_autoptr (GArray) entries = vhdx_locator_new ();
+  g_autoptr (GArray) unfit = vhdx_locator_new ();
+  g_autoptr (GByteArray) item = NULL;
+
+  add_text (entries, "ab", ".\\\u00e9");
+  add_text (entries, "k", "\u20ac\U0001F4BF");
+  item = vhdx_locator_encode (entries);
+  g_assert_cmpmem (item->data, item->len, golden, sizeof golden);
+
+  g_assert_null (vhdx_locator_encode (unfit)); /* none */
+  for (int i = 0; i < 257; i++)
+    add_text (unfit, "k", "v");
+  g_assert_null (vhdx_locator_encode (unfit));
+  for (int i = 0; i < 3; i++)
+    {
+      const char *const values[] = { "", "\xFF", long_text };
+
+      g_array_set_size (unfit, 0);
+      add_text (unfit, "key", values[i]);
+      g_assert_null (vhdx_locator_encode (unfit));
+      g_array_set_size (unfit, 0);
+      add_text (unfit, values[i], "value");
+      g_assert_null (vhdx_locator_encode (unfit));
+    }
+  /* Each fits, all of them do not: an item has at most 1 MiB. */
+  long_text[32767] = '\0';
+  g_array_set_size (unfit, 0);
+  for (int i = 0; i < 15; i++)
+    add_text (unfit, "k", long_text);
+  g_clear_pointer (&item, g_byte_array_unref);
+  item = vhdx_locator_encode (unfit);
+  g_assert_nonnull (item);
+  for (int i = 0; i < 2; i++)
+    add_text (unfit, "k", long_text);
+  g_assert_null (vhdx_locator_encode (unfit));
+}
+
+static void
+test_locator_of_child (void)
+{
+  static const char *const expected[][2] = {
+    { "parent_linkage", "{2dc27766-f623-4200-9d64-115e9bfd4a08}" },
+    { "parent_linkage2", "{00000000-0000-0000-0000-000000000000}" },
+    { "relative_path", "..\\base\\p.vhdx" },
+    { "absolute_win32_path", "/disks/base/p.vhdx" },
+  };
+  g_autoptr (GArray) entries =
+      vhdx_locator_make (&vhdx_guid_bat, "/disks/children/c.vhdx", "/disks/base/p.vhdx");
+
+  g_assert_cmpint (entries->len, ==, G_N_ELEMENTS (expected));
+  for (guint i = 0; i < entries->len; i++)
+    {
+      g_assert_cmpstr (g_array_index (entries, VhdxLocatorEntry, i).key, ==, expected[i][0]);
+      g_assert_cmpstr (g_array_index (entries, VhdxLocatorEntry, i).value, ==, expected[i][1]);
+    }
+}
+
+static void
+test_bat_entries (void)
+{
+  static const struct
+  {
+    int64_t bytes, block_size;
+    int logical_sector_size;
+    uint64_t ratio, dynamic, differencing;
+  } cases[] = {
+    { 5 * (VHDX_TIB >> 10), 1 << 20, 512, 4096, 5121, 2 * 4097 },
+    { 10 * (VHDX_TIB >> 10), 32 << 20, 512, 128, 322, 3 * 129 },
+    { 1 * (VHDX_TIB >> 10), 2 << 20, 512, 2048, 512, 2049 },
+    { 4096 * VHDX_MIB, 1 << 20, 512, 4096, 4096, 4097 },
+    { 4096 * VHDX_MIB + 1, 1 << 20, 512, 4096, 4098, 2 * 4097 },
+    { 512, 256 << 20, 512, 16, 1, 17 },
+    { 64 * VHDX_TIB, 1 << 20, 512, 4096, 67108864 + 16383, 67108864 + 16384 },
+    { 64 * VHDX_TIB, 256 << 20, 4096, 128, 262144 + 2047, 262144 + 2048 },
+  };
+
+  for (size_t i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      VhdxMetadata metadata = { .bytes = cases[i].bytes,
+                                .block_size = cases[i].block_size,
+                                .logical_sector_size = cases[i].logical_sector_size };
+
+      g_assert_cmpuint (vhdx_chunk_ratio (&metadata), ==, cases[i].ratio);
+      g_assert_cmpuint (vhdx_bat_entries (&metadata), ==, cases[i].dynamic);
+      metadata.has_parent = true;
+      g_assert_cmpuint (vhdx_bat_entries (&metadata), ==, cases[i].differencing);
+    }
 }
 
 static void
@@ -82,13 +414,43 @@ test_guid (void)
   g_assert_true (vhdx_guid_is_zero (&guid));
 }
 
+static void
+counting_identity (uint8_t identity[16])
+{
+  for (int i = 0; i < 16; i++)
+    identity[i] = 0x11 * i;
+}
+
+/* A new GUID is one of version 4 in the order of bytes that a VHDX has. */
+static void
+test_new_guid (void)
+{
+  VhdxGuid guid;
+  char text[37];
+
+  identity_set_hooks (counting_identity, NULL);
+  guid = vhdx_guid_new ();
+  identity_set_hooks (NULL, NULL);
+  vhdx_guid_format (&guid, text);
+  g_assert_cmpstr (text, ==, "00112233-4455-6677-8899-aabbccddeeff");
+  guid = vhdx_guid_new ();
+  vhdx_guid_format (&guid, text);
+  g_assert_cmpint (text[14], ==, '4');
+}
+
 int
 main (int argc, char **argv)
 {
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/vhdx/crc32c", test_crc32c);
+  g_test_add_func ("/vhdx/header-encode", test_header_encode);
   g_test_add_func ("/vhdx/region-table", test_region_table);
+  g_test_add_func ("/vhdx/metadata", test_metadata);
+  g_test_add_func ("/vhdx/locator", test_locator);
+  g_test_add_func ("/vhdx/locator-of-child", test_locator_of_child);
+  g_test_add_func ("/vhdx/bat-entries", test_bat_entries);
   g_test_add_func ("/vhdx/log-entry", test_log_entry);
   g_test_add_func ("/vhdx/guid", test_guid);
+  g_test_add_func ("/vhdx/new-guid", test_new_guid);
   return g_test_run ();
 }
