@@ -20,6 +20,7 @@ static const struct
   { VHDKIT_OPEN_NO_LOCK, BDRV_O_NO_LOCK },
   { VHDKIT_OPEN_RAW_PARENT, BDRV_O_RAW_PARENT },
   { VHDKIT_OPEN_CHECK, BDRV_O_CHECK },
+  { VHDKIT_OPEN_EXAMINE, BDRV_O_EXAMINE },
 };
 
 bool
@@ -299,6 +300,32 @@ allocated_size_call_entry (void *opaque)
   call->allocated_size = bdrv_co_get_allocated_size (call->bs);
 }
 
+static GVariant *
+parent_candidates_variant (const GPtrArray *candidates)
+{
+  GVariantBuilder builder;
+
+  g_variant_builder_init (&builder, G_VARIANT_TYPE ("aa{sv}"));
+  for (guint i = 0; i < candidates->len; i++)
+    {
+      const BdrvParentCandidate *candidate = g_ptr_array_index (candidates, i);
+
+      g_variant_builder_open (&builder, G_VARIANT_TYPE_VARDICT);
+      g_variant_builder_add (&builder, "{sv}", "origin", g_variant_new_string (candidate->origin));
+      g_variant_builder_add (&builder, "{sv}", "name",
+                             g_variant_new_take_string (g_utf8_make_valid (candidate->name, -1)));
+      if (candidate->path != NULL)
+        g_variant_builder_add (&builder, "{sv}", "path",
+                               g_variant_new_take_string (g_filename_display_name (candidate->path)));
+      g_variant_builder_add (&builder, "{sv}", "fits", g_variant_new_boolean (candidate->reason == NULL));
+      if (candidate->reason != NULL)
+        g_variant_builder_add (&builder, "{sv}", "reason",
+                               g_variant_new_take_string (g_utf8_make_valid (candidate->reason, -1)));
+      g_variant_builder_close (&builder);
+    }
+  return g_variant_ref_sink (g_variant_builder_end (&builder));
+}
+
 /* An integer of a driver's facts, whatever its width. */
 static int64_t
 lookup_integer (GVariant *facts, const char *name)
@@ -361,6 +388,10 @@ vhdkit_image_get_layer_info (VhdkitImage *image, int layer, VhdkitLayerInfo *inf
         }
     }
 
+  const GPtrArray *candidates = bdrv_get_parent_candidates (bs);
+  if (candidates != NULL)
+    info->parent_candidates = parent_candidates_variant (candidates);
+
   const GPtrArray *warnings = bdrv_get_warnings (bs);
   guint count = warnings != NULL ? warnings->len : 0;
   info->warnings = g_new0 (char *, count + 1);
@@ -378,6 +409,7 @@ vhdkit_layer_info_clear (VhdkitLayerInfo *info)
   g_free (info->parent_filename);
   g_free (info->parent_format);
   g_clear_pointer (&info->format_specific, g_variant_unref);
+  g_clear_pointer (&info->parent_candidates, g_variant_unref);
   g_strfreev (info->warnings);
   *info = (VhdkitLayerInfo){ 0 };
 }

@@ -21,7 +21,7 @@ static const OptionDef options[] = {
   OPTIONS_FORMAT (InfoArgs, image),
   OPTIONS_OUTPUT (InfoArgs),
   { 0, "backing-chain", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (InfoArgs, backing_chain),
-    "Open the parents too and show every image of the chain, uppermost first" },
+    "Show every image of the chain, uppermost first" },
   OPTIONS_SOURCE_CACHE (InfoArgs),
   OPTIONS_SHARE (InfoArgs, image),
   OPTIONS_CHAIN (InfoArgs, image),
@@ -52,6 +52,31 @@ full_parent_path (const VhdkitLayerInfo *info)
   return info->parent_name != NULL ? guess_parent_path (info) : NULL;
 }
 
+/* "relative_path '.\\p.vhdx' -> /disks/p.vhdx: fits" */
+static void
+print_candidates (GVariant *candidates)
+{
+  GVariantIter iter;
+  GVariant *candidate;
+  printf ("parent candidates:\n");
+  g_variant_iter_init (&iter, candidates);
+  while (g_variant_iter_loop (&iter, "@a{sv}", &candidate))
+    {
+      const char *origin = "", *name = "", *path = NULL, *reason = NULL;
+      g_variant_lookup (candidate, "origin", "&s", &origin);
+      g_variant_lookup (candidate, "name", "&s", &name);
+      g_variant_lookup (candidate, "path", "&s", &path);
+      g_variant_lookup (candidate, "reason", "&s", &reason);
+      g_autofree char *shown_name = printable (name);
+      g_autofree char *shown_path = path != NULL ? printable (path) : NULL;
+      g_autofree char *verdict = printable (reason != NULL ? reason : "fits");
+      printf ("    %s '%s'", origin, shown_name);
+      if (shown_path != NULL)
+        printf (" -> %s", shown_path);
+      printf (": %s\n", verdict);
+    }
+}
+
 static void
 print_human (const VhdkitLayerInfo *info)
 {
@@ -80,6 +105,8 @@ print_human (const VhdkitLayerInfo *info)
     }
   if (info->parent_format != NULL)
     printf ("backing file format: %s\n", info->parent_format);
+  if (info->parent_candidates != NULL)
+    print_candidates (info->parent_candidates);
   if (info->format_specific != NULL)
     {
       printf ("Format specific information:\n");
@@ -113,6 +140,8 @@ print_json (JsonWriter *json, const VhdkitLayerInfo *info)
     json_string (json, "backing-filename", name);
   if (info->parent_format != NULL)
     json_string (json, "backing-filename-format", info->parent_format);
+  if (info->parent_candidates != NULL)
+    json_variant (json, "parent-candidates", info->parent_candidates);
   json_bool (json, "dirty-flag", info->dirty);
   json_end (json, '}');
 }
@@ -145,7 +174,7 @@ run (const Command *command, void *opaque, char **operands)
 {
   const InfoArgs *args = opaque;
   const char *path = operands[0];
-  unsigned flags = args->backing_chain ? 0 : VHDKIT_OPEN_NO_PARENTS;
+  unsigned flags = VHDKIT_OPEN_EXAMINE | (args->backing_chain ? 0 : VHDKIT_OPEN_NO_PARENTS);
   g_autoptr (ToolImage) image = tool_open (path, &args->image, flags, args->source_cache);
   if (image == NULL)
     return EXIT_FAILURE;
@@ -170,12 +199,11 @@ const Command cmd_info = {
   .name = "info",
   .summary = "show what an image file is",
   .operands = "FILE",
-  .description = "Shows format, sizes and parent of an image. Without --backing-chain the parents are not "
-                 "opened, so an image "
-                 "whose parent is missing can be looked at. The names of the fields and of the JSON keys are "
-                 "those of qemu-img "
-                 "info; cluster_size is the size of a payload block. What is odd about an image is told on "
-                 "standard error.",
+  .description =
+      "Shows format, sizes and parent of an image, and of every place it names for its parent what that "
+      "means here and whether the file there fits; an image whose parent is missing can be looked "
+      "at too. The names of the fields and of the JSON keys are those of qemu-img info; cluster_size "
+      "is the size of a payload block. What is odd about an image is told on standard error.",
   .options = options,
   .args_size = sizeof (InfoArgs),
   .min_operands = 1,

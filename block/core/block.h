@@ -90,6 +90,17 @@ bool bdrv_same_file (const BlockDriverState *a, const BlockDriverState *b);
 BlockDriverState *bdrv_protocol_node (BlockDriverState *bs);
 /* What bdrv_warn () collected: of char *, oldest first; borrowed. */
 const GPtrArray *bdrv_get_warnings (const BlockDriverState *bs);
+/* One place that a child names for its parent, with BDRV_O_EXAMINE.  The first that fits is the one that is opened. */
+typedef struct
+{
+  const char *origin; /* where the name stood, static */
+  char *name;         /* as it stands there, UTF-8 */
+  char *path;         /* what it means on this host, or NULL */
+  char *reason;       /* why it is not the parent; NULL: it fits */
+} BdrvParentCandidate;
+
+/* Of BdrvParentCandidate *, in the order to try; NULL: not examined, or no parent; borrowed. */
+const GPtrArray *bdrv_get_parent_candidates (const BlockDriverState *bs);
 /* Bytes of host storage of the container, or -errno. */
 int64_t coroutine_fn bdrv_co_get_allocated_size (BlockDriverState *bs);
 /* Host path of the container, absolute, symlinks resolved; borrowed. */

@@ -250,19 +250,24 @@ co_try_name (ChainOpen *chain, ParentSearch *search, BlockDriverState *child, co
   return false;
 }
 
+static bool
+check_link_may_be_followed (const BdrvOpenParams *params, const BlockParentLink *link, GError **error)
+{
+  if (link->has_identity || (params->flags & BDRV_O_RAW_PARENT))
+    return true;
+  g_set_error (error, VHDKIT_ERROR, VHDKIT_ERROR_PERMISSION,
+               "has no identity to recognise it by (raw): opened only when the user names it or allows raw "
+               "parents");
+  return false;
+}
+
 static BlockDriverState *coroutine_fn
 co_search_parent (ChainOpen *chain, BlockDriverState *child, const BlockParentLink *link, GError **error)
 {
   BlockDriverState *parent = NULL;
 
-  if (!link->has_identity && !(chain->params->flags & BDRV_O_RAW_PARENT))
-    {
-      g_set_error (
-          error, VHDKIT_ERROR, VHDKIT_ERROR_PERMISSION,
-          "has no identity to recognise it by (raw): opened only when the user names it or allows raw "
-          "parents");
-      return NULL;
-    }
+  if (!check_link_may_be_followed (chain->params, link, error))
+    return NULL;
 
   g_autoptr (GHashTable) tried = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
   g_autoptr (GString) reasons = g_string_new (NULL);
@@ -361,4 +366,121 @@ bdrv_co_open_parents (BlockDriverState *leaf, const BdrvOpenParams *params, GErr
       return false;
     }
   return true;
+}
+
+/* --- examining ------------------------------------------------------------------------------------------ */
+
+static void
+candidate_free (gpointer data)
+{
+  BdrvParentCandidate *candidate = data;
+
+  g_free (candidate->name);
+  g_free (candidate->path);
+  g_free (candidate->reason);
+  g_free (candidate);
+}
+
+/* Whether the file @path fits @link; it is closed again. */
+static bool coroutine_fn
+co_examine_path (ChainOpen *chain, const char *path, const BlockParentLink *link, GError **error)
+{
+  struct stat st;
+  bool cycle;
+
+  if (!check_link_may_be_followed (chain->params, link, error)
+      || !bdrv_check_path (path, BDRV_NAMED_BY_IMAGE, chain->params->confine, &st, error)
+      || !check_cycle (chain, path, &st, link, &cycle, error))
+    return false;
+  BlockDriverState *bs = co_open_parent_image (path, &st, NULL, link, chain->params, error);
+  if (!bs)
+    return false;
+  bdrv_co_unref (bs);
+  return true;
+}
+
+/* Without the path, which is told beside it. */
+static char *
+reason_text (const GError *error, const char *path)
+{
+  const char *text = error->message;
+  size_t len = path ? strlen (path) : 0;
+
+  if (len > 0 && strncmp (text, path, len) == 0 && g_str_has_prefix (text + len, ": "))
+    text += len + 2;
+  return g_strdup (text);
+}
+
+static const BdrvParentCandidate *
+find_candidate (const GPtrArray *candidates, const char *path)
+{
+  for (guint i = 0; i < candidates->len; i++)
+    {
+      const BdrvParentCandidate *candidate = g_ptr_array_index (candidates, i);
+      if (g_strcmp0 (candidate->path, path) == 0)
+        return candidate;
+    }
+  return NULL;
+}
+
+/* @path: NULL if @name means none, for the reason @error. */
+static void coroutine_fn
+co_add_candidate (ChainOpen *chain, GPtrArray *candidates, const BlockParentPath *name, const char *path,
+                  const BlockParentLink *link, const GError *error)
+{
+  const BdrvParentCandidate *known = path ? find_candidate (candidates, path) : NULL;
+  g_autoptr (GError) reason = NULL;
+
+  /* A last component alone is our own idea: of interest where it leads to another file. */
+  if (name->kind == BLOCK_PARENT_PATH_BASENAME && (known || !path))
+    return;
+  BdrvParentCandidate *candidate = g_new0 (BdrvParentCandidate, 1);
+  candidate->origin = name->origin ? name->origin : "name";
+  candidate->name = g_strdup (name->path ? name->path : "");
+  candidate->path = g_strdup (path);
+  if (known)
+    candidate->reason = g_strdup (known->reason);
+  else if (!path)
+    candidate->reason = reason_text (error, NULL);
+  else if (!co_examine_path (chain, path, link, &reason))
+    candidate->reason = reason_text (reason, path);
+  g_ptr_array_add (candidates, candidate);
+}
+
+void coroutine_fn
+bdrv_co_examine_parents (BlockDriverState *child, const BdrvOpenParams *params)
+{
+  g_auto (BlockParentLink) link = { 0 };
+  g_autoptr (GHashTable) layers = g_hash_table_new_full (file_key_hash, file_key_equal, g_free, NULL);
+  g_autoptr (GHashTable) host_ids = g_hash_table_new_full (file_key_hash, file_key_equal, g_free, NULL);
+  BdrvOpenParams look = *params;
+  ChainOpen chain = { .params = &look, .layers = layers, .host_ids = host_ids };
+  struct stat st;
+
+  if (!child->drv->get_parent_link || !child->drv->get_parent_link (child, &link) || !link.paths)
+    return;
+  look.flags = (params->flags & ~BDRV_O_RDWR) | BDRV_O_FORCE_SHARE;
+  if (stat (bdrv_get_host_path (child), &st) == 0)
+    add_layer (&chain, &st, child);
+
+  GPtrArray *candidates = g_ptr_array_new_with_free_func (candidate_free);
+  for (guint i = 0; i < link.paths->len; i++)
+    {
+      const BlockParentPath *name = g_ptr_array_index (link.paths, i);
+      g_autoptr (GError) error = NULL;
+      g_autoptr (GPtrArray) paths = bdrv_resolve_parent_path (
+          name, bdrv_get_host_path (child), child->filename, params->drive_map, params->confine, &error);
+
+      if (!paths)
+        co_add_candidate (&chain, candidates, name, NULL, &link, error);
+      for (guint j = 0; paths && j < paths->len; j++)
+        co_add_candidate (&chain, candidates, name, g_ptr_array_index (paths, j), &link, NULL);
+    }
+  bdrv_node (child)->parent_candidates = candidates;
+}
+
+const GPtrArray *
+bdrv_get_parent_candidates (const BlockDriverState *bs)
+{
+  return bdrv_node (bs)->parent_candidates;
 }

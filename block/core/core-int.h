@@ -54,7 +54,8 @@ typedef struct
 
   CoQueue request_queue, drain_queue, flush_queue;
   unsigned refcount;
-  GPtrArray *warnings; /* of char *, or NULL */
+  GPtrArray *warnings;          /* of char *, or NULL */
+  GPtrArray *parent_candidates; /* of BdrvParentCandidate *, or NULL */
 } BdrvNode;
 
 static inline BdrvNode *
@@ -278,5 +279,8 @@ GPtrArray *bdrv_resolve_parent_path (const BlockParentPath *path, const char *ch
 
 /* Opens the parents of @leaf, all of them. */
 bool coroutine_fn bdrv_co_open_parents (BlockDriverState *leaf, const BdrvOpenParams *params, GError **error);
+/* Looks at every place @child names for its parent and notes with the node what is there.  Nothing stays open, and
+ * nobody's locks are in the way or are kept waiting. */
+void coroutine_fn bdrv_co_examine_parents (BlockDriverState *child, const BdrvOpenParams *params);
 
 #endif

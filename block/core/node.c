@@ -51,6 +51,7 @@ node_free (BdrvNode *node)
   co_queue_clear (&node->drain_queue);
   co_queue_clear (&node->flush_queue);
   g_clear_pointer (&node->warnings, g_ptr_array_unref);
+  g_clear_pointer (&node->parent_candidates, g_ptr_array_unref);
   g_free (node->bs.opaque);
   g_free (node->bs.filename);
   g_free (node);

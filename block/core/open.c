@@ -143,6 +143,8 @@ bdrv_co_open (const char *filename, const BdrvOpenParams *params, GError **error
       bdrv_co_unref (leaf);
       return NULL;
     }
+  for (BlockDriverState *bs = flags & BDRV_O_EXAMINE ? leaf : NULL; bs; bs = bs->backing)
+    bdrv_co_examine_parents (bs, params);
   return leaf;
 }
 

@@ -50,6 +50,7 @@ typedef enum
   BDRV_O_CHECK = 1 << 6,       /* opened to be checked: go on past what co_check reports, change nothing */
   BDRV_O_RAW_PARENT = 1 << 7,  /* a parent without an identity (raw) may be opened */
   BDRV_O_CHILD = 1 << 8,       /* set by the core: the node is the parent image of another node */
+  BDRV_O_EXAMINE = 1 << 9,     /* note of every place an image names for its parent what is there */
 } BdrvOpenFlags;
 
 /* Parsed and validated options: name to text.  Made by the core from the driver's table. */

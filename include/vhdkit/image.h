@@ -49,6 +49,7 @@ typedef enum
   VHDKIT_OPEN_NO_LOCK = 1 << 3,     /* take no image locks */
   VHDKIT_OPEN_RAW_PARENT = 1 << 4,  /* allow a parent that has no identity (raw) */
   VHDKIT_OPEN_CHECK = 1 << 5,       /* for vhdkit_image_check (): open what a check can still look at */
+  VHDKIT_OPEN_EXAMINE = 1 << 6,     /* look at every place the images name for their parent, and tell of it */
 } VhdkitOpenFlags;
 
 typedef enum
@@ -148,6 +149,10 @@ typedef struct
   bool dirty;                /* a journal must be replayed */
   GVariant *format_specific; /* a{sv}, or NULL */
   char **warnings;           /* NULL-terminated */
+  /* With VHDKIT_OPEN_EXAMINE, else NULL: aa{sv}, the places where the parent may be in the order they are tried:
+   * "origin" and "name" as the image has it, "path" (not there: it leads nowhere on this host), "fits" and, where
+   * it does not, "reason".  The first that fits is the parent. */
+  GVariant *parent_candidates;
 } VhdkitLayerInfo;
 
 /* Layers, leaf included: >= 1. */

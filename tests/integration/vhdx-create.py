@@ -6,9 +6,9 @@ import struct
 import time
 import uuid
 
-from harness import GiB, KiB, MiB, QEMU_IMG, Unchanged, add, case, main, sha256
+from harness import GiB, KiB, MiB, QEMU_IMG, Unchanged, add, case, main, sha256, tool
 from vhdxfile import (BAT, DISK_ID, DISK_SIZE, LOCATOR, LOCATOR_VHDX, LOGICAL, METADATA, PARAMETERS, PHYSICAL, Vhdx,
-                      crc32c)
+                      crc32c, locator, log_entry)
 
 TiB = 1 << 40
 NONE = uuid.UUID(int=0)
@@ -90,18 +90,21 @@ class Image:
         self.t.equal(region[:8], b'metadata', 'metadata signature')
         reserved, count = struct.unpack_from('<HH', region, 8)
         self.t.equal((reserved, region[12:32]), (0, bytes(20)), 'reserved bytes of the metadata table')
-        self.items, used = {}, bytearray(length)
-        used[:32 + 32 * count] = b'\1' * (32 + 32 * count)
+        loose, ranges = bytearray(region), [(0, 32 + 32 * count)]
+        loose[:32 + 32 * count] = bytes(32 + 32 * count)
+        self.items = {}
         for i in range(count):
             guid, offset, size, flags, reserved2 = struct.unpack_from('<16sIIII', region, 32 + 32 * i)
             self.t.equal((reserved2, offset >= 64 * KiB or size == 0), (0, True), 'reserved, offset of an item')
-            self.t.equal(any(used[offset:offset + size]), False, 'overlap of items')
-            used[offset:offset + size] = b'\1' * size
+            loose[offset:offset + size] = bytes(size)
+            ranges.append((offset, size))
             key = (uuid.UUID(bytes_le=guid), flags & 1)
             self.t.check(key not in self.items, 'an item is there twice', key)
             self.items[key] = (flags, region[offset:offset + size], offset)
-        loose = [i for i in range(length) if region[i] and not used[i]]
-        self.t.equal(loose, [], 'bytes that belong to no item')
+        ranges = sorted(r for r in ranges if r[1])
+        for (a, size), (b, _) in zip(ranges, ranges[1:]):
+            self.t.check(a + size <= b, 'items overlap', ranges)
+        self.t.equal(loose.count(0), len(loose), 'zero bytes that belong to no item')
 
     def value(self, guid, flags, layout):
         found, content, _ = self.items[guid, 0]
@@ -306,7 +309,7 @@ def too_long_for_the_host(t, *argv):
         f.write(b'\xee' * (3 * MiB))
     unchanged = Unchanged(path)
     result = t.run('bash', '-c', 'trap "" XFSZ; ulimit -f 16384; exec "$@"', 'bash',
-                   os.environ['VHD_IMG'], 'create', '-q', *argv, path, '1G', rc=1)
+                   tool('vhd-img'), 'create', '-q', *argv, path, '1G', rc=1)
     t.refused(result, ('too large', 'longer'))
     unchanged.verify(t, 'a refused create')
 
@@ -435,7 +438,6 @@ def all_items_of_the_disk_are_taken_over(t):
 @case
 def child_of_a_dirty_parent(t):
     """Its log stays as it is; its identity is that of its header."""
-    from vhdxfile import log_entry
     v = Vhdx()
     v.log_guid = uuid.uuid4()
     v.file_size = 6 * MiB
@@ -497,6 +499,132 @@ def child_of_itself(t):
     unchanged = Unchanged(parent)
     t.refused(t.img('create', '-q', '-f', 'vhdx', '-b', parent, parent, rc=1))
     unchanged.verify(t, 'a refused create')
+
+
+# --- info -----------------------------------------------------------------------------------------------------
+
+@case
+def info_of_an_image(t):
+    image = make(t, 'x.vhdx', '40M', options='block_size=2M,log_size=3M,physical_sector_size=512')
+    info = t.img('info', '--output=json', image.path).json
+    facts = info['format-specific']['data']
+    t.equal({key: facts.get(key) for key in (
+        'disk-type', 'block-size', 'log-size', 'logical-sector-size', 'physical-sector-size', 'creator',
+        'virtual-disk-id', 'file-write-guid', 'data-write-guid', 'dirty', 'log-guid', 'parent-locator')},
+            {'disk-type': 'dynamic', 'block-size': 2 * MiB, 'log-size': 3 * MiB, 'logical-sector-size': 512,
+             'physical-sector-size': 512, 'creator': image.creator, 'virtual-disk-id': str(image.disk_id),
+             'file-write-guid': str(image.file_write_guid), 'data-write-guid': str(image.data_write_guid),
+             'dirty': False, 'log-guid': None, 'parent-locator': None}, 'facts')
+    t.equal((info['cluster-size'], info['dirty-flag'], 'parent-candidates' in info), (2 * MiB, False, False), 'info')
+    t.equal(t.img('info', '--output=json', make(t, 'f.vhdx', '1M', options='subformat=fixed').path)
+            .json['format-specific']['data']['disk-type'], 'fixed', 'disk-type')
+
+
+@case
+def info_of_a_dirty_image(t):
+    v = Vhdx()
+    v.log_guid = uuid.uuid4()
+    v.log = log_entry(v.log_guid, 1, [], 0, 4 * MiB, 4 * MiB)
+    info = t.img('info', '--output=json', v.write(t.path('x.vhdx'))).json
+    facts = info['format-specific']['data']
+    t.equal((info['dirty-flag'], facts['dirty'], facts['log-guid']), (True, True, str(v.log_guid)), 'log')
+    t.check('cleanly shut down: no' in t.img('info', t.path('x.vhdx')).out, 'text does not tell of the log')
+
+
+def candidates(t, *argv):
+    return [(c['origin'], os.path.relpath(c['path'], t.dir) if 'path' in c else None, c['fits'], c.get('reason'))
+            for c in t.img('info', '--output=json', *argv).json['parent-candidates']]
+
+
+@case
+def info_tells_of_every_place_of_the_parent(t):
+    """Each with its verdict, whether or not there is a parent; the first that fits is the one that is opened."""
+    other = uuid.uuid4()
+    os.makedirs(t.path('sub'))
+    parent = make(t, 'p.vhdx', '8M')
+    make(t, 'sub/p.vhdx', '8M')
+    with open(t.path('text.vhdx'), 'w') as f:
+        f.write('not an image')
+    v = Vhdx()
+    v.flags = 2
+    entries = [('parent_linkage', '{%s}' % other), ('parent_linkage2', '{%s}' % parent.data_write_guid),
+               ('relative_path', 'sub\\p.vhdx'), ('volume_path', '\\\\?\\Volume{%s}\\p.vhdx' % other),
+               ('absolute_win32_path', '\\\\?\\C:\\text.vhdx')]
+    v.items.append((LOCATOR, locator(entries), 4))
+    unchanged = Unchanged(v.write(t.path('c.vhdx')), parent.path, t.path('sub/p.vhdx'), t.path('text.vhdx'))
+    info = t.img('info', '--output=json', t.path('c.vhdx')).json
+    t.equal(info['format-specific']['data']['parent-locator'], dict(entries), 'parent-locator')
+    found = candidates(t, t.path('c.vhdx'))
+    t.equal([c[:3] for c in found], [('relative_path', 'sub/p.vhdx', False), ('volume_path', None, False),
+                                     ('absolute_win32_path', None, False), ('its base name', 'p.vhdx', True),
+                                     ('its base name', 'text.vhdx', False)], 'candidates')
+    for candidate, phrase in zip(found, ('another identity', 'drive map', 'drive map', None, 'not an image')):
+        t.check(phrase is None and candidate[3] is None or phrase in candidate[3], 'reason', candidate)
+    found = candidates(t, '--map-drive', 'C:=' + t.dir, t.path('c.vhdx'))
+    t.equal([c[:3] for c in found], [('relative_path', 'sub/p.vhdx', False), ('volume_path', None, False),
+                                     ('absolute_win32_path', 'text.vhdx', False), ('its base name', 'p.vhdx', True)],
+            'candidates with a drive map')
+    text = t.img('info', t.path('c.vhdx')).out
+    for line in ("relative_path 'sub\\p.vhdx' -> %s: has another identity" % t.path('sub/p.vhdx'),
+                 "its base name 'sub\\p.vhdx' -> %s: fits" % t.path('p.vhdx')):
+        t.check(line in text, 'text does not say "%s"' % line, text)
+    layers = t.img('info', '--backing-chain', '--output=json', t.path('c.vhdx')).json
+    t.equal([os.path.basename(layer['filename']) for layer in layers], ['c.vhdx', 'p.vhdx'], 'chain')
+    t.equal(['parent-candidates' in layer for layer in layers], [True, False], 'candidates of the layers')
+    unchanged.verify(t)
+
+
+@case
+def volumes_and_shares_are_not_relative(t):
+    """They lead nowhere but through a map, not to a directory beside the child that is called as they are."""
+    volume = 'Volume{%s}' % uuid.uuid4()
+    for name, spelled, key in (('volume_path', '\\\\?\\' + volume + '\\p.vhdx', '\\\\?\\' + volume),
+                               ('volume_path', '\\??\\' + volume + '\\p.vhdx', volume),
+                               ('relative_path', volume + '\\p.vhdx', volume),
+                               ('absolute_win32_path', '\\\\?\\UNC\\server\\share\\p.vhdx', '\\\\server\\share'),
+                               ('absolute_win32_path', 'UNC\\server\\share\\p.vhdx', '\\\\server\\share')):
+        os.makedirs(t.path(volume), exist_ok=True)
+        os.makedirs(t.path('UNC/server/share'), exist_ok=True)
+        os.makedirs(t.path('mapped'), exist_ok=True)
+        v = Vhdx()
+        v.flags = 2
+        v.items.append((LOCATOR, locator([('parent_linkage', '{%s}' % uuid.uuid4()), (name, spelled)]), 4))
+        v.write(t.path('c.vhdx'))
+        t.equal(candidates(t, t.path('c.vhdx'))[0][:3], (name, None, False), spelled)
+        t.equal(candidates(t, '--map-drive', '%s=%s' % (key, t.path('mapped')), t.path('c.vhdx'))[0][:3],
+                (name, 'mapped/p.vhdx', False), spelled + ' with a map')
+
+
+@case
+def info_of_an_orphan_and_of_itself(t):
+    make(t, 'p.vhdx', '8M')
+    child_of(t, 'p.vhdx', 'c.vhdx')
+    os.rename(t.path('p.vhdx'), t.path('q.vhdx'))
+    t.equal([c[:3] for c in candidates(t, t.path('c.vhdx'))],
+            [('relative_path', 'p.vhdx', False), ('absolute_win32_path', 'p.vhdx', False)], 'candidates')
+    os.link(t.path('c.vhdx'), t.path('p.vhdx'))
+    for candidate in candidates(t, t.path('c.vhdx')):
+        t.check(not candidate[2] and 'identity' in candidate[3], 'itself as its parent', candidate)
+    os.unlink(t.path('p.vhdx'))
+    os.mkfifo(t.path('p.vhdx'))
+    for candidate in candidates(t, t.path('c.vhdx')):
+        t.check(not candidate[2] and 'regular file' in candidate[3], 'a FIFO as parent', candidate)
+
+
+@case
+def info_is_in_nobodys_way(t):
+    """A parent that a writer has open is looked at without its locks."""
+    t.img('create', '-q', '-f', 'vhd', t.path('p.vhd'), '8M')
+    t.img('create', '-q', '-f', 'vhd', '-b', 'p.vhd', t.path('c.vhd'))
+    writer = t.start(tool('vhd-io'), '-c', 'write -q -P 1 0 512', '-c', 'sleep 20000', t.path('p.vhd'))
+    inode = ':%d ' % os.stat(t.path('p.vhd')).st_ino
+
+    def is_locked():
+        with open('/proc/locks', encoding='ascii') as f:
+            return any(inode in line and 'OFD' in line for line in f)
+    t.wait_until(is_locked, 'the lock of the writer')
+    t.equal([c[2] for c in candidates(t, t.path('c.vhd'))][:1], [True], 'fits')
+    writer.kill()
 
 
 # --- what others say ------------------------------------------------------------------------------------------

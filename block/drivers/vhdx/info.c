@@ -11,6 +11,22 @@ add_guid (GVariantBuilder *builder, const char *name, const VhdxGuid *guid)
   g_variant_builder_add (builder, "{sv}", name, g_variant_new_string (text));
 }
 
+/* All it says, under the names it has there: they differ, or it would not have been read. */
+static GVariant *
+locator_variant (const GArray *locator)
+{
+  GVariantBuilder builder;
+
+  g_variant_builder_init (&builder, G_VARIANT_TYPE_VARDICT);
+  for (guint i = 0; i < locator->len; i++)
+    {
+      const VhdxLocatorEntry *entry = &g_array_index (locator, VhdxLocatorEntry, i);
+
+      g_variant_builder_add (&builder, "{sv}", entry->key, g_variant_new_string (entry->value));
+    }
+  return g_variant_builder_end (&builder);
+}
+
 GVariant *
 vhdx_get_specific_info (BlockDriverState *bs)
 {
@@ -37,16 +53,8 @@ vhdx_get_specific_info (BlockDriverState *bs)
                          g_variant_new_int64 (m->physical_sector_size));
   g_variant_builder_add (&builder, "{sv}", "log-size", g_variant_new_int64 (s->header.log_length));
   g_variant_builder_add (&builder, "{sv}", "log-replayed", g_variant_new_boolean (s->overlay.pages != NULL));
-  for (guint i = 0; m->locator && i < m->locator->len; i++)
-    {
-      const VhdxLocatorEntry *entry = &g_array_index (m->locator, VhdxLocatorEntry, i);
-
-      if (g_str_has_prefix (entry->key, "parent_") || g_str_has_suffix (entry->key, "_path"))
-        {
-          g_autofree char *name = g_strdelimit (g_strdup (entry->key), "_", '-');
-
-          g_variant_builder_add (&builder, "{sv}", name, g_variant_new_string (entry->value));
-        }
-    }
+  g_variant_builder_add (&builder, "{sv}", "dirty", g_variant_new_boolean (s->overlay.pages != NULL));
+  if (m->locator)
+    g_variant_builder_add (&builder, "{sv}", "parent-locator", locator_variant (m->locator));
   return g_variant_builder_end (&builder);
 }

@@ -115,22 +115,29 @@ vhdx_locator_decode (VhdxState *s, const uint8_t *item, size_t bytes, GError **e
   return check_keys (s, error);
 }
 
-/* A path is taken by its form: a "relative" one that starts like an absolute one is absolute. */
+/* A path is taken by its form: a "relative" one that starts like an absolute one is absolute.  Volumes and shares
+ * keep their "\\?\", or get it: without it they would look relative. */
 static void
 add_path (BlockParentLink *link, const char *path, const char *origin)
 {
-  BlockParentPathKind kind = BLOCK_PARENT_PATH_RELATIVE;
+  g_autofree char *prefixed = NULL;
+  const char *rest = path;
 
   if (!path)
     return;
   if (g_str_has_prefix (path, "\\\\?\\") || g_str_has_prefix (path, "\\??\\"))
-    path += 4;
-  if (path[0] == '\0')
+    rest += 4;
+  if (rest[0] == '\0')
     return;
-  if (path[0] == '/' || path[0] == '\\' || (g_ascii_isalpha (path[0]) && path[1] == ':')
-      || g_ascii_strncasecmp (path, "Volume{", 7) == 0 || g_ascii_strncasecmp (path, "UNC\\", 4) == 0)
-    kind = BLOCK_PARENT_PATH_ABSOLUTE;
-  block_parent_link_add (link, kind, path, origin);
+  if (g_ascii_strncasecmp (rest, "Volume{", 7) == 0 || g_ascii_strncasecmp (rest, "UNC\\", 4) == 0)
+    {
+      prefixed = g_strconcat ("\\\\?\\", rest, NULL);
+      block_parent_link_add (link, BLOCK_PARENT_PATH_ABSOLUTE, prefixed, origin);
+    }
+  else if (rest[0] == '/' || rest[0] == '\\' || (g_ascii_isalpha (rest[0]) && rest[1] == ':'))
+    block_parent_link_add (link, BLOCK_PARENT_PATH_ABSOLUTE, rest, origin);
+  else
+    block_parent_link_add (link, BLOCK_PARENT_PATH_RELATIVE, rest, origin);
 }
 
 const char *const vhdx_parent_formats[] = { "vhdx", NULL };
