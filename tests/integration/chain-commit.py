@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Random chains, committed from any layer into any ancestor.
+"""Random chains, committed from any layer into any ancestor; of VHD, or of VHDX with "vhdx" as first argument.
 
 VHDKIT_CHAINS: how many (60).  VHDKIT_SEED: of the first one; each chain has its own seed, named in its case,
 so VHDKIT_SEED=n VHDKIT_CHAINS=1 repeats one.
@@ -7,9 +7,16 @@ so VHDKIT_SEED=n VHDKIT_CHAINS=1 repeats one.
 
 import os
 import random
+import sys
 
 import chains
-from harness import Failed, Unchanged, add, can_direct, main, read_file, sha256
+import vhdxchains
+from harness import Failed, Unchanged, add, can_direct, main, sha256
+
+maker = chains
+if sys.argv[1:2] == ['vhdx']:
+    maker = vhdxchains
+    del sys.argv[1]
 
 COUNT = int(os.environ.get('VHDKIT_CHAINS', '60'))
 SEED = int(os.environ.get('VHDKIT_SEED', '1000'))
@@ -18,9 +25,8 @@ SEED = int(os.environ.get('VHDKIT_SEED', '1000'))
 def commit_arguments(t, rng, layers, source, target):
     argv = ['commit', '-q']
     if rng.random() < 0.5:
-        argv += ['-f', rng.choice(('vhd', 'vpc'))]
-    if layers[0].kind == 'raw':
-        argv.append('--raw-parent')
+        argv += ['-f', rng.choice(maker.FORMAT_NAMES)]
+    argv += maker.parent_options(layers)
     if rng.random() < 0.2:
         argv.append('-d')
     if rng.random() < 0.3:
@@ -36,7 +42,7 @@ def commit_arguments(t, rng, layers, source, target):
 
 def one_chain(t, seed):
     rng = random.Random(seed)
-    layers = chains.make_chain(t, rng, rng.randrange(1, 9))
+    layers = maker.make_chain(t, rng, rng.randrange(1, 9))
     source = rng.randrange(1, len(layers))
     target = rng.randrange(0, source)
     argv = commit_arguments(t, rng, layers, source, target)
@@ -44,18 +50,18 @@ def one_chain(t, seed):
         commit_and_judge(t, layers, source, target, argv)
     except Failed as e:
         raise Failed('seed %d: layer %d into %d: %s\n%s\n%s' %
-                     (seed, source, target, ' '.join(map(str, argv)), chains.describe(layers), e)) from e
+                     (seed, source, target, ' '.join(map(str, argv)), maker.describe(layers), e)) from e
 
 
 def commit_and_judge(t, layers, source, target, argv):
     for i, layer in enumerate(layers):
-        t.same_content(chains.read_view(layers, i), layer.view, 'layer %d before, independent reader' % i)
+        maker.reads_as(t, layers, i, layer.view, 'layer %d before, independent reader' % i)
     leaf = len(layers) - 1
-    raw = ['--raw-parent'] if layers[0].kind == 'raw' else []
+    options = maker.parent_options(layers)
     if leaf >= 1:
-        t.same_content(t.content(layers[leaf].path, *raw), layers[leaf].view, 'leaf before, our reader')
+        maker.tool_reads_as(t, layers[leaf], layers[leaf].view, 'leaf before, our reader', options)
     bytes_before = [sha256(layer.path) for layer in layers]
-    masked_before = {i: chains.masked(layers[i].path) for i in range(target + 1, source + 1)}
+    masked_before = maker.masked(layers[target + 1].path)
 
     if layers[source].size < layers[target].size:
         before = Unchanged(*(x.path for x in layers))
@@ -65,32 +71,29 @@ def commit_and_judge(t, layers, source, target, argv):
     t.img(*argv)
 
     view = layers[source].view
-    t.same_content(chains.read_view(layers, target), view, 'target, independent reader')
-    t.same_content(chains.read_view(layers, source), view, 'source, independent reader')
-    t.same_content(chains.read_view(layers, leaf), layers[leaf].view, 'leaf, independent reader')
-    if layers[target].kind == 'raw':
-        t.same_content(read_file(layers[target].path), view, 'raw target')
-    else:
-        t.same_content(t.content(layers[target].path, *raw, fmt='vhd'), view, 'target, our reader')
-        # Blocks that became zero may leave holes, and the generator makes some.
-        t.sound(layers[target].path, ours=layers[target].ours, leaks=True)
-    t.same_content(t.content(layers[source].path, *raw), view, 'source, our reader')
+    maker.reads_as(t, layers, target, view, 'target, independent reader')
+    maker.reads_as(t, layers, source, view, 'source, independent reader')
+    maker.reads_as(t, layers, leaf, layers[leaf].view, 'leaf, independent reader')
+    maker.tool_reads_as(t, layers[target], view, 'target, our reader', options)
+    # Blocks that became zero may leave holes, and the generator makes some.
+    maker.sound(t, layers[target], leaks=True)
+    maker.tool_reads_as(t, layers[source], view, 'source, our reader', options)
     for i, layer in enumerate(layers):
         if i == target:
             continue
         if i == target + 1:
-            t.check(chains.masked(layer.path) == masked_before[i],
-                    'the target\'s child changed beyond the time stamp of its link')
+            t.check(maker.masked(layer.path) == masked_before,
+                    'the target\'s child changed beyond its link to the target')
+            maker.linked(t, layers, i)
         else:
             t.equal(sha256(layer.path), bytes_before[i], 'bytes of %s' % os.path.basename(layer.path))
     for i in range(target + 1, leaf + 1):
-        t.img('check', '-q', '-f', 'vhd', *raw, layers[i].path, rc=(0, 3))
-    t.img('compare', '-q', *raw, '-F', 'raw' if layers[target].kind == 'raw' else 'vhd',
-          layers[source].path, layers[target].path)
+        t.img('check', '-q', '-f', maker.FORMAT, *options, layers[i].path, rc=(0, 3))
+    t.img('compare', '-q', *options, '-F', maker.format_of(layers[target]), layers[source].path, layers[target].path)
 
     t.img(*argv)
-    t.same_content(chains.read_view(layers, target), view, 'target after a second run')
-    t.same_content(chains.read_view(layers, source), view, 'source after a second run')
+    maker.reads_as(t, layers, target, view, 'target after a second run')
+    maker.reads_as(t, layers, source, view, 'source after a second run')
 
 
 for i in range(COUNT):

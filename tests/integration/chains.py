@@ -2,6 +2,18 @@
 """Random chains of images with the content every layer must show.
 
 The expected content is computed from the writes alone, never read back from an image.
+
+vhdxchains.py is the same for VHDX.  A test that works for both takes one of the two modules as its maker and uses
+    FORMAT, FORMAT_NAMES       what the tool calls the format
+    make_chain (), describe (), paths ()
+    parent_options (layers)    options without which the tool does not follow the chain
+    format_of (layer)
+    reads_as ()                the independent reader sees a view through a layer
+    tool_reads_as ()           the tool does
+    sound ()                   both checks find a layer clean
+    masked (path)              what a commit into its parent may not change in an image
+    linked ()                  a layer belongs to the one below it
+Views are bytes here and runs there: to a test they are opaque.
 """
 
 import os
@@ -11,6 +23,8 @@ import harness
 import vhdfile
 from harness import KiB, MiB
 
+FORMAT = 'vhd'
+FORMAT_NAMES = ('vhd', 'vpc')
 BLOCK_SIZES = (4 * KiB, 8 * KiB, 16 * KiB, 64 * KiB, 64 * KiB, 512 * KiB, 512 * KiB, MiB, 2 * MiB, 2 * MiB, 2 * MiB,
                4 * MiB, 16 * MiB)
 
@@ -154,6 +168,35 @@ def paths(layers):
 def read_view(layers, index):
     """What the independent reader sees through layers[index]."""
     return vhdfile.link_chain(paths(layers[:index + 1])).read_all()
+
+
+def parent_options(layers):
+    return ['--raw-parent'] if layers[0].kind == 'raw' else []
+
+
+def format_of(layer):
+    return 'raw' if layer.kind == 'raw' else FORMAT
+
+
+def reads_as(t, layers, index, view, what):
+    t.same_content(read_view(layers, index), view, what)
+
+
+def tool_reads_as(t, layer, view, what, options=()):
+    if layer.kind == 'raw':
+        t.same_content(harness.read_file(layer.path), view, what)
+    else:
+        t.same_content(t.content(layer.path, *options, fmt=FORMAT), view, what)
+
+
+def sound(t, layer, leaks=False):
+    if layer.kind != 'raw':
+        t.sound(layer.path, ours=layer.ours, leaks=leaks)
+
+
+def linked(t, layers, index):
+    if layers[index - 1].unique_id is not None:
+        t.equal(vhdfile.Vhd(layers[index].path).header.parent_id, layers[index - 1].unique_id, 'recorded parent')
 
 
 def masked(path):

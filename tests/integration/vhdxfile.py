@@ -1,46 +1,23 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A small independent writer of VHDX files, for tests: identifier, headers, regions, metadata, BAT, log entries."""
+"""An independent writer of VHDX files, for tests: identifier, headers, regions, metadata, BAT, log entries.
+
+It writes what it is told, sound or not; vhdxmake makes sound images of given content by it.
+"""
 
 import struct
 import uuid
 
-MiB = 1 << 20
-BAT = uuid.UUID('2DC27766-F623-4200-9D64-115E9BFD4A08')
-METADATA = uuid.UUID('8B7CA206-4790-4B9A-B8FE-575F050F886E')
-PARAMETERS = uuid.UUID('CAA16737-FA36-4D43-B3B6-33F0AA44E76B')
-DISK_SIZE = uuid.UUID('2FA54224-CD1B-4876-B211-5DBED83BF4B8')
-DISK_ID = uuid.UUID('BECA12AB-B2E6-4523-93EF-C309E000C746')
-LOGICAL = uuid.UUID('8141BF1D-A96F-4709-BA47-F233A8FAAB5F')
-PHYSICAL = uuid.UUID('CDA348C7-445D-4471-9CC9-E9885251C556')
-LOCATOR = uuid.UUID('A8D35F2D-B30B-454D-ABF7-D3D84834AB0C')
-LOCATOR_VHDX = uuid.UUID('B04AEFB7-D19E-4A81-B789-25B8E9445913')
-INCOMPLETE = uuid.UUID('71CC85F0-1B69-4E28-9558-C3BF83AE75D3')
-
-TABLE = []
-for n in range(256):
-    for _ in range(8):
-        n = n >> 1 ^ (0x82F63B78 if n & 1 else 0)
-    TABLE.append(n)
-
-
-def crc32c(data):
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = crc >> 8 ^ TABLE[(crc ^ byte) & 0xFF]
-    return crc ^ 0xFFFFFFFF
-
-
-def with_sum(data, offset=4):
-    """@data with its CRC-32C at @offset."""
-    data = bytearray(data)
-    data[offset:offset + 4] = bytes(4)
-    data[offset:offset + 4] = struct.pack('<I', crc32c(data))
-    return bytes(data)
+from vhdxformat import (BAT, DISK_ID, DISK_SIZE, INCOMPLETE, LOCATOR, LOCATOR_VHDX, LOGICAL, METADATA,  # noqa: F401
+                        MiB, PARAMETERS, PHYSICAL, crc32c, with_sum)
 
 
 class Vhdx:
     """A dynamic image with a log at 1 MiB, metadata at 2 MiB, the BAT at 3 MiB and blocks behind it.  Tests change
-    its members, or the bytes of what they make, before it is written."""
+    its members, or the bytes of what they make, before it is written.
+
+    @bat: {index: (entry, data)}; data is bytes at the entry's offset, or a list of (offset in the block, bytes), or
+    None.  @header_fields: per copy, what it has of its own, by the names of header ().
+    """
 
     def __init__(self, size=8 * MiB, block_size=MiB, sector=512):
         self.size, self.block_size, self.sector = size, block_size, sector
@@ -48,7 +25,12 @@ class Vhdx:
         self.version, self.log_version = 1, 0
         self.log_guid = uuid.UUID(int=0)
         self.log_length, self.log_offset = MiB, MiB
+        self.file_write_guid = uuid.uuid4()
         self.data_write_guid = uuid.uuid4()
+        self.header_fields = [{}, {}]
+        self.creator = 'test'
+        # Where things are written, whatever headers and regions say of them.
+        self.log_at, self.metadata_at, self.bat_at = MiB, 2 * MiB, 3 * MiB
         self.regions = [(BAT, 3 * MiB, MiB, 1), (METADATA, 2 * MiB, MiB, 1)]
         self.flags = 0
         self.items = [(PARAMETERS, None, 4), (DISK_SIZE, None, 6), (DISK_ID, uuid.uuid4().bytes_le, 6),
@@ -60,10 +42,24 @@ class Vhdx:
         self.log = b''
         self.file_size = None
 
+    def place(self, log, metadata, bat, log_length=MiB, metadata_length=MiB, bat_length=MiB):
+        """Another layout; regions beside BAT and metadata stay as they are."""
+        self.log_at = self.log_offset = log
+        self.log_length, self.metadata_at, self.bat_at = log_length, metadata, bat
+        places = {BAT: (bat, bat_length), METADATA: (metadata, metadata_length)}
+        self.regions = [(guid, *places.get(guid, (offset, length)), required)
+                        for guid, offset, length, required in self.regions]
+
     def header(self, which):
-        data = struct.pack('<4sIQ16s16s16sHHIQ', b'head', 0, self.sequence[which], uuid.uuid4().bytes_le,
-                           self.data_write_guid.bytes_le, self.log_guid.bytes_le, self.log_version, self.version,
-                           self.log_length, self.log_offset).ljust(4096, b'\0')
+        fields = dict(signature=b'head', sequence=self.sequence[which], file_write_guid=self.file_write_guid,
+                      data_write_guid=self.data_write_guid, log_guid=self.log_guid, log_version=self.log_version,
+                      version=self.version, log_length=self.log_length, log_offset=self.log_offset, reserved=b'')
+        fields.update(self.header_fields[which])
+        data = struct.pack('<4sIQ16s16s16sHHIQ', fields['signature'], 0, fields['sequence'],
+                           fields['file_write_guid'].bytes_le, fields['data_write_guid'].bytes_le,
+                           fields['log_guid'].bytes_le, fields['log_version'], fields['version'],
+                           fields['log_length'], fields['log_offset']) + fields['reserved']
+        data = data.ljust(4096, b'\0')
         return with_sum(data) if self.header_sums[which] else data
 
     def region_table(self, which):
@@ -87,19 +83,19 @@ class Vhdx:
         end = max([4 * MiB] + [(value & ~0xFFFFF) + self.block_size for value, _ in self.bat.values()
                                if value & 7 >= 6 and value >> 20 < 4096])
         with open(path, 'wb') as f:
-            f.write(b'vhdxfile' + 'test'.encode('utf-16-le'))
+            f.write(b'vhdxfile' + self.creator.encode('utf-16-le'))
             f.truncate(self.file_size or end)
             for offset, data in [(64 << 10, self.header(0)), (128 << 10, self.header(1)),
                                  (192 << 10, self.region_table(0)), (256 << 10, self.region_table(1)),
-                                 (MiB, self.log), (2 * MiB, self.metadata())]:
+                                 (self.log_at, self.log), (self.metadata_at, self.metadata())]:
                 f.seek(offset)
                 f.write(data)
             for index, (value, data) in self.bat.items():
-                f.seek(3 * MiB + index * 8)
+                f.seek(self.bat_at + index * 8)
                 f.write(struct.pack('<Q', value))
-                if data is not None:
-                    f.seek(value & ~0xFFFFF)
-                    f.write(data)
+                for offset, piece in [(0, data)] if isinstance(data, bytes) else data or ():
+                    f.seek((value & ~0xFFFFF) + offset)
+                    f.write(piece)
             for offset, data in self.patches:
                 f.seek(offset)
                 f.write(data)

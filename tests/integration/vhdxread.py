@@ -261,7 +261,8 @@ class Image:
 
     def _block_pieces(self, block, value, start, end, absent):
         state, offset = value & 7, value & ~0xFFFFF
-        if value & 0xFFFF8 or state in (4, 5):
+        # State 5 was 3 in drafts of the format, which had no parents.
+        if value & 0xFFFF8 or state == 4 or state == 5 and self.differencing:
             raise VhdxError('block %d: entry %#x' % (block, value))
         if state == NOT_PRESENT:
             yield start, end, absent

@@ -45,12 +45,13 @@ class Content:
         return bytes(out)
 
     def lay(self, writes, size=None):
-        """This content cut or grown to @size, with @writes, (offset, bytes) each, on top in their order."""
+        """This content cut or grown to @size, with @writes on top in their order: (offset, bytes) each, or
+        (offset, count) for zeros."""
         size = self.size if size is None else size
         runs = list(self.runs(0, size))
         for offset, blob in writes:
-            assert offset + len(blob) <= size
-            end = offset + len(blob)
+            end = offset + (blob if isinstance(blob, int) else len(blob))
+            assert end <= size
             kept = []
             for at, old in runs:
                 if at < offset < at + len(old) or at < end < at + len(old) or offset <= at < end:
@@ -60,8 +61,9 @@ class Content:
                         kept.append((end, old[end - at:]))
                 else:
                     kept.append((at, old))
-            bisect.insort(kept, (offset, bytes(blob)), key=lambda run: run[0])
             runs = kept
+            if not isinstance(blob, int):
+                bisect.insort(runs, (offset, bytes(blob)), key=lambda run: run[0])
         return Content(size, [run for run in runs if run[1]])
 
 
