@@ -62,7 +62,8 @@ def make_dirty(path, rng, damage=True):
     # Applied long ago, so not to be applied again: rubbish, if anybody does.
     older = [([], [(page, rng.randbytes(PAGE)) for page in pages[:2]])] * rng.randrange(0, 3)
 
-    end = _end_of_data(path)
+    # The log itself must stay inside.
+    end = max(_end_of_data(path), head.log_offset + head.log_length)
     flushed = min(size, max(MiB, -(-end // MiB) * MiB)) if rng.random() < 0.4 else size
     ring = bytearray(head.log_length)
     at = start = rng.randrange(head.log_length // PAGE) * PAGE

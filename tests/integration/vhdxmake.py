@@ -67,6 +67,11 @@ class Maker:
         return not self.plain and self.rng.random() < probability
 
     def write(self):
+        self.prepare().write(self.path)
+        return self.vhdx
+
+    def prepare(self):
+        """The image before it is written, for tests that change it."""
         self._collect()
         if self.kind == 'fixed':
             for block in range(self.geo.blocks):
@@ -76,7 +81,6 @@ class Maker:
         self.vhdx.flags = {'fixed': LEAVE_ALLOCATED, 'dynamic': 0, 'differencing': HAS_PARENT}[self.kind]
         self._make_bitmaps()
         self._lay_out()
-        self.vhdx.write(self.path)
         return self.vhdx
 
     def _collect(self):

@@ -12,12 +12,13 @@ import sys
 import uuid
 
 import vhdxlog
-from vhdxformat import (BAT, DISK_ID, DISK_SIZE, FULL, Geometry, HAS_PARENT, HEADER_BYTES, HEADERS, INCOMPLETE,
+from vhdxformat import (BAT, CHS, DISK_ID, DISK_SIZE, FULL, Geometry, HAS_PARENT, HEADER_BYTES, HEADERS, INCOMPLETE,
                         IS_REQUIRED, IS_USER, LEAVE_ALLOCATED, LOCATOR, LOCATOR_VHDX, LOGICAL, METADATA, MiB, NIL,
-                        NOT_PRESENT, PARAMETERS, PARTIAL, PATH_KEYS, PHYSICAL, TABLE_BYTES, TABLES, TiB, VhdxError,
+                        NOT_PRESENT, PARAMETERS, PARTIAL, PATH_KEYS, PHYSICAL, PMEM_LABEL, TABLE_BYTES, TABLES, TiB, VhdxError,
                         bit_runs, sum_is_right)
 
 KNOWN_ITEMS = (PARAMETERS, DISK_SIZE, DISK_ID, LOGICAL, PHYSICAL, LOCATOR)
+OPTIONAL_ITEMS = (CHS, PMEM_LABEL)
 DEEPEST = 256
 LARGEST_LOG = 1 << 30
 
@@ -177,7 +178,7 @@ class Image:
                 raise VhdxError('metadata item %s twice' % item.guid)
             if item.guid == INCOMPLETE and not item.flags & IS_USER:
                 raise VhdxError('creation was not finished')
-            if item.guid not in KNOWN_ITEMS and item.flags & IS_REQUIRED:
+            if item.guid not in KNOWN_ITEMS + OPTIONAL_ITEMS and item.flags & (IS_REQUIRED | IS_USER) == IS_REQUIRED:
                 raise VhdxError('unknown metadata item %s is required' % item.guid)
             content[key] = self.item_bytes(item)
 
@@ -243,6 +244,9 @@ class Image:
 
     def pieces(self, start, end):
         """(start, end, where) of what this file says of a range: where is 'zero', 'parent' or a file offset."""
+        return joined(self._pieces(start, end))
+
+    def _pieces(self, start, end):
         geo = self.geo
         block_size = geo.block_size
         first_block, last_block = start // block_size, -(-end // block_size)
@@ -347,6 +351,21 @@ class Image:
         relative = self.locator.get('relative_path', '').replace('\\', '/')
         paths = [os.path.normpath(os.path.join(folder, relative))] if relative else []
         return paths + [os.path.join(folder, text.rsplit('/', 1)[-1]) for text in texts]
+
+
+def joined(pieces):
+    """Neighbours that continue each other as one."""
+    before = None
+    for start, end, where in pieces:
+        if before is not None:
+            a, b, there = before
+            if where == there if isinstance(where, str) else not isinstance(there, str) and there + b - a == where:
+                before = a, end, there
+                continue
+            yield before
+        before = start, end, where
+    if before is not None:
+        yield before
 
 
 def link(child, parent):
