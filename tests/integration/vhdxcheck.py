@@ -13,7 +13,7 @@ import struct
 
 import vhdxmeta
 import vhdxread
-from vhdxformat import (BAT, FULL, HEADER_BYTES, HEADERS, INCOMPLETE, KiB, LEAVE_ALLOCATED, METADATA, MiB, NIL,
+from vhdxformat import (BAT, FULL, HEADER_BYTES, HEADERS, KiB, LEAVE_ALLOCATED, METADATA, MiB, NIL,
                         NOT_PRESENT, PARTIAL, TABLE_BYTES, TABLES, VhdxError, ZERO, round_up, sum_is_right)
 
 LARGEST_OFFSET = 1 << 48

@@ -67,8 +67,8 @@ def make_dirty(path, rng, damage=True):
     flushed = min(size, max(MiB, -(-end // MiB) * MiB)) if rng.random() < 0.4 else size
     ring = bytearray(head.log_length)
     at = start = rng.randrange(head.log_length // PAGE) * PAGE
-    other = log_entry(uuid.UUID(bytes=rng.randbytes(16)), sequence + len(older) + len(groups), [(pages[0], bytes(PAGE))],
-                      0, size, size)
+    other = log_entry(uuid.UUID(bytes=rng.randbytes(16)), sequence + len(older) + len(groups),
+                      [(pages[0], bytes(PAGE))], 0, size, size)
     _put(ring, rng.randrange(head.log_length // PAGE) * PAGE, other)
     tail = None
     for i, (zeros, changed) in enumerate(older + groups):

@@ -7,9 +7,8 @@ find () gives the active sequence of a ring; Overlay is a file as it would be af
 import bisect
 import os
 import struct
-import uuid
 
-from vhdxformat import KiB, MiB, PAGE, VhdxError, round_up, sum_is_right
+from vhdxformat import KiB, PAGE, VhdxError, round_up, sum_is_right
 
 LARGEST_FILE = 128 << 40
 FIRST_TARGET = 192 * KiB

@@ -12,7 +12,7 @@ import uuid
 
 import vhdxfile
 import views
-from vhdxformat import (BAT, DISK_ID, FULL, Geometry, HAS_PARENT, LEAVE_ALLOCATED, LOCATOR, METADATA, MiB, NIL,
+from vhdxformat import (DISK_ID, FULL, Geometry, HAS_PARENT, LEAVE_ALLOCATED, LOCATOR, MiB, NIL,
                         NOT_PRESENT, PARTIAL, UNDEFINED, UNMAPPED, bits_of, round_up)
 
 RUBBISH = b'\xA5\x5A' * 2048

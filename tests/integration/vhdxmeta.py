@@ -4,15 +4,14 @@
 import re
 import struct
 
-from vhdxformat import (CHS, DISK_ID, DISK_SIZE, HAS_PARENT, INCOMPLETE, IS_REQUIRED, IS_USER, IS_VIRTUAL_DISK,
-                        LEAVE_ALLOCATED, LOCATOR, LOGICAL, MiB, NIL, PARAMETERS, PATH_KEYS, PHYSICAL, PMEM_LABEL,
+from vhdxformat import (DISK_ID, DISK_SIZE, HAS_PARENT, INCOMPLETE, IS_REQUIRED, IS_USER, IS_VIRTUAL_DISK,
+                        LEAVE_ALLOCATED, LOCATOR, LOGICAL, MiB, NIL, PARAMETERS, PATH_KEYS, PHYSICAL,
                         TABLE_BYTES, VhdxError)
 import vhdxread
 
 FLAGS = {PARAMETERS: IS_REQUIRED, DISK_SIZE: IS_VIRTUAL_DISK | IS_REQUIRED, DISK_ID: IS_VIRTUAL_DISK | IS_REQUIRED,
          LOGICAL: IS_VIRTUAL_DISK | IS_REQUIRED, PHYSICAL: IS_VIRTUAL_DISK | IS_REQUIRED, LOCATOR: IS_REQUIRED,
          INCOMPLETE: IS_REQUIRED}
-OPTIONAL = (CHS, PMEM_LABEL)
 LINKAGE = re.compile(r'\{[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\}')
 KEYS = ('parent_linkage', 'parent_linkage2') + PATH_KEYS
 
@@ -56,8 +55,6 @@ def _item(image, item, found):
         found.error('item %s: of a user, and required', item.guid)
     if not item.flags & IS_USER and item.flags & 7 != FLAGS.get(item.guid, item.flags & 7):
         found.warning('item %s: flags %d, expected %d', item.guid, item.flags, FLAGS[item.guid])
-    if not item.flags & IS_USER and item.flags & IS_REQUIRED and item.guid not in FLAGS and item.guid not in OPTIONAL:
-        found.error('item %s: required and unknown', item.guid)
 
 
 def _parameters(image, found):

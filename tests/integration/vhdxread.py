@@ -14,8 +14,8 @@ import uuid
 import vhdxlog
 from vhdxformat import (BAT, CHS, DISK_ID, DISK_SIZE, FULL, Geometry, HAS_PARENT, HEADER_BYTES, HEADERS, INCOMPLETE,
                         IS_REQUIRED, IS_USER, LEAVE_ALLOCATED, LOCATOR, LOCATOR_VHDX, LOGICAL, METADATA, MiB, NIL,
-                        NOT_PRESENT, PARAMETERS, PARTIAL, PATH_KEYS, PHYSICAL, PMEM_LABEL, TABLE_BYTES, TABLES, TiB, VhdxError,
-                        bit_runs, sum_is_right)
+                        NOT_PRESENT, PARAMETERS, PARTIAL, PATH_KEYS, PHYSICAL, PMEM_LABEL, TABLE_BYTES, TABLES, TiB,
+                        VhdxError, bit_runs, sum_is_right)
 
 KNOWN_ITEMS = (PARAMETERS, DISK_SIZE, DISK_ID, LOGICAL, PHYSICAL, LOCATOR)
 OPTIONAL_ITEMS = (CHS, PMEM_LABEL)
@@ -178,7 +178,8 @@ class Image:
                 raise VhdxError('metadata item %s twice' % item.guid)
             if item.guid == INCOMPLETE and not item.flags & IS_USER:
                 raise VhdxError('creation was not finished')
-            if item.guid not in KNOWN_ITEMS + OPTIONAL_ITEMS and item.flags & (IS_REQUIRED | IS_USER) == IS_REQUIRED:
+            required = item.flags & (IS_REQUIRED | IS_USER) == IS_REQUIRED
+            if required and item.guid not in KNOWN_ITEMS + OPTIONAL_ITEMS:
                 raise VhdxError('unknown metadata item %s is required' % item.guid)
             content[key] = self.item_bytes(item)
 
