@@ -34,6 +34,7 @@ const BlockDriver vhdx_driver = {
   .co_flush = vhdx_co_flush,
   .co_block_status = vhdx_co_block_status,
   .co_truncate = vhdx_co_truncate,
+  .co_check = vhdx_co_check,
   .get_parent_link = vhdx_get_parent_link,
   .get_identity = vhdx_get_identity,
   .get_next_identity = vhdx_get_next_identity,

@@ -64,6 +64,7 @@ read_identifier (VhdxState *s, GError **error)
       n++;
     }
   s->creator = g_utf16_to_utf8 (units, n, NULL, NULL, NULL);
+  s->identified = true;
   return true;
 }
 

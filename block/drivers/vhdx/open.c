@@ -20,6 +20,18 @@ state_init (VhdxState *s, BlockDriverState *bs)
   s->epochs.current = 1;
 }
 
+/* What was read of the image. */
+static void
+structures_clear (VhdxState *s)
+{
+  g_clear_pointer (&s->pages, bdrv_meta_cache_free);
+  vhdx_overlay_clear (&s->overlay);
+  vhdx_metadata_clear (&s->metadata);
+  memset (&s->metadata, 0, sizeof s->metadata);
+  g_clear_pointer (&s->regions, g_array_unref);
+  g_clear_pointer (&s->creator, g_free);
+}
+
 static void
 state_clear (VhdxState *s)
 {
@@ -42,11 +54,8 @@ state_clear (VhdxState *s)
   g_clear_pointer (&s->freed, g_array_unref);
   g_clear_pointer (&s->space, vhdx_space_free);
   g_clear_pointer (&s->log_buffer, bdrv_free_buffer);
-  g_clear_pointer (&s->pages, bdrv_meta_cache_free);
-  vhdx_overlay_clear (&s->overlay);
-  vhdx_metadata_clear (&s->metadata);
-  g_clear_pointer (&s->regions, g_array_unref);
-  g_clear_pointer (&s->creator, g_free);
+  structures_clear (s);
+  g_clear_pointer (&s->damage, g_free);
   co_queue_clear (&s->moving_done);
   co_queue_clear (&s->old_requests_done);
   co_mutex_clear (&s->session_lock);
@@ -74,16 +83,47 @@ vhdx_refresh_sizes (VhdxState *s, GError **error)
   return true;
 }
 
+/* A log that was named before its first entry was written, by a writer that crashed then, is no reason not to look at
+ * the rest. */
+static bool coroutine_fn
+replay_in_memory (VhdxState *s, bool check, GError **error)
+{
+  g_autoptr (GError) failure = NULL;
+
+  if (vhdx_co_replay_in_memory (s, &failure))
+    return true;
+  s->log_without_entry = check && g_error_matches (failure, VHDKIT_ERROR, VHDKIT_ERROR_CORRUPT)
+                         && vhdx_co_log_has_entry (s) == 0;
+  if (!s->log_without_entry)
+    g_propagate_error (error, g_steal_pointer (&failure));
+  return s->log_without_entry;
+}
+
+static bool coroutine_fn
+read_structures (VhdxState *s, bool check, GError **error)
+{
+  return vhdx_co_read_headers (s, error) && replay_in_memory (s, check, error)
+         && vhdx_co_read_regions (s, error) && vhdx_co_read_metadata (s, error)
+         && vhdx_refresh_sizes (s, error);
+}
+
 bool coroutine_fn
 vhdx_co_open (BlockDriverState *bs, const BlockOptions *options, GError **error)
 {
   VhdxState *s = bs->opaque;
+  bool check = bs->open_flags & BDRV_O_CHECK && bs->read_only;
+  g_autoptr (GError) failure = NULL;
 
   state_init (s, bs);
-  if (!vhdx_co_read_headers (s, error) || !vhdx_co_replay_in_memory (s, error)
-      || !vhdx_co_read_regions (s, error) || !vhdx_co_read_metadata (s, error)
-      || !vhdx_refresh_sizes (s, error))
+  if (!read_structures (s, check, &failure))
     {
+      /* Without content: what is wrong is told by the check. */
+      if (check && vhdx_check_takes (s, failure))
+        {
+          structures_clear (s);
+          return true;
+        }
+      g_propagate_error (error, g_steal_pointer (&failure));
       state_clear (s);
       return false;
     }

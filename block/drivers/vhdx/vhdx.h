@@ -174,6 +174,11 @@ typedef struct
   uint64_t chunk_ratio; /* payload blocks that share a bitmap block */
   uint64_t payload_blocks;
   uint64_t bat_entries; /* that must be there */
+
+  bool identified;        /* it is a VHDX, whatever state it is in */
+  bool log_without_entry; /* opened to be checked though the log that must be replayed is not there */
+  char *damage;           /* the same, without content: what kept it from being opened; NULL: it is open */
+
   VhdxRecent recent[VHDX_RECENT];
 
   /* The rest is for a writable image only. */
@@ -482,6 +487,13 @@ int coroutine_fn vhdx_co_judge_bat (VhdxState *s, VhdxSpace *space, VhdxBatFacts
                                     VhdxBatReport *report, void *opaque);
 /* The space in use, for whoever allocates, moves or frees: an error if a single entry is not sound. */
 bool coroutine_fn vhdx_co_collect_space (VhdxState *s, VhdxSpace **space, GError **error);
+
+/* check.c */
+bool coroutine_fn vhdx_co_check (BlockDriverState *bs, BlockCheckResult *result, bool fix, GError **error);
+/* Whether an image that could not be opened can be checked: keeps what was wrong for that. */
+bool vhdx_check_takes (VhdxState *s, const GError *failure);
+/* Whether an entry of the log that the header names, sound or not, is anywhere in the log.  1, 0 or -errno. */
+int coroutine_fn vhdx_co_log_has_entry (VhdxState *s);
 
 /* alloc.c */
 /* Makes payload block @block present: a block that shows the parent becomes partially present without a bit, any
