@@ -67,9 +67,9 @@ def opens(t, row):
         t.refused(t.img('convert', '-q', '-O', 'raw', path, t.path('out.raw'), rc=1), 'raw')
         unchanged.verify(t)
     read_it(t, row, path, ['--raw-parent'] if over_raw else [])
-    if family(row) == 'vhd':
+    if family(row) in ('vhd', 'vhdx'):
         unchanged = Unchanged(*all_files(t))
-        t.img('check', '-f', 'vhd', *(['--raw-parent'] if over_raw else []), path)
+        t.img('check', '-f', family(row), *(['--raw-parent'] if over_raw else []), path)
         unchanged.verify(t, 'check')
 
 

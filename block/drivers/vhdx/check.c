@@ -250,8 +250,7 @@ check_space (const VhdxState *s, VhdxSpace *space, const VhdxBatFacts *facts, Bl
     kept = (int64_t)(s->payload_blocks - facts->present_blocks) * s->metadata.block_size;
   if (gaps > 0)
     block_check_report (result, BLOCK_CHECK_INFO,
-                        "%" PRId64 " MiB between others are free; compacting the image gives them back",
-                        gaps / VHDX_MIB);
+                        "%" PRId64 " MiB between others are free; new blocks go there", gaps / VHDX_MIB);
   if (behind - kept >= GROWTH_STEP)
     block_check_report (result, BLOCK_CHECK_LEAK,
                         "%" PRId64 " MiB behind the last block or structure, which ends at offset %" PRId64
