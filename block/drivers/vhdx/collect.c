@@ -35,9 +35,10 @@ typedef struct
   void *opaque;
   bool stop;
 
-  uint64_t partial_chunk, partial_block; /* the first partially present block of its chunk … */
-  bool partial;                          /* … if the chunk has one, and no bitmap was met */
-  uint64_t last_present;                 /* of the payload blocks; UINT64_MAX: none yet */
+  uint64_t chunk, chunk_end; /* the present one, and the index behind its entries */
+  bool partial;              /* it has a partially present block, and no bitmap was met … */
+  uint64_t partial_index;    /* … the first of them */
+  uint64_t last_present;     /* of the payload blocks; UINT64_MAX: none yet */
   int64_t last_end;
   Group ignored_bitmaps, needless_bitmaps, needless_offsets, drafts, no_blocks;
   Collision collisions[MAX_COLLISIONS];
@@ -69,6 +70,26 @@ entry_name (const VhdxState *s, uint64_t index)
                           s->bat_region.file_offset + (int64_t)index * 8,
                           bitmap ? "sector bitmap of chunk" : "payload block",
                           bitmap ? vhdx_bat_index_chunk (s, index) : vhdx_bat_index_block (s, index));
+}
+
+/* An error of one entry; its name comes first.  Past the limit it costs no more than counting. */
+static void G_GNUC_PRINTF (4, 5)
+    entry_error (const VhdxState *s, Judge *judge, uint64_t index, const char *format, ...)
+{
+  g_autofree char *name = NULL;
+  g_autofree char *text = NULL;
+  va_list ap;
+
+  if (judge->facts->errors >= MAX_TOLD)
+    {
+      judge->facts->errors++;
+      return;
+    }
+  va_start (ap, format);
+  text = g_strdup_vprintf (format, ap);
+  va_end (ap);
+  name = entry_name (s, index);
+  tell (judge, BLOCK_CHECK_ERROR, "%s: %s", name, text);
 }
 
 static void
@@ -116,52 +137,52 @@ structure_in (const VhdxState *s, int64_t file_offset, int64_t bytes)
   return NULL;
 }
 
-/* Takes the range of an entry.  @needed: of @bytes, what must be in the file.  false: it cannot be there. */
-static bool
-take_range (VhdxState *s, Judge *judge, uint64_t index, int64_t file_offset, int64_t needed, int64_t bytes)
+/* The range of an entry collides: with what? */
+static void
+add_collision (const VhdxState *s, Judge *judge, uint64_t index, int64_t file_offset, int64_t bytes)
 {
   g_autofree char *structure = NULL;
-  g_autofree char *name = NULL;
 
+  if (judge->facts->errors < MAX_TOLD)
+    structure = structure_in (s, file_offset, bytes);
+  if (judge->facts->errors < MAX_TOLD && !structure && judge->n_collisions < MAX_COLLISIONS)
+    /* With which block, the whole table must be asked. */
+    judge->collisions[judge->n_collisions++] = (Collision){ index, file_offset, bytes, false };
+  else
+    entry_error (s, judge, index, "the block at offset %" PRId64 ", %" PRId64 " bytes, overlaps %s%s",
+                 file_offset, bytes, structure ? "the " : "another block", structure ? structure : "");
+}
+
+/* Takes the range of an entry.  @needed: of @bytes, what must be in the file.  false: it cannot be there. */
+static bool
+take_range (const VhdxState *s, Judge *judge, uint64_t index, int64_t file_offset, int64_t needed,
+            int64_t bytes)
+{
   if (file_offset < 0 || file_offset > s->file_bytes - needed || file_offset > VHDX_MAX_FILE_BYTES - bytes)
     {
-      name = entry_name (s, index);
-      tell (judge, BLOCK_CHECK_ERROR,
-            "%s: the block at offset %" PRIu64 ", %" PRId64
-            " bytes, is outside the file, which ends at %" PRId64,
-            name, (uint64_t)file_offset, needed, MIN (s->file_bytes, VHDX_MAX_FILE_BYTES));
+      entry_error (s, judge, index,
+                   "the block at offset %" PRIu64 ", %" PRId64
+                   " bytes, is outside the file, which ends at %" PRId64,
+                   (uint64_t)file_offset, needed, MIN (s->file_bytes, VHDX_MAX_FILE_BYTES));
       return false;
     }
   if (file_offset >= VHDX_HEADER_SECTION && vhdx_space_take (judge->space, file_offset, bytes))
     return true;
-
-  structure = structure_in (s, file_offset, bytes);
-  if (!structure && judge->n_collisions < MAX_COLLISIONS)
-    {
-      /* With which, the whole table must be asked. */
-      judge->collisions[judge->n_collisions++] = (Collision){ index, file_offset, bytes, false };
-      return false;
-    }
-  name = entry_name (s, index);
-  tell (judge, BLOCK_CHECK_ERROR, "%s: the block at offset %" PRId64 ", %" PRId64 " bytes, overlaps %s%s",
-        name, file_offset, bytes, structure ? "the " : "another block", structure ? structure : "");
+  add_collision (s, judge, index, file_offset, bytes);
   return false;
 }
 
 /* --- entries --------------------------------------------------------------------------------------------------- */
 
+/* Nothing of the present chunk follows. */
 static void
-end_chunk (VhdxState *s, Judge *judge)
+end_chunk (const VhdxState *s, Judge *judge)
 {
-  g_autofree char *name = NULL;
-
-  if (!judge->partial)
-    return;
+  if (judge->partial)
+    entry_error (s, judge, judge->partial_index,
+                 "the block is partially present (state 7), and chunk %" PRIu64 " has no sector bitmap block",
+                 judge->chunk);
   judge->partial = false;
-  name = entry_name (s, vhdx_bat_index (s, judge->partial_block));
-  tell (judge, BLOCK_CHECK_ERROR,
-        "%s: the block is partially present (state 7), and chunk %" PRIu64 " has no sector bitmap block",
-        name, judge->partial_chunk);
 }
 
 static void
@@ -169,7 +190,7 @@ judge_bitmap (VhdxState *s, Judge *judge, uint64_t index, uint64_t value)
 {
   VhdxBlockState state = value & VHDX_BAT_STATE_MASK;
   int64_t file_offset = value & VHDX_BAT_OFFSET_MASK;
-  bool needed = judge->partial && judge->partial_chunk == vhdx_bat_index_chunk (s, index);
+  bool needed = judge->partial;
 
   /* COMPAT: QEMU before 8.0 left values of no meaning there in images of disks without a parent. */
   if (!s->metadata.has_parent)
@@ -185,9 +206,7 @@ judge_bitmap (VhdxState *s, Judge *judge, uint64_t index, uint64_t value)
   judge->partial = false;
   if ((int)state != VHDX_BITMAP_PRESENT)
     {
-      g_autofree char *name = entry_name (s, index);
-
-      tell (judge, BLOCK_CHECK_ERROR, "%s: state %d, expected 0 or %d", name, state, VHDX_BITMAP_PRESENT);
+      entry_error (s, judge, index, "state %d, expected 0 or %d", state, VHDX_BITMAP_PRESENT);
       return;
     }
   if (!take_range (s, judge, index, file_offset, VHDX_BITMAP_BLOCK_BYTES, VHDX_BITMAP_BLOCK_BYTES))
@@ -201,25 +220,20 @@ static void
 judge_present (VhdxState *s, Judge *judge, uint64_t index, VhdxBlockState state, int64_t file_offset)
 {
   VhdxBatFacts *facts = judge->facts;
-  uint64_t block = vhdx_bat_index_block (s, index);
+  uint64_t block = index - judge->chunk;
   int64_t block_size = s->metadata.block_size;
-  int64_t needed = vhdx_bytes_in_block (s, block);
-  uint64_t chunk = vhdx_bat_index_chunk (s, index);
 
   facts->present_blocks++;
   if (state == VHDX_BLOCK_PARTIALLY_PRESENT && !s->metadata.has_parent)
     {
-      g_autofree char *name = entry_name (s, index);
-
-      tell (judge, BLOCK_CHECK_ERROR, "%s: state 7, partially present, but the disk has no parent", name);
+      entry_error (s, judge, index, "state 7, partially present, but the disk has no parent");
     }
   else if (state == VHDX_BLOCK_PARTIALLY_PRESENT && !judge->partial)
     {
       judge->partial = true;
-      judge->partial_chunk = chunk;
-      judge->partial_block = block;
+      judge->partial_index = index;
     }
-  if (!take_range (s, judge, index, file_offset, needed, block_size))
+  if (!take_range (s, judge, index, file_offset, vhdx_bytes_in_block (s, block), block_size))
     return;
   facts->missing_bytes = MAX (facts->missing_bytes, file_offset + block_size - s->file_bytes);
   /* A bitmap block may stand between two that follow each other. */
@@ -254,8 +268,8 @@ judge_payload (VhdxState *s, Judge *judge, uint64_t index, uint64_t value)
     case VHDX_BLOCK_UNMAPPED:
       /* A soft anchor: the place still belongs to the block. */
       if (file_offset != 0
-          && take_range (s, judge, index, file_offset,
-                         vhdx_bytes_in_block (s, vhdx_bat_index_block (s, index)), s->metadata.block_size))
+          && take_range (s, judge, index, file_offset, vhdx_bytes_in_block (s, index - judge->chunk),
+                         s->metadata.block_size))
         judge->facts->anchors++;
       return;
     case VHDX_BLOCK_FULLY_PRESENT:
@@ -263,32 +277,34 @@ judge_payload (VhdxState *s, Judge *judge, uint64_t index, uint64_t value)
       judge_present (s, judge, index, state, file_offset);
       return;
     }
-  g_autofree char *name = entry_name (s, index);
-
-  tell (judge, BLOCK_CHECK_ERROR, "%s: state %d, expected 0 to 3%s", name, state,
-        s->metadata.has_parent ? ", 6 or 7" : " or 6");
+  entry_error (s, judge, index, "state %d, expected 0 to 3%s", state,
+               s->metadata.has_parent ? ", 6 or 7" : " or 6");
 }
 
 static int coroutine_fn
 judge_entry (VhdxState *s, uint64_t index, uint64_t value, void *opaque)
 {
   Judge *judge = opaque;
-  bool bitmap = vhdx_bat_index_is_bitmap (s, index);
+  bool bitmap;
 
-  if (judge->partial && vhdx_bat_index_chunk (s, index) != judge->partial_chunk)
-    end_chunk (s, judge);
-  if (!bitmap && vhdx_bat_index_block (s, index) >= s->payload_blocks)
+  /* Divisions for each of 67 million entries would cost more than all else. */
+  if (index >= judge->chunk_end)
+    {
+      end_chunk (s, judge);
+      judge->chunk = vhdx_bat_index_chunk (s, index);
+      judge->chunk_end = (judge->chunk + 1) * (s->chunk_ratio + 1);
+    }
+  bitmap = index == judge->chunk_end - 1;
+  if (!bitmap && index - judge->chunk >= s->payload_blocks)
     {
       add_to_group (&judge->no_blocks, index);
     }
   else if ((value & VHDX_BAT_RESERVED_MASK) != 0 && (!bitmap || s->metadata.has_parent))
     {
-      g_autofree char *name = entry_name (s, index);
-
-      if (bitmap)
-        judge->partial = false;
-      tell (judge, BLOCK_CHECK_ERROR, "%s: value 0x%016" PRIx64 ", reserved bits 0x%" PRIx64 " are set", name,
-            value, value & VHDX_BAT_RESERVED_MASK);
+      /* What is wrong with the chunk's bitmap is told; that it has none need not be. */
+      judge->partial = judge->partial && !bitmap;
+      entry_error (s, judge, index, "value 0x%016" PRIx64 ", reserved bits 0x%" PRIx64 " are set", value,
+                   value & VHDX_BAT_RESERVED_MASK);
     }
   else if (bitmap)
     {
@@ -316,8 +332,9 @@ entry_range (const VhdxState *s, uint64_t index, uint64_t value, int64_t *file_o
     return false;
   if (bitmap)
     return s->metadata.has_parent && (int)state == VHDX_BITMAP_PRESENT;
-  return vhdx_bat_index_block (s, index) < s->payload_blocks && state != VHDX_BLOCK_NOT_PRESENT
-         && state != VHDX_BLOCK_ZERO;
+  return vhdx_bat_index_block (s, index) < s->payload_blocks
+         && (state == VHDX_BLOCK_UNDEFINED || state == VHDX_BLOCK_UNMAPPED
+             || state >= VHDX_BLOCK_UNMAPPED_DRAFT);
 }
 
 static int coroutine_fn
@@ -325,27 +342,28 @@ name_collisions (VhdxState *s, uint64_t index, uint64_t value, void *opaque)
 {
   Judge *judge = opaque;
   int64_t file_offset, bytes;
+  bool all_told = true;
 
   if (!entry_range (s, index, value, &file_offset, &bytes))
     return 0;
   for (int i = 0; i < judge->n_collisions; i++)
     {
       Collision *collision = &judge->collisions[i];
-      g_autofree char *name = NULL;
-      g_autofree char *other = NULL;
 
-      if (collision->told || collision->index == index
-          || !ranges_overlap (file_offset, bytes, collision->file_offset, collision->bytes))
-        continue;
-      collision->told = true;
-      name = entry_name (s, collision->index);
-      other = entry_name (s, index);
-      tell (judge, BLOCK_CHECK_ERROR,
-            "%s: the block at offset %" PRId64 ", %" PRId64
-            " bytes, overlaps the one of %s at offset %" PRId64 ", %" PRId64 " bytes",
-            name, collision->file_offset, collision->bytes, other, file_offset, bytes);
+      if (!collision->told && collision->index != index
+          && ranges_overlap (file_offset, bytes, collision->file_offset, collision->bytes))
+        {
+          g_autofree char *other = entry_name (s, index);
+
+          collision->told = true;
+          entry_error (s, judge, collision->index,
+                       "the block at offset %" PRId64 ", %" PRId64
+                       " bytes, overlaps the one of %s at offset %" PRId64 ", %" PRId64 " bytes",
+                       collision->file_offset, collision->bytes, other, file_offset, bytes);
+        }
+      all_told = all_told && collision->told;
     }
-  return judge->stop;
+  return judge->stop || all_told;
 }
 
 /* --- the whole ------------------------------------------------------------------------------------------------- */
@@ -384,6 +402,10 @@ vhdx_co_judge_bat (VhdxState *s, VhdxSpace *space, VhdxBatFacts *facts, VhdxBatR
     end_chunk (s, &judge);
   if (ret == 0 && judge.n_collisions > 0)
     ret = vhdx_co_for_each_entry (s, name_collisions, &judge);
+  for (int i = 0; i < judge.n_collisions && ret >= 0; i++)
+    if (!judge.collisions[i].told && !judge.stop)
+      entry_error (s, &judge, judge.collisions[i].index, "the block at offset %" PRId64 " overlaps another",
+                   judge.collisions[i].file_offset);
   if (ret < 0 || judge.stop)
     return MIN (ret, 0);
   tell_group (s, &judge, &judge.ignored_bitmaps, BLOCK_CHECK_WARNING,
