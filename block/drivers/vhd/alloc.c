@@ -105,6 +105,9 @@ grow_to (VhdState *s, int64_t end)
   int ret;
 
   ret = vhd_co_write_footer (s, new_footer);
+  /* Of a footer that could not be written, part may be there. */
+  if (ret < 0)
+    s->grown_is_zero = false;
   if (ret < 0 && new_footer > end)
     {
       /* A file size limit may allow one block and not the whole step. */

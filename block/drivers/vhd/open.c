@@ -560,29 +560,9 @@ vhd_co_cut (VhdState *s)
                   && s->footer_offset == end && (!s->can_grow || bdrv_length (file) == end + VHD_FOOTER_SIZE);
   int ret = 0;
 
-  if (!at_place)
-    {
-      ret = vhd_co_write_footer (s, end);
-      /* Between the new footer and the end of the old one: I4. */
-      if (ret == 0)
-        ret = bdrv_co_flush (file);
-      if (ret == 0 && s->can_grow && bdrv_length (file) > end + VHD_FOOTER_SIZE)
-        {
-          if (!bdrv_co_truncate (file, end + VHD_FOOTER_SIZE, NULL))
-            ret = -EIO;
-          if (ret == 0)
-            ret = bdrv_co_flush (file);
-        }
-      if (ret < 0)
-        return ret;
-      s->footer_offset = end;
-      s->end_footer_valid = true;
-      s->end_footer_stale = false;
-      s->end_footer_short = false;
-      s->grown_is_zero = s->can_grow;
-    }
-  /* Only now: until the end footer is durable, the copy may be the only one. */
-  if (!s->copy_valid || s->copies_differ)
+  /* One good footer is always left alone (I4): the end footer while the copy is put right, then the copy while the end
+   * footer moves. */
+  if (s->end_footer_valid && (!s->copy_valid || s->copies_differ))
     {
       ret = vhd_co_write_footer (s, 0);
       if (ret == 0)
@@ -592,6 +572,30 @@ vhd_co_cut (VhdState *s)
       s->copy_valid = true;
       s->copies_differ = false;
     }
+  if (at_place)
+    return 0;
+
+  /* What is behind the blocks is not zero until all of it has gone. */
+  s->grown_is_zero = false;
+  ret = vhd_co_write_footer (s, end);
+  /* Between the new footer and the end of the old one: what reads the end only finds one. */
+  if (ret == 0)
+    ret = bdrv_co_flush (file);
+  /* A write that failed may have made the file longer than the node knows. */
+  if (ret == 0 && s->can_grow && (s->end_footer_stale || bdrv_length (file) > end + VHD_FOOTER_SIZE))
+    {
+      if (!bdrv_co_truncate (file, end + VHD_FOOTER_SIZE, NULL))
+        ret = -EIO;
+      if (ret == 0)
+        ret = bdrv_co_flush (file);
+    }
+  if (ret < 0)
+    return ret;
+  s->footer_offset = end;
+  s->end_footer_valid = true;
+  s->end_footer_stale = false;
+  s->end_footer_short = false;
+  s->grown_is_zero = s->can_grow;
   return 0;
 }
 
@@ -729,7 +733,11 @@ vhd_co_reopen_rw (BlockDriverState *bs, GError **error)
     }
   if (!s->can_grow)
     {
-      s->footer_offset = bdrv_length (bs->file) - VHD_FOOTER_SIZE;
+      int64_t end = bdrv_length (bs->file) - VHD_FOOTER_SIZE;
+
+      /* One that was found before the end of the device does not belong there. */
+      s->end_footer_stale = s->footer_offset != end;
+      s->footer_offset = end;
       if (s->data_end > s->footer_offset)
         {
           bdrv_set_error (error, bs, VHDKIT_ERROR_CORRUPT,

@@ -13,7 +13,9 @@
  *   7  footer at the end with the new size, flush                         new size
  *
  * A fixed image has one footer: it is written with the old size at the new end, growing the file by that one
- * write; then the old footer, now disk content, is zeroed; then the footer gets the new size.
+ * write; then the old footer, now disk content, is zeroed, with whatever else was there; then the footer gets the
+ * new size.  It is always on a sector of its own by then: one that another writer has put elsewhere moves there
+ * first, by way of a place behind, so that there is a whole one at every instant.
  */
 #include <inttypes.h>
 
@@ -26,37 +28,65 @@ set_size (VhdFooter *footer, int64_t bytes)
   vhd_geometry (bytes / VHD_SECTOR_SIZE, &footer->cylinders, &footer->heads, &footer->sectors_per_track);
 }
 
+/* The one footer of a fixed image, with the old size, to a place that shares no byte with the present one. */
+static int coroutine_fn
+move_only_footer (VhdState *s, int64_t to)
+{
+  BlockDriverState *file = s->bs->file;
+  int64_t length = bdrv_length (file);
+  int ret = vhd_co_write_footer (s, to);
+
+  if (ret < 0)
+    {
+      /* Part of a footer, or zeros only, must not stay as the end of the file.  If this fails too, nothing more
+       * can be done; the first error is the one to tell. */
+      (void)bdrv_co_truncate (file, length, NULL);
+      return ret;
+    }
+  /* Barrier: the footer at its new place before the old one goes. */
+  ret = bdrv_co_flush (file);
+  if (ret == 0)
+    s->footer_offset = to;
+  return ret;
+}
+
 static int coroutine_fn
 grow_fixed (VhdState *s, int64_t bytes)
 {
   BlockDriverState *file = s->bs->file;
   int64_t slack = s->bs->bytes; /* between the disk's end and the footer, of other writers */
-  int64_t old_footer = s->footer_offset;
+  int64_t old_end = bdrv_length (file);
+  /* On a sector of its own, so that it cannot tear when the size changes. */
+  int64_t place = MAX (bytes, round_up (s->footer_offset, VHD_SECTOR_SIZE));
   int ret = 0;
 
-  if (bytes > old_footer)
+  if (place != s->footer_offset)
     {
       if (!s->can_grow)
         return -ENOSPC;
-      ret = vhd_co_write_footer (s, bytes);
-      /* Barrier: the footer at the new end before the old one goes. */
+      if (place < s->footer_offset + VHD_FOOTER_SIZE)
+        ret = move_only_footer (s, place + VHD_FOOTER_SIZE);
       if (ret == 0)
-        ret = bdrv_co_flush (file);
+        ret = move_only_footer (s, place);
       if (ret < 0)
         return ret;
-      s->footer_offset = bytes;
-      old_footer = MIN (old_footer + VHD_FOOTER_SIZE, bytes);
     }
-  ret = bdrv_co_pwrite_zeroes (file, slack, MIN (old_footer, bytes) - slack, 0);
+  if (s->can_grow && bdrv_length (file) > place + VHD_FOOTER_SIZE
+      && !bdrv_co_truncate (file, place + VHD_FOOTER_SIZE, NULL))
+    return -EIO;
+  ret = bdrv_co_pwrite_zeroes (file, slack, MIN (old_end, bytes) - slack, 0);
+  /* Barrier: what becomes disk content is zero before the size says so. */
   if (ret == 0)
     ret = bdrv_co_flush (file);
   if (ret < 0)
     return ret;
-  /* Barrier: what becomes disk content is zero before the size says so. */
   set_size (&s->footer, bytes);
   ret = vhd_co_write_footer (s, s->footer_offset);
   if (ret == 0)
     ret = bdrv_co_flush (file);
+  /* The disk has the old or the new size, and nobody knows which. */
+  if (ret < 0)
+    bdrv_poison (s->bs);
   return ret;
 }
 
@@ -77,14 +107,15 @@ zero_tail (VhdState *s, int64_t old_bytes)
   return ret < 0 ? ret : vhd_co_publish (s);
 }
 
-/* Copies the table to @to, in pieces, with unused entries behind; then the batmap, if there is one. */
+/* Copies the entries in use to @to, in pieces, with unused ones behind.  What the old table holds behind them (left
+ * from a growth that did not end, or by another writer) means nothing. */
 static int coroutine_fn
 write_larger_table (VhdState *s, int64_t to, int64_t bytes)
 {
   BlockDriverState *file = s->bs->file;
   const size_t piece = 1 << 20;
   g_autofree uint8_t *buffer = g_malloc (piece);
-  int64_t old_bytes = (int64_t)s->header.max_table_entries * 4;
+  int64_t old_bytes = (int64_t)s->blocks * 4;
 
   for (int64_t done = 0; done < bytes; done += piece)
     {
@@ -129,11 +160,9 @@ static int coroutine_fn
 write_header_sector (VhdState *s, const VhdHeader *header)
 {
   VhdHeaderDisk disk;
-  int ret;
 
   vhd_header_encode (header, &disk);
-  ret = bdrv_co_pwrite (s->bs->file, s->footer.data_offset, VHD_SECTOR_SIZE, &disk, 0);
-  return ret < 0 ? ret : bdrv_co_flush (s->bs->file);
+  return bdrv_co_pwrite (s->bs->file, s->footer.data_offset, VHD_SECTOR_SIZE, &disk, 0);
 }
 
 static int64_t
@@ -156,14 +185,16 @@ move_table (VhdState *s, uint32_t entries, int64_t disk_bytes)
 
   if (!s->can_grow && end > s->footer_offset)
     return -ENOSPC;
+  /* Should this fail, the space behind the blocks holds part of a table, or a footer. */
+  s->grown_is_zero = false;
   if (s->can_grow)
     {
       static const uint8_t zeros[VHD_FOOTER_SIZE];
       int64_t old_footer = s->footer_offset;
 
+      /* No barrier before the old footer goes: as in grow_to (), the copy at 0 is good (vhd_co_cut () has seen to
+       * it) and nobody touches it before the new one is durable. */
       ret = vhd_co_write_footer (s, end);
-      if (ret == 0)
-        ret = bdrv_co_flush (s->bs->file);
       if (ret < 0)
         return ret;
       s->footer_offset = end;
@@ -202,12 +233,12 @@ move_table (VhdState *s, uint32_t entries, int64_t disk_bytes)
         memset (s->batmap.map + s->batmap.map_bytes, 0, map_bytes - s->batmap.map_bytes);
       s->batmap.map_bytes = map_bytes;
     }
-  bdrv_meta_cache_free (s->bat);
-  s->bat = bdrv_meta_cache_new (s->bs->file, VHD_BAT_PAGE, VHD_CACHE_BYTES);
+  s->grown_is_zero = s->can_grow;
   return 0;
 }
 
-/* Entries from @first on become unused; they are in the table, and nothing reads them yet. */
+/* Entries from @first on become unused; they are in the table, and nothing of ours reads them yet.  Others may look
+ * at all that the header promises. */
 static int coroutine_fn
 clear_entries (VhdState *s, uint32_t first, uint32_t end)
 {
@@ -220,10 +251,15 @@ clear_entries (VhdState *s, uint32_t first, uint32_t end)
   for (int64_t done = 0; done < bytes && ret == 0; done += 1 << 20)
     ret = bdrv_co_pwrite (s->bs->file, from + done, MIN (1 << 20, bytes - done), fill, 0);
   bdrv_meta_cache_invalidate (s->bat, from, bytes);
+  /* Barrier: the entries are clear before the header counts them. */
   return ret < 0 ? ret : bdrv_co_flush (s->bs->file);
 }
 
-/* Steps 3 and 4: entries for @blocks, all of the new ones unused. */
+/* Steps 3 and 4: entries for @blocks, all of the new ones unused.
+ *
+ * No barrier behind the sector of the header: as long as the end footer has the old size the header is as true in its
+ * old as in its new form.  The flush of step 6 comes before the end footer, and that of a round (flush.c, step 3)
+ * before anything is written to a table that has moved. */
 static int coroutine_fn
 make_room_in_table (VhdState *s, uint32_t blocks, int64_t disk_bytes)
 {
@@ -231,6 +267,8 @@ make_room_in_table (VhdState *s, uint32_t blocks, int64_t disk_bytes)
   VhdHeader header = s->header;
   int ret;
 
+  /* A growth that failed may have left blocks behind the end of the disk. */
+  memset (s->recent, 0, sizeof s->recent);
   if (blocks > s->bat_bytes / 4 || !batmap_fits)
     return move_table (s, blocks, disk_bytes);
   ret = clear_entries (s, s->blocks, blocks);
@@ -278,7 +316,11 @@ grow_sparse (VhdState *s, int64_t bytes)
 
   ret = vhd_co_publish (s);
   if (ret == 0)
-    ret = vhd_co_batmap_write (s);
+    {
+      co_mutex_lock (&s->publish_lock);
+      ret = vhd_co_batmap_write (s);
+      co_mutex_unlock (&s->publish_lock);
+    }
   if (ret == 0)
     ret = zero_tail (s, old_bytes);
   if (ret == 0)
@@ -302,6 +344,7 @@ grow_sparse (VhdState *s, int64_t bytes)
 
   set_size (&s->footer, bytes);
   ret = vhd_co_write_footer (s, 0);
+  /* Barrier: header and table before the size that needs them; and the copy before the other footer (I4). */
   if (ret == 0)
     ret = bdrv_co_flush (s->bs->file);
   if (ret == 0)
@@ -312,6 +355,16 @@ grow_sparse (VhdState *s, int64_t bytes)
     bdrv_poison (s->bs);
   vhd_refresh_sizes (s);
   return ret;
+}
+
+/* What open would refuse is not made. */
+static bool
+table_can_serve (const VhdState *s, int64_t bytes)
+{
+  int64_t blocks = div_round_up (bytes, s->block_size);
+
+  return round_up (blocks * 4, 4096) <= VHD_MAX_BAT_BYTES
+         && (!s->batmap.present || batmap_bytes_for (bytes) * 8 >= blocks);
 }
 
 bool coroutine_fn
@@ -333,6 +386,14 @@ vhd_co_truncate (BlockDriverState *bs, int64_t bytes, GError **error)
       bdrv_set_error (error, bs, VHDKIT_ERROR_INVALID_ARGUMENT,
                       "disk size %" PRId64 ", expected a multiple of 512 up to %" PRId64, bytes,
                       VHD_MAX_BYTES);
+      return false;
+    }
+  if (!vhd_is_fixed (s) && !table_can_serve (s, bytes))
+    {
+      bdrv_set_error (error, bs, VHDKIT_ERROR_UNSUPPORTED,
+                      "disk size %" PRId64
+                      " would need a larger table of blocks of %u bytes than can be opened",
+                      bytes, s->block_size);
       return false;
     }
   if (vhd_is_fixed (s))
