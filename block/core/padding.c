@@ -4,9 +4,11 @@
  * read-modify-write at the edges of a write.
  *
  * A node's length need not be a multiple of its alignment (a file opened with O_DIRECT).  The driver is then
- * asked for the aligned range around the end; what lies past the end reads as zeros here, and a file that
- * padding has made longer is cut to its true length again.  Such a write holds back everything behind it, so
- * nobody else's growth is cut off.
+ * asked to read the aligned range around the end; what lies past the end reads as zeros here.  What a write has in
+ * the last block goes to the driver as it is, if the driver can do that (limits.unaligned_end): a crash never finds
+ * a file that is longer than it should be, with what must be its last bytes (a footer) somewhere before the end.
+ * Other drivers get the last block padded, and a file that padding has made longer is cut to its true length again.
+ * Either way such a write holds back everything behind it, so nobody else's growth is cut off.
  */
 #include "core-int.h"
 
@@ -91,6 +93,20 @@ co_cut_padding (BdrvNode *node, int64_t length)
   return bdrv_errno_from_error (error);
 }
 
+/* The write reaches into the last block, behind which there is nothing: that part as it is, without padding. */
+static int coroutine_fn
+co_write_to_end (BdrvNode *node, int64_t offset, int64_t bytes, const IoVector *qiov, size_t qiov_offset)
+{
+  BlockDriverState *bs = &node->bs;
+  int64_t end = offset + bytes;
+  int64_t last = MAX (offset, bdrv_align_down (node, end));
+  int ret = 0;
+
+  if (offset < last)
+    ret = bdrv_co_write_tracked (node, offset, last - offset, qiov, qiov_offset);
+  return ret < 0 ? ret : bs->drv->co_pwritev (bs, last, end - last, qiov, qiov_offset + (last - offset));
+}
+
 int coroutine_fn
 bdrv_co_padded_pwritev (BdrvNode *node, int64_t offset, int64_t bytes, const IoVector *qiov,
                         size_t qiov_offset)
@@ -100,9 +116,14 @@ bdrv_co_padded_pwritev (BdrvNode *node, int64_t offset, int64_t bytes, const IoV
   int64_t aligned_end = bdrv_align_up (node, end);
   int64_t length = MAX (node->bs.bytes, end);
   int64_t piece = piece_bytes (node, at, aligned_end);
-  uint8_t *buf = bdrv_try_alloc_buffer (&node->bs, piece);
-  int ret = buf ? 0 : -ENOMEM;
+  uint8_t *buf;
+  int ret;
 
+  if (node->bs.limits.unaligned_end && bdrv_write_pads_end (node, end))
+    return co_write_to_end (node, offset, bytes, qiov, qiov_offset);
+
+  buf = bdrv_try_alloc_buffer (&node->bs, piece);
+  ret = buf ? 0 : -ENOMEM;
   for (; ret == 0 && at < aligned_end; at += piece)
     {
       int64_t n = MIN (piece, aligned_end - at);

@@ -179,6 +179,7 @@ static const Failing failing[] = {
   { "table-write", 512 * KIB, 600 * KIB, 0, "op=write,errno=EIO" },
   { "table-flush", 512 * KIB, 600 * KIB, 0, "op=flush,errno=EIO" },
   { "table-truncate", 512 * KIB, 600 * KIB, 0, "op=truncate,errno=EIO" },
+  { "large-table-flush", 6 * MIB, 7 * MIB, 0, "op=flush,errno=EIO" },
   { "table-short", 512 * KIB, 600 * KIB, 0, "op=write,short=512,errno=ENOSPC" },
   { "in-table-parent-write", 300 * KIB, 400 * KIB, 500 * KIB, "op=write,errno=EIO" },
   { "in-table-parent-flush", 300 * KIB, 400 * KIB, 500 * KIB, "op=flush,errno=EIO" },
@@ -194,7 +195,7 @@ grow_with_fault (const Failing *f, int n)
   const char *filters[] = { filter, NULL };
   g_autoptr (GError) error = NULL;
   g_autofree char *when = g_strdup_printf ("%s, request %d", f->name, n);
-  Model model = model_new (MIB);
+  Model model = model_new (8 * MIB);
 
   scratch_init ();
   const char *path = scratch_path ("a.vhd"), *base = NULL;
@@ -210,7 +211,7 @@ grow_with_fault (const Failing *f, int n)
   VhdkitImage *image = open_image (path, VHDKIT_OPEN_RDWR);
   model_write (&model, image, 3 * SECTOR, 5 * SECTOR, 1);
   close_image (image);
-  memset (model.data + f->bytes, 0, MIB - f->bytes);
+  memset (model.data + f->bytes, 0, 8 * MIB - f->bytes);
   model.bytes = f->bytes;
 
   VhdkitOpenOptions options = { .struct_size = sizeof options,

@@ -207,6 +207,14 @@ take_locks (OpenWork *work, int fd)
   return true;
 }
 
+/* Not having it is no error: the core pads then. */
+static void
+open_end (const BlockDriverState *bs, FileState *s, int fd)
+{
+  if ((bs->open_flags & BDRV_O_DIRECT) && !s->is_device)
+    s->end_fd = MAX (host_path_reopen (fd, s->host_path, O_RDWR), -1);
+}
+
 /* 0, or -1 with work->error set. */
 static int
 open_in_thread (void *opaque)
@@ -247,7 +255,11 @@ open_in_thread (void *opaque)
   /* A device may have nodes in several places; no file system has that number. */
   s->host_id[0] = s->is_device ? G_MAXUINT64 : st.st_dev;
   s->host_id[1] = s->is_device ? st.st_rdev : st.st_ino;
-  return measure (work, s->fd, &st) ? 0 : -1;
+  if (!measure (work, s->fd, &st))
+    return -1;
+  if (writable)
+    open_end (bs, s, s->fd);
+  return 0;
 }
 
 static bool
@@ -308,13 +320,15 @@ release (FileState *s)
   g_clear_pointer (&s->retired_aio, aio_file_free);
   if (s->retired_fd >= 0)
     close (s->retired_fd);
+  if (s->end_fd >= 0)
+    close (s->end_fd);
   if (s->fd >= 0)
     {
       /* A child process that inherited the description would keep them. */
       file_locks_downgrade (s->fd, &s->locks, (FileLocks){ 0 });
       close (s->fd);
     }
-  s->fd = s->retired_fd = -1;
+  s->fd = s->retired_fd = s->end_fd = -1;
   g_clear_pointer (&s->host_path, g_free);
 }
 
@@ -331,7 +345,7 @@ file_co_open_common (BlockDriverState *bs, const BlockOptions *options, bool is_
   FileState *s = bs->opaque;
   OpenWork work = { .bs = bs, .options = options, .s = s, .check = check };
 
-  s->fd = s->retired_fd = -1;
+  s->fd = s->retired_fd = s->end_fd = -1;
   s->is_device = is_device;
   if (!choose_engine (s, bs, options, error) || !choose_locking (&work, error))
     return false;
@@ -355,6 +369,7 @@ file_co_open_common (BlockDriverState *bs, const BlockOptions *options, bool is_
   bs->fixed_length = is_device;
   bs->limits.request_alignment = work.request_alignment;
   bs->limits.memory_alignment = work.memory_alignment;
+  bs->limits.unaligned_end = s->end_fd >= 0;
   /* Smaller pieces free no space; the core drops the edges. */
   bs->limits.discard_alignment = s->fs_block_size;
   bs->limits.zeroes_alignment = is_device ? s->fs_block_size : 1;
@@ -419,6 +434,7 @@ reopen_in_thread (void *opaque)
       file_locks_downgrade (s->fd, &s->locks, before);
       return -1;
     }
+  open_end (work->bs, s, work->fd);
   return 0;
 }
 
@@ -442,6 +458,7 @@ file_co_reopen_rw (BlockDriverState *bs, GError **error)
   s->retired_fd = s->fd;
   s->retired_aio = s->aio;
   s->fd = work.fd;
+  bs->limits.unaligned_end = s->end_fd >= 0;
   s->aio = aio_file_new (s->fd, s->engine);
   update_keep_extents (s);
   return true;
@@ -472,6 +489,47 @@ file_co_preadv (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVec
   if (G_UNLIKELY (ret < bytes))
     io_vector_memset (qiov, qiov_offset + ret, 0, bytes - ret); /* past the end of the host's file */
   return 0;
+}
+
+typedef struct
+{
+  int fd;
+  int64_t offset;
+  const uint8_t *data;
+  size_t bytes;
+} EndWork;
+
+static int
+write_end_in_thread (void *opaque)
+{
+  EndWork *work = opaque;
+
+  while (work->bytes > 0)
+    {
+      ssize_t ret = pwrite (work->fd, work->data, work->bytes, work->offset);
+
+      if (ret < 0 && errno == EINTR)
+        continue;
+      if (ret <= 0)
+        return ret < 0 ? -errno : -EIO;
+      work->offset += ret;
+      work->data += ret;
+      work->bytes -= ret;
+    }
+  return 0;
+}
+
+int coroutine_fn
+file_co_write_end (FileState *s, int64_t offset, int64_t bytes, const IoVector *qiov, size_t qiov_offset)
+{
+  /* Less than a block of the alignment. */
+  g_autofree uint8_t *data = g_malloc (bytes);
+  EndWork work = { .fd = s->end_fd, .offset = offset, .data = data, .bytes = bytes };
+
+  if (s->end_fd < 0)
+    return -EINVAL;
+  io_vector_to_buf (qiov, qiov_offset, data, bytes);
+  return aio_co_run_in_thread (write_end_in_thread, &work);
 }
 
 int coroutine_fn

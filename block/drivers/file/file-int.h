@@ -28,6 +28,10 @@ typedef struct
   bool is_device;
   int64_t fs_block_size; /* unit of the file system's extents (file), logical sector (device) */
 
+  /* O_DIRECT and writable: the same file through the page cache, for what is written of its last, unaligned block.
+   * Kept for that only; the kernel keeps both ways coherent, and a flush of the file covers both.  -1: none. */
+  int end_fd;
+
   /* A read-only descriptor that was in use before the node became writable: requests may still run on it. */
   int retired_fd;
   AioFile *retired_aio;
@@ -51,6 +55,14 @@ bool coroutine_fn file_co_reopen_rw (BlockDriverState *bs, GError **error);
 int coroutine_fn file_co_close (BlockDriverState *bs);
 int coroutine_fn file_co_preadv (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVector *qiov,
                                  size_t qiov_offset);
+/* Whether a write has to go through s->end_fd, and such a write. */
+static inline bool
+file_is_end_write (const BlockDriverState *bs, int64_t offset, int64_t bytes)
+{
+  return ((offset | bytes) & (bs->limits.request_alignment - 1)) != 0;
+}
+int coroutine_fn file_co_write_end (FileState *s, int64_t offset, int64_t bytes, const IoVector *qiov,
+                                    size_t qiov_offset);
 int coroutine_fn file_co_flush (BlockDriverState *bs);
 bool file_get_host_id (BlockDriverState *bs, uint64_t id[2]);
 const char *file_get_host_path (BlockDriverState *bs);

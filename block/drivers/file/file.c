@@ -193,7 +193,9 @@ file_co_pwritev (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVe
 
   extents_changed (s, offset, bytes, true);
 
-  ssize_t ret = aio_co_pwritev (s->aio, offset, qiov, qiov_offset, bytes);
+  ssize_t ret = G_UNLIKELY (file_is_end_write (bs, offset, bytes))
+                    ? file_co_write_end (s, offset, bytes, qiov, qiov_offset)
+                    : aio_co_pwritev (s->aio, offset, qiov, qiov_offset, bytes);
 
   extents_changed (s, offset, bytes, true);
   return ret < 0 ? ret : 0;
