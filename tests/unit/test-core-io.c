@@ -14,12 +14,21 @@ typedef struct
   uint32_t request_alignment, memory_alignment;
   int64_t max_transfer;
   bool filtered;
+  bool unaligned_end;
 } Layout;
 
 static const Layout layouts[] = {
-  { 1, 1, 0, false },     { 512, 1, 0, false },      { 512, 512, 0, true },
-  { 4096, 1, 0, false },  { 4096, 512, 0, false },   { 4096, 4096, 65536, true },
-  { 1, 16, 1000, false }, { 512, 512, 8192, false }, { 8, 1, 24, true },
+  { 1, 1, 0, false },
+  { 512, 1, 0, false },
+  { 512, 512, 0, true },
+  { 4096, 1, 0, false },
+  { 4096, 512, 0, false },
+  { 4096, 4096, 65536, true },
+  { 1, 16, 1000, false },
+  { 512, 512, 8192, false },
+  { 8, 1, 24, true },
+  { 512, 512, 0, false, true },
+  { 4096, 4096, 8192, true, true },
 };
 
 static BlockDriverState *coroutine_fn
@@ -28,6 +37,7 @@ co_open_layout (MemFile *mem, const Layout *layout)
   mem->limits.request_alignment = layout->request_alignment;
   mem->limits.memory_alignment = layout->memory_alignment;
   mem->limits.max_transfer = layout->max_transfer;
+  mem->limits.unaligned_end = layout->unaligned_end;
 
   BlockDriverState *bs = co_mem_open (mem, BDRV_O_RDWR);
   return layout->filtered ? co_node_on (&test_filter_driver, bs, BDRV_O_RDWR) : bs;
@@ -258,6 +268,9 @@ co_appending (void *opaque)
     }
   co_test_wait (&running);
   g_assert_cmpint (mem.data->len, ==, WRITERS * 700);
+  /* Without padding the file was never longer. */
+  if (mem.limits.unaligned_end)
+    g_assert_cmpint (mem.longest, ==, WRITERS * 700);
   g_assert_cmpint (bdrv_length (bs), ==, WRITERS * 700);
   for (int i = 0; i < WRITERS * 700; i++)
     g_assert_cmpint (mem.data->data[i], ==, i / 700 + 1);

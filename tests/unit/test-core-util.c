@@ -85,6 +85,7 @@ mem_set_length (MemFile *mem, int64_t bytes)
   int64_t old = mem->data->len;
 
   g_byte_array_set_size (mem->data, bytes);
+  mem->longest = MAX (mem->longest, bytes);
   if (bytes > old)
     memset (mem->data->data + old, 0, bytes - old);
 }
@@ -197,7 +198,15 @@ mem_co_pwritev (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVec
   MemFile *mem = mem_of (bs);
 
   g_assert_false (bs->read_only);
-  mem_check_transfer (bs, offset, bytes, qiov, qiov_offset);
+  if (bs->limits.unaligned_end && (offset + bytes) % bs->limits.request_alignment != 0)
+    {
+      int64_t block = round_down (offset, (int64_t)bs->limits.request_alignment);
+      g_assert_cmpint (bytes, >, 0);
+      g_assert_cmpint (offset + bytes, <, block + bs->limits.request_alignment);
+      g_assert_cmpint (bs->bytes, <, block + bs->limits.request_alignment);
+    }
+  else
+    mem_check_transfer (bs, offset, bytes, qiov, qiov_offset);
   int ret = mem_begin (bs, MEM_WRITE, offset, bytes, 0);
   if (ret == 0 && mem->fixed_length && offset + bytes > mem->data->len)
     ret = -ENOSPC;

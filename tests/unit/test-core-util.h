@@ -46,7 +46,8 @@ typedef struct
   int max_delay;                /* every request yields up to this many times */
   int64_t hole_start, hole_end; /* for block status */
   int64_t max_request_seen;
-  GArray *log; /* of MemRequest, begun */
+  int64_t longest; /* the file was */
+  GArray *log;     /* of MemRequest, begun */
   unsigned count[MEM_OPS];
   unsigned active;
 } MemFile;

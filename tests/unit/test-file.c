@@ -9,6 +9,8 @@
 
 #include <linux/falloc.h>
 #include <linux/openat2.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -270,6 +272,53 @@ test_direct (void)
                   bs->limits.memory_alignment);
   g_assert_cmpuint (bs->limits.request_alignment, >, 0);
   test_close (bs);
+}
+
+/* The file never gets longer than it should be, not even for a moment: the limit would refuse that. */
+static void coroutine_fn
+check_unaligned_end (bool reopen)
+{
+  g_autoptr (TestDir) dir = test_dir_new ();
+  g_autofree char *path = test_file_new (dir, "file", 10000, 'x');
+  struct rlimit before, limit;
+
+  if (!have_direct (path))
+    return;
+  BlockDriverState *bs = test_open_ok ("file", path, BDRV_O_DIRECT | (reopen ? 0 : BDRV_O_RDWR), NULL);
+  if (reopen)
+    g_assert_true (bdrv_co_reopen_rw (bs, NULL));
+  if (bs->limits.request_alignment == 1)
+    {
+      g_test_skip ("O_DIRECT needs no alignment here");
+      test_close (bs);
+      return;
+    }
+  g_assert_cmpint (getrlimit (RLIMIT_FSIZE, &before), ==, 0);
+  limit = before;
+  limit.rlim_cur = 10100;
+  signal (SIGXFSZ, SIG_IGN);
+  g_assert_cmpint (setrlimit (RLIMIT_FSIZE, &limit), ==, 0);
+  test_write (bs, 9990, 10, 'y');
+  test_write (bs, 1000, 9100, 'z');
+  g_assert_cmpint (bdrv_co_pwrite_zeroes (bs, 10000, 50, 0), ==, 0);
+  g_assert_cmpint (bdrv_co_flush (bs), ==, 0);
+  g_assert_cmpint (setrlimit (RLIMIT_FSIZE, &before), ==, 0);
+  test_assert_read (bs, 0, 1000, 'x');
+  test_assert_read (bs, 1000, 9000, 'z');
+  test_assert_read (bs, 10000, 50, 0);
+  test_assert_read (bs, 10050, 50, 'z');
+  /* The other way again, over the page that was written through the cache. */
+  test_write (bs, 8192, 8192, 'w');
+  test_assert_read (bs, 8192, 8192, 'w');
+  g_assert_cmpint (test_file_length (path), ==, 16384);
+  test_close (bs);
+}
+
+static void coroutine_fn
+test_direct_unaligned_end (void)
+{
+  check_unaligned_end (false);
+  check_unaligned_end (true);
 }
 
 static void coroutine_fn
@@ -1103,6 +1152,7 @@ main (int argc, char **argv)
   TEST_ADD ("/file/confine", test_confine);
   TEST_ADD ("/file/io", test_io);
   TEST_ADD ("/file/direct", test_direct);
+  TEST_ADD ("/file/direct-unaligned-end", test_direct_unaligned_end);
   TEST_ADD ("/file/direct-tmpfs", test_tmpfs_direct);
   TEST_ADD ("/file/cut-behind-back", test_cut_behind_back);
   TEST_ADD ("/file/zeroes", test_zeroes);

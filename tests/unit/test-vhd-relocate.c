@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Moving a block of a VHD to space that another gave up, while a read of that other one is still under way. */
+#include "block-test.h"
+
+#include <vhdkit/vhdkit.h>
+
+#define BLOCK 4096
+
+/* --- a filter that holds reads of one place back ----------------------------------------------------------- */
+
+static int64_t held_offset = -1; /* of the file */
+static unsigned held;            /* reads that wait */
+
+static void coroutine_fn
+let_others_run (void)
+{
+  aio_co_schedule (coroutine_get_context (coroutine_self ()), coroutine_self ());
+  coroutine_yield ();
+}
+
+static bool coroutine_fn
+gate_co_open (BlockDriverState *bs, const BlockOptions *options, GError **error)
+{
+  bs->bytes = bdrv_length (bs->file);
+  return true;
+}
+
+static int coroutine_fn
+gate_co_preadv (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVector *qiov, size_t qiov_offset)
+{
+  if (offset == held_offset)
+    {
+      held++;
+      while (offset == held_offset)
+        let_others_run ();
+      held--;
+    }
+  return bdrv_co_preadv (bs->file, offset, bytes, qiov, qiov_offset);
+}
+
+static const BlockDriver gate_driver = {
+  .struct_size = sizeof (BlockDriver),
+  .abi = BLOCK_DRIVER_ABI,
+  .kind = BLOCK_DRIVER_FILTER,
+  .format_name = "gate",
+  .co_open = gate_co_open,
+  .co_preadv = gate_co_preadv,
+};
+
+/* --- the test ------------------------------------------------------------------------------------------------ */
+
+static const char *path;
+
+typedef struct
+{
+  BlockDriverState *bs;
+  BlockMove move;
+  uint8_t data[512];
+  int ret;
+  bool done;
+} Task;
+
+static void coroutine_fn
+reader (void *opaque)
+{
+  Task *task = opaque;
+
+  task->ret = bdrv_co_pread (task->bs, 0, sizeof task->data, task->data);
+  task->done = true;
+}
+
+static void coroutine_fn
+mover (void *opaque)
+{
+  Task *task = opaque;
+
+  task->ret = task->bs->drv->co_relocate (task->bs, &task->move, 1);
+  task->done = true;
+}
+
+static int64_t
+place_of (const BlockLayout *layout, int64_t offset)
+{
+  for (guint i = 0; i < layout->extents->len; i++)
+    if (g_array_index (layout->extents, BlockExtent, i).offset == offset)
+      return g_array_index (layout->extents, BlockExtent, i).file_offset;
+  g_assert_not_reached ();
+}
+
+static void coroutine_fn
+check_slow_read (void)
+{
+  g_autoptr (GError) error = NULL;
+  BlockDriverState *file = test_open_ok ("file", path, BDRV_O_RDWR, NULL);
+  BlockDriverState *gate = bdrv_node_new (&gate_driver, path, BDRV_O_RDWR, file);
+
+  g_assert_true (bdrv_co_node_open (gate, NULL, &error));
+  BlockDriverState *bs = test_open ("vhd", path, BDRV_O_RDWR, NULL, gate, &error);
+  g_assert_no_error (error);
+
+  g_auto (BlockLayout) layout = { 0 };
+  g_assert_true (bs->drv->co_get_layout (bs, &layout, &error));
+  int64_t first = place_of (&layout, 0), last = place_of (&layout, 2 * BLOCK);
+  Task read = { .bs = bs };
+  Task move = { .bs = bs, .move = { 2 * BLOCK, last, first, BLOCK + layout.data_offset } };
+
+  held_offset = first + layout.data_offset;
+  coroutine_enter (coroutine_new (reader, &read));
+  while (held == 0)
+    let_others_run ();
+  g_assert_cmpint (bs->drv->co_drop_block (bs, 0), ==, 0);
+  g_assert_cmpint (bdrv_co_flush (bs), ==, 0);
+  coroutine_enter (coroutine_new (mover, &move));
+  for (gint64 end = g_get_monotonic_time () + 200000; g_get_monotonic_time () < end && !move.done;)
+    let_others_run ();
+  held_offset = -1;
+  while (!read.done || !move.done)
+    let_others_run ();
+  g_assert_cmpint (read.ret, ==, 0);
+  g_assert_cmpint (move.ret, ==, 0);
+  /* As before it was dropped, or as after; never the other block's. */
+  test_assert_bytes (read.data, sizeof read.data, read.data[0] == 0 ? 0 : 'a');
+  test_assert_read (bs, 0, BLOCK, 0);
+  test_assert_read (bs, BLOCK, BLOCK, 'b');
+  test_assert_read (bs, 2 * BLOCK, BLOCK, 'c');
+  test_close (bs);
+}
+
+static void
+test_slow_read (void)
+{
+  static TestFunc *const func = check_slow_read;
+  g_autoptr (TestDir) dir = test_dir_new ();
+  g_autofree char *name = g_build_filename (dir, "a.vhd", NULL);
+  g_autoptr (GError) error = NULL;
+  VhdkitCreateOptions create = {
+    .struct_size = sizeof create,
+    .format = "vhd",
+    .bytes = 64 * BLOCK,
+    .format_options = (const char *[]){ "block_size=4096", NULL },
+  };
+  VhdkitOpenOptions options = { .struct_size = sizeof options, .flags = VHDKIT_OPEN_RDWR };
+
+  g_assert_true (vhdkit_image_create (NULL, name, &create, &error));
+  VhdkitImage *image = vhdkit_image_open (NULL, name, &options, &error);
+  g_assert_no_error (error);
+  for (int i = 0; i < 3; i++)
+    {
+      uint8_t data[BLOCK];
+      memset (data, 'a' + i, BLOCK);
+      g_assert_cmpint (vhdkit_image_pwrite (image, data, i * BLOCK, BLOCK), ==, 0);
+    }
+  g_assert_true (vhdkit_image_close (image, &error));
+  path = name;
+  test_run (&func);
+}
+
+int
+main (int argc, char **argv)
+{
+  g_test_init (&argc, &argv, NULL);
+  g_test_add_func ("/vhd-relocate/slow-read", test_slow_read);
+  return g_test_run ();
+}
