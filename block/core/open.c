@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define PROBE_HEAD_BYTES 4096
-#define PROBE_TAIL_BYTES 1024
+#define PROBE_TAIL_BYTES 8192
 
 static bool
 driver_is_named (const BlockDriver *drv, const char *const *names)

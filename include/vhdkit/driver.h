@@ -86,7 +86,7 @@ typedef struct
   const uint8_t *head; /* the first head_bytes of the file */
   size_t head_bytes;   /* min (file_size, 4096) */
   const uint8_t *tail; /* the last tail_bytes of the file */
-  size_t tail_bytes;   /* min (file_size, 1024) */
+  size_t tail_bytes;   /* min (file_size, 8192) */
   int64_t file_size;   /* bytes */
 } BlockProbe;
 

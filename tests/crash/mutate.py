@@ -20,7 +20,8 @@ import sys
 import tempfile
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..'))
-TESTS = ['crash-grow', 'crash-write', 'crash-compact', 'crash-commit']
+TESTS = ['tests/crash/crash-grow', 'tests/crash/crash-write', 'tests/crash/crash-compact', 'tests/crash/crash-commit',
+         'tests/unit/test-vhd-relocate']
 DRIVER = 'block/drivers/vhd/'
 
 # file, text that stands there once, what it becomes
@@ -84,12 +85,12 @@ def run(*command, **kwargs):
 
 def judge(build, seeds):
     """Which test fails, or None."""
-    done = run('ninja', '-C', build, *['tests/crash/' + t for t in TESTS])
+    done = run('ninja', '-C', build, *TESTS)
     if done.returncode:
         return 'does not compile\n' + done.stdout[-2000:]
     for seed in range(1, seeds + 1):
         for test in TESTS:
-            done = run(os.path.join(build, 'tests/crash', test), env=dict(os.environ, VHDKIT_SEED=str(seed)))
+            done = run(os.path.join(build, test), env=dict(os.environ, VHDKIT_SEED=str(seed)))
             if done.returncode:
                 kept = re.search(r'files kept in (\S+)', done.stdout)
                 if kept:

@@ -378,6 +378,28 @@ test_fixed_fails (void)
     }
 }
 
+/* Zeros behind the only footer, of a write that was padded and a crash before the cut: not raw data. */
+static void
+test_fixed_padded (void)
+{
+  Model model = model_new (2 * MIB);
+
+  scratch_init ();
+  const char *path = scratch_path ("a.vhd");
+  make_odd (path, &(Odd){ 0 }, &model);
+  g_assert_cmpint (truncate (path, MIB + 4096), ==, 0);
+  model_check (&model, path, "padded");
+  VhdkitImage *image = open_image (path, VHDKIT_OPEN_RDWR);
+  model_write (&model, image, MIB - SECTOR, SECTOR, 8);
+  close_image (image);
+  model_check (&model, path, "padded and written");
+  grow (path, model.bytes = MIB + 8192);
+  g_assert_cmpint (file_length (path), ==, MIB + 8192 + 512);
+  model_check (&model, path, "grown");
+  g_free (model.data);
+  scratch_clear ();
+}
+
 int
 main (int argc, char **argv)
 {
@@ -395,5 +417,6 @@ main (int argc, char **argv)
       g_test_add_data_func (path, &odd[i], test_fixed_odd);
     }
   g_test_add_func ("/grow/fixed/fails", test_fixed_fails);
+  g_test_add_func ("/grow/fixed/padded", test_fixed_padded);
   return g_test_run ();
 }

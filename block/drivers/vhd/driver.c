@@ -2,7 +2,30 @@
 /* The driver's table, and probing. */
 #include "vhd.h"
 
+#include "zero.h"
+
 extern const BlockDriver vhd_driver;
+
+/* A footer that only zeros follow, as what writes whole blocks at the end of a file and cuts it again leaves when it is
+ * killed.  Of a fixed image it is the only sign. */
+static bool
+has_padded_footer (const BlockProbe *probe)
+{
+  for (size_t at = probe->tail_bytes; at >= 2 * VHD_FOOTER_SIZE;)
+    {
+      VhdFooterDisk disk;
+      VhdFooter footer;
+      uint32_t found, expected;
+
+      at -= VHD_SECTOR_SIZE;
+      if (!buffer_is_zero (probe->tail + at, VHD_SECTOR_SIZE))
+        return false;
+      memcpy (&disk, probe->tail + at - VHD_FOOTER_SIZE, sizeof disk);
+      if (vhd_footer_decode (&disk, &footer, &found, &expected) == VHD_DECODE_OK)
+        return true;
+    }
+  return false;
+}
 
 /* A footer at the end, or the copy of one at the start: certain when its checksum is right.  A cookie alone
  * is a sign all the same: better an error about a broken VHD than its container taken for raw data. */
@@ -38,6 +61,8 @@ vhd_probe (const BlockProbe *probe)
     }
   if (start == VHD_DECODE_OK)
     return 90;
+  if (has_padded_footer (probe))
+    return 80;
   return end != VHD_DECODE_COOKIE || start != VHD_DECODE_COOKIE ? 50 : 0;
 }
 
