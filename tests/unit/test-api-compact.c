@@ -294,6 +294,60 @@ test_cancel_and_again (void)
   scratch_clear ();
 }
 
+/* A compaction fails at its n-th request of a kind, and the guest goes on writing: what new blocks hold beside what
+ * it writes is zeros, not what the file held there. */
+static bool
+fails_and_goes_on (const char *op, int n)
+{
+  g_autofree char *filter = g_strdup_printf ("blkdebug,op=%s,n=%d", op, n);
+  const char *filters[] = { filter, NULL };
+  g_autofree uint8_t *model = g_malloc0 (60 * BLOCK);
+  VhdkitCompactOptions options = { .struct_size = sizeof options };
+
+  scratch_init ();
+  const char *path = scratch_path ("a.vhd");
+  create_image (path, "vhd", 60 * BLOCK, BLOCK, NULL);
+  VhdkitImage *image = open_image (path, VHDKIT_OPEN_RDWR);
+  write_byte (image, 0, 60 * BLOCK, 0xEE);
+  for (int i = 0; i < 60; i++)
+    if (i % 3 == 0)
+      memset (model + i * BLOCK, 0xEE, BLOCK);
+    else
+      g_assert_cmpint (vhdkit_image_discard (image, i * BLOCK, BLOCK), ==, 0);
+  close_image (image);
+
+  image = open_image_with (path, VHDKIT_OPEN_RDWR, filters);
+  VhdkitJob *job = vhdkit_compact_new (image, &options, NULL);
+  bool ok = vhdkit_job_run (job, NULL, NULL, NULL);
+  vhdkit_job_free (job);
+  for (int i = 1; i < 60; i += 3)
+    {
+      uint8_t sector[512];
+
+      memset (sector, i, sizeof sector);
+      if (vhdkit_image_pwrite (image, sector, i * BLOCK + 1024, sizeof sector) < 0)
+        break;
+      memset (model + i * BLOCK + 1024, i, sizeof sector);
+    }
+  g_autofree uint8_t *view = read_all (image);
+  g_assert_cmpmem (view, 60 * BLOCK, model, 60 * BLOCK);
+  if (vhdkit_image_close (image, NULL))
+    assert_view (path, model, 60 * BLOCK);
+  assert_checks_clean (path);
+  scratch_clear ();
+  return !ok;
+}
+
+static void
+test_fails_and_goes_on (void)
+{
+  static const char *const ops[] = { "truncate", "flush", "write" };
+
+  for (size_t i = 0; i < G_N_ELEMENTS (ops); i++)
+    for (int n = 1, passed = 0; passed < 4; n++)
+      passed = fails_and_goes_on (ops[i], n) ? 0 : passed + 1;
+}
+
 int
 main (int argc, char **argv)
 {
@@ -308,5 +362,6 @@ main (int argc, char **argv)
   g_test_add_data_func ("/compact/faults/flush", "flush", test_faults);
   g_test_add_data_func ("/compact/faults/truncate", "truncate", test_faults);
   g_test_add_func ("/compact/cancel-and-again", test_cancel_and_again);
+  g_test_add_func ("/compact/fails-and-goes-on", test_fails_and_goes_on);
   return g_test_run ();
 }
