@@ -1,25 +1,23 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "crash.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "../../block/drivers/test/blklogwrites.h"
+#include "content.h"
 
 #define SECTOR      512
 #define SMALL_BYTES 4096
-#define PAGE        4096
 
 typedef struct
 {
   char *path;
   bool touched;        /* the log changes it */
-  GByteArray *initial; /* before the run */
-  GByteArray *durable; /* with the changes before trace->settled */
-  GByteArray *crashed; /* of the last crash */
+  Content *initial; /* before the run */
+  Content *durable; /* with the changes before trace->settled */
+  Content *crashed; /* of the last crash */
 } CrashFile;
 
 struct CrashTrace
@@ -51,76 +49,15 @@ crash_strategy_name (CrashStrategy strategy)
 
 /* --- files --------------------------------------------------------------------------------------------- */
 
-static GByteArray *
-read_file (const char *path)
-{
-  g_autofree char *data = NULL;
-  g_autoptr (GError) error = NULL;
-  gsize bytes;
-
-  if (!g_file_get_contents (path, &data, &bytes, &error))
-    g_error ("%s", error->message);
-  return g_byte_array_new_take ((guint8 *)g_steal_pointer (&data), bytes);
-}
-
-static bool
-is_zero (const uint8_t *data, size_t bytes)
-{
-  return bytes == 0 || (data[0] == 0 && memcmp (data, data + 1, bytes - 1) == 0);
-}
-
-/* Pages of zeros become holes. */
-static void
-write_file (const char *path, const GByteArray *data)
-{
-  int fd = open (path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  bool ok = fd >= 0 && ftruncate (fd, 0) == 0 && ftruncate (fd, data->len) == 0;
-  guint at = 0;
-
-  while (ok && at < data->len)
-    {
-      guint end = at;
-
-      while (end < data->len && !is_zero (data->data + end, MIN (PAGE, data->len - end)))
-        end = MIN (end + PAGE, data->len);
-      if (end > at)
-        ok = pwrite (fd, data->data + at, end - at, at) == (ssize_t)(end - at);
-      at = end;
-      while (at < data->len && is_zero (data->data + at, MIN (PAGE, data->len - at)))
-        at = MIN (at + PAGE, data->len);
-    }
-  if (!ok)
-    g_error ("%s: %s", path, g_strerror (errno));
-  close (fd);
-}
-
-static void
-copy_bytes (GByteArray *to, const GByteArray *from)
-{
-  g_byte_array_set_size (to, from->len);
-  if (from->len > 0)
-    memcpy (to->data, from->data, from->len);
-}
-
-static void
-set_length (GByteArray *data, int64_t bytes)
-{
-  guint old = data->len;
-
-  g_byte_array_set_size (data, bytes);
-  if (bytes > old)
-    memset (data->data + old, 0, bytes - old);
-}
-
 static void
 free_file (void *opaque)
 {
   CrashFile *file = opaque;
 
   g_free (file->path);
-  g_byte_array_unref (file->initial);
-  g_byte_array_unref (file->durable);
-  g_byte_array_unref (file->crashed);
+  content_free (file->initial);
+  content_free (file->durable);
+  content_free (file->crashed);
   g_free (file);
 }
 
@@ -144,10 +81,10 @@ crash_trace_new (const char *log_path, const char *const *paths)
 
       file->path = realpath (*paths, NULL);
       g_assert_nonnull (file->path);
-      file->initial = read_file (file->path);
-      file->durable = g_byte_array_new ();
-      file->crashed = g_byte_array_new ();
-      copy_bytes (file->durable, file->initial);
+      file->initial = content_read (file->path);
+      file->durable = content_new ();
+      file->crashed = content_new ();
+      content_copy (file->durable, file->initial);
       g_ptr_array_add (trace->files, file);
     }
   return trace;
@@ -375,7 +312,7 @@ rewind_to_start (CrashTrace *trace)
     {
       CrashFile *file = g_ptr_array_index (trace->files, i);
 
-      copy_bytes (file->durable, file->initial);
+      content_copy (file->durable, file->initial);
     }
 }
 
@@ -435,32 +372,30 @@ crash_trace_cuts (const CrashTrace *trace, GRand *rand, size_t n_random, size_t 
 
 /* The part [@from, @to) of a change. */
 static void
-apply_part (GByteArray *data, const BlkLogRecord *record, int64_t from, int64_t to)
+apply_part (Content *data, const BlkLogRecord *record, int64_t from, int64_t to)
 {
   if (record->kind == BLKLOG_DISCARD)
-    to = MIN (to, data->len);
+    to = MIN (to, content_length (data));
   if (from >= to)
     return;
-  if (to > data->len)
-    set_length (data, to);
   if (record->kind == BLKLOG_WRITE)
-    memcpy (data->data + from, record->payload + (from - record->offset), to - from);
+    content_write (data, from, to - from, record->payload + (from - record->offset));
   else
-    memset (data->data + from, 0, to - from);
+    content_zero (data, from, to - from);
 }
 
 static void
-apply_change (GByteArray *data, const BlkLogRecord *record)
+apply_change (Content *data, const BlkLogRecord *record)
 {
   if (record->kind == BLKLOG_TRUNCATE)
-    set_length (data, record->bytes);
+    content_set_length (data, record->bytes);
   else
     apply_part (data, record, record->offset, record->offset + record->bytes);
 }
 
 /* Some of the sectors. */
 static void
-apply_torn (GByteArray *data, const BlkLogRecord *record, GRand *rand, GString *story)
+apply_torn (Content *data, const BlkLogRecord *record, GRand *rand, GString *story)
 {
   int64_t end = record->offset + record->bytes;
   int keep = g_rand_int_range (rand, 1, 10);
@@ -577,7 +512,7 @@ crash_trace_rewrite (CrashTrace *trace)
       CrashFile *file = g_ptr_array_index (trace->files, i);
 
       if (file->touched)
-        write_file (file->path, file->crashed);
+        content_write_file (file->crashed, file->path);
     }
 }
 
@@ -596,7 +531,7 @@ crash_trace_make (CrashTrace *trace, size_t cut, CrashStrategy strategy, size_t 
     {
       CrashFile *file = g_ptr_array_index (trace->files, i);
 
-      copy_bytes (file->crashed, file->durable);
+      content_copy (file->crashed, file->durable);
     }
 
   for (size_t i = trace->settled; i < trace->changes->len; i++)
@@ -644,17 +579,19 @@ crash_trace_changed_file (const CrashTrace *trace, bool touched)
   for (guint i = 0; i < trace->files->len; i++)
     {
       const CrashFile *file = g_ptr_array_index (trace->files, i);
-      const GByteArray *expected = file->touched ? file->crashed : file->initial;
-      g_autoptr (GByteArray) found = NULL;
+      const Content *expected = file->touched ? file->crashed : file->initial;
+      g_autoptr (Content) found = NULL;
+      int64_t at;
 
       if (file->touched && !touched)
         continue;
-      found = read_file (file->path);
-      if (found->len != expected->len)
-        return g_strdup_printf ("%s: %u bytes instead of %u", file->path, found->len, expected->len);
-      for (guint at = 0; at < found->len; at += SECTOR)
-        if (memcmp (found->data + at, expected->data + at, MIN (SECTOR, found->len - at)) != 0)
-          return g_strdup_printf ("%s: other bytes at offset %u", file->path, at);
+      found = content_read (file->path);
+      if (content_length (found) != content_length (expected))
+        return g_strdup_printf ("%s: %" G_GINT64_FORMAT " bytes instead of %" G_GINT64_FORMAT, file->path,
+                                content_length (found), content_length (expected));
+      at = content_compare (found, expected);
+      if (at >= 0)
+        return g_strdup_printf ("%s: other bytes at offset %" G_GINT64_FORMAT, file->path, at);
     }
   return NULL;
 }
@@ -666,6 +603,6 @@ crash_trace_restore (CrashTrace *trace)
     {
       CrashFile *file = g_ptr_array_index (trace->files, i);
 
-      write_file (file->path, file->initial);
+      content_write_file (file->initial, file->path);
     }
 }
