@@ -174,7 +174,8 @@ content_compare (const Content *a, const Content *b)
   g_assert_cmpint (a->bytes, ==, b->bytes);
   for (size_t i = 0; i < a->n; i++)
     {
-      const uint8_t *x = a->pages[i] ? a->pages[i]->data : zeros, *y = b->pages[i] ? b->pages[i]->data : zeros;
+      const uint8_t *x = a->pages[i] ? a->pages[i]->data : zeros,
+                    *y = b->pages[i] ? b->pages[i]->data : zeros;
 
       if (x == y || memcmp (x, y, PAGE) == 0)
         continue;

@@ -72,10 +72,9 @@ typedef struct
   int layers;
   char *names[MAX_LAYERS + 1];
   CrashTrace *trace;
-  Guest *guest;       /* the leaf's view */
-  bool reads;         /* a guest reads while the job runs */
-  uint32_t *expected; /* of the target: what the source shows */
-  int64_t expected_bytes;
+  Guest *guest;          /* the leaf's view */
+  bool reads;            /* a guest reads while the job runs */
+  GuestValues *expected; /* of the target: what the source shows */
 } Run;
 
 static void
@@ -83,7 +82,7 @@ run_clear (Run *run)
 {
   for (int i = 0; i < run->layers; i++)
     g_free (run->names[i]);
-  g_free (run->expected);
+  guest_values_free (run->expected);
   guest_free (run->guest);
   crash_trace_free (run->trace);
   g_rand_free (run->rand);
@@ -141,11 +140,11 @@ make_chain (Run *run)
     }
 }
 
-static uint32_t *
-values_of (Run *run, int layer, int64_t *bytes)
+static GuestValues *
+values_of (Run *run, int layer)
 {
   g_autofree char *why = NULL;
-  uint32_t *values = image_values (&run->dir, run->names[layer], bytes, &why);
+  GuestValues *values = image_values (&run->dir, run->names[layer], &why);
 
   if (values == NULL)
     g_error ("%s: %s", run->names[layer], why);
@@ -157,23 +156,22 @@ static char *
 look_at_result (Run *run)
 {
   const char *target = run->names[run->c.target];
-  g_autofree uint32_t *values = NULL;
-  int64_t bytes, leaks = 0;
+  int64_t leaks = 0;
   char *why = NULL;
+  g_autoptr (GuestValues) values = image_values (&run->dir, target, &why);
 
-  values = image_values (&run->dir, target, &bytes, &why);
-  if (values && bytes != run->expected_bytes)
-    why = g_strdup_printf ("the target has %" G_GINT64_FORMAT " bytes instead of %" G_GINT64_FORMAT, bytes,
-                           run->expected_bytes);
+  if (values && guest_values_size (values) != guest_values_size (run->expected))
+    why = g_strdup_printf ("the target has %" G_GINT64_FORMAT " bytes instead of %" G_GINT64_FORMAT,
+                           guest_values_size (values), guest_values_size (run->expected));
   if (!why)
-    why = guest_compare (values, bytes, run->expected, run->expected_bytes);
+    why = guest_values_compare (values, run->expected);
   if (!why)
     {
-      g_free (values);
-      values = image_values (&run->dir, run->names[0], &bytes, &why);
+      guest_values_free (values);
+      values = image_values (&run->dir, run->names[0], &why);
     }
   if (!why)
-    why = guest_check (run->guest, bytes, values, GUEST_NOW);
+    why = guest_check (run->guest, values, GUEST_NOW);
   if (!why)
     why = image_check (&run->dir, target, &leaks);
   if (!why && leaks > 0)
@@ -203,18 +201,17 @@ record (Run *run)
   const Case *c = &run->c;
   g_autoptr (GPtrArray) paths = g_ptr_array_new_with_free_func (g_free);
   g_autofree char *log = test_path (&run->dir, "log");
-  g_autofree uint32_t *view = NULL;
+  g_autoptr (GuestValues) view = NULL;
   g_autofree char *why = NULL;
   g_auto (GStrv) filters = NULL;
-  int64_t bytes;
 
   make_chain (run);
   for (int i = 0; i < run->layers; i++)
     g_ptr_array_add (paths, test_path (&run->dir, run->names[i]));
   g_ptr_array_add (paths, NULL);
-  view = values_of (run, 0, &bytes);
-  run->guest = guest_new (bytes, view);
-  run->expected = values_of (run, c->source, &run->expected_bytes);
+  view = values_of (run, 0);
+  run->guest = guest_new (view);
+  run->expected = values_of (run, c->source);
 
   run->trace = crash_trace_new (log, (const char *const *)paths->pdata);
   filters = recording_filters (&run->dir, "log", run->rand);

@@ -70,12 +70,12 @@ fill_and_empty (Run *run)
                    .block_size = c->block_size };
   g_autofree char *why = NULL;
   VhdkitImage *image = image_open (&run->dir, "leaf", VHDKIT_OPEN_RDWR, NULL, &why);
-  g_autofree uint32_t *values = image ? guest_read_image (image, &why) : NULL;
+  g_autoptr (GuestValues) values = image ? guest_read_image (image, &why) : NULL;
 
   if (values == NULL)
     g_error ("%s", why);
 
-  g_autoptr (Guest) guest = guest_new (vhdkit_image_get_size (image), values);
+  g_autoptr (Guest) guest = guest_new (values);
   g_auto (GuestRun) guest_state = {
     .context = run->dir.context, .image = image, .guest = guest, .rand = run->rand, .depth = 1
   };
@@ -97,12 +97,12 @@ length_of (Run *run, const char *name)
 static char *
 look_at_result (Run *run)
 {
-  int64_t bytes, leaks = 0;
+  int64_t leaks = 0;
   char *why = NULL;
-  g_autofree uint32_t *values = image_values (&run->dir, "leaf", &bytes, &why);
+  g_autoptr (GuestValues) values = image_values (&run->dir, "leaf", &why);
 
   if (values)
-    why = guest_check (run->guest, bytes, values, GUEST_NOW);
+    why = guest_check (run->guest, values, GUEST_NOW);
   if (!why)
     why = image_check (&run->dir, "leaf", &leaks);
   if (!why && leaks > 0)
@@ -134,11 +134,10 @@ record (Run *run)
   g_autofree char *leaf = test_path (&run->dir, "leaf");
   g_autofree char *base = test_path (&run->dir, "base");
   g_autofree char *log = test_path (&run->dir, "log");
-  g_autofree uint32_t *view = NULL;
+  g_autoptr (GuestValues) view = NULL;
   g_autofree char *why = NULL;
   g_auto (GStrv) filters = NULL;
   VhdkitCompactStats stats;
-  int64_t bytes;
 
   if (c->parent)
     {
@@ -150,10 +149,10 @@ record (Run *run)
     image_add_batmap (&run->dir, "leaf");
   for (int i = 0; i < c->rounds; i++)
     fill_and_empty (run);
-  view = image_values (&run->dir, "leaf", &bytes, &why);
+  view = image_values (&run->dir, "leaf", &why);
   if (view == NULL)
     g_error ("%s", why);
-  run->guest = guest_new (bytes, view);
+  run->guest = guest_new (view);
 
   run->trace = crash_trace_new (log, (const char *[]){ leaf, c->parent ? base : NULL, NULL });
   filters = recording_filters (&run->dir, "log", run->rand);

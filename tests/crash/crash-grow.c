@@ -178,16 +178,15 @@ record (Run *run)
   g_autofree char *leaf = test_path (&run->dir, "leaf");
   g_autofree char *base = test_path (&run->dir, "base");
   g_autofree char *log = test_path (&run->dir, "log");
-  g_autofree uint32_t *values = NULL;
+  g_autoptr (GuestValues) values = NULL;
   g_autofree char *why = NULL;
   g_auto (GStrv) filters = NULL;
-  int64_t bytes;
 
   make_files (run);
-  values = image_values (&run->dir, "leaf", &bytes, &why);
+  values = image_values (&run->dir, "leaf", &why);
   if (values == NULL)
     g_error ("%s", why);
-  run->guest = guest_new (bytes, values);
+  run->guest = guest_new (values);
   run->trace = crash_trace_new (log, (const char *[]){ leaf, run->c->parent_bytes ? base : NULL, NULL });
   filters = recording_filters (&run->dir, "log", run->rand);
   why = live (run, filters);

@@ -218,18 +218,17 @@ record (Run *run)
   g_autoptr (GPtrArray) paths = g_ptr_array_new_with_free_func (g_free);
   g_autofree char *log = test_path (&run->dir, "log");
   g_auto (GStrv) filters = recording_filters (&run->dir, "log", run->rand);
-  g_autofree uint32_t *values = NULL;
+  g_autoptr (GuestValues) values = NULL;
   g_autofree char *why = NULL;
-  int64_t bytes;
 
   make_files (run, names);
   for (int i = 0; names[i]; i++)
     g_ptr_array_add (paths, test_path (&run->dir, names[i]));
   g_ptr_array_add (paths, NULL);
-  values = image_values (&run->dir, "leaf", &bytes, &why);
+  values = image_values (&run->dir, "leaf", &why);
   if (values == NULL)
     g_error ("%s", why);
-  run->guest = guest_new (bytes, values);
+  run->guest = guest_new (values);
   run->trace = crash_trace_new (log, (const char *const *)paths->pdata);
   for (int i = run->c->flags & MANY ? 2 : 0; i < 3; i++)
     if (!session (run, filters, i == 2))

@@ -14,7 +14,7 @@
 typedef struct
 {
   char *path;
-  bool touched;        /* the log changes it */
+  bool touched;     /* the log changes it */
   Content *initial; /* before the run */
   Content *durable; /* with the changes before trace->settled */
   Content *crashed; /* of the last crash */

@@ -64,16 +64,15 @@ typedef struct
 {
   TestDir dir;
   const Case *c;
-  CrashTrace *files;  /* as they were; nothing is recorded */
-  uint32_t *values;   /* what the leaf showed … */
-  int64_t bytes;      /* … and its size */
-  int told, survived; /* runs in which the fault was reported, and was overcome */
+  CrashTrace *files;   /* as they were; nothing is recorded */
+  GuestValues *values; /* what the leaf showed */
+  int told, survived;  /* runs in which the fault was reported, and was overcome */
 } Run;
 
 static void
 run_clear (Run *run)
 {
-  g_free (run->values);
+  guest_values_free (run->values);
   crash_trace_free (run->files);
   test_dir_clear (&run->dir);
 }
@@ -115,7 +114,7 @@ make_files (Run *run)
     write_redundant (run);
   image_populate (&run->dir, "leaf", rand, c->work == WORK_COMPACT ? 8 : 16, c->block_size);
   g_rand_free (rand);
-  run->values = image_values (&run->dir, "leaf", &run->bytes, &why);
+  run->values = image_values (&run->dir, "leaf", &why);
   if (run->values == NULL)
     g_error ("%s", why);
   run->files = crash_trace_new (log, (const char *[]){ leaf, c->base_bytes ? base : NULL, NULL });
@@ -191,8 +190,8 @@ work_again (void *opaque)
 {
   Run *run = opaque;
   const char *changed = run->c->work == WORK_COMMIT ? "base" : "leaf";
-  g_autofree uint32_t *values = NULL;
-  int64_t bytes, leaks;
+  g_autoptr (GuestValues) values = NULL;
+  int64_t leaks;
   char *why;
 
   why = job_work (run, NULL);
@@ -200,10 +199,10 @@ work_again (void *opaque)
     return why;
   for (int i = 0; i < 2 && !why; i++)
     {
-      g_free (values);
-      values = image_values (&run->dir, i == 0 ? "leaf" : changed, &bytes, &why);
+      guest_values_free (values);
+      values = image_values (&run->dir, i == 0 ? "leaf" : changed, &why);
       if (values)
-        why = guest_compare (values, bytes, run->values, run->bytes);
+        why = guest_values_compare (values, run->values);
     }
   if (!why)
     why = image_check (&run->dir, changed, &leaks);
@@ -232,7 +231,7 @@ one_fault (Run *run, const Fault *fault, int n)
 {
   const Case *c = run->c;
   g_auto (GStrv) filters = fault_filters (fault, n);
-  g_autoptr (Guest) guest = guest_new (run->bytes, run->values);
+  g_autoptr (Guest) guest = guest_new (run->values);
   GRand *rand = g_rand_new_with_seed (n);
   CrashJudge judge = { .dir = &run->dir,
                        .rand = rand,

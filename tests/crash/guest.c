@@ -8,6 +8,19 @@
 #define NEVER      INT64_MAX
 #define READ_BYTES (256 * 1024)
 #define WORDS      (GUEST_SECTOR / 8)
+/* Sectors of a piece of a GuestValues. */
+#define PIECE 2048
+/* Zeros that a huge disk is said to have in a row are not read. */
+#define HUGE_BYTES (INT64_C (1) << 30)
+/* Of blocks from this size on requests fill one rarely, and crowd around its borders. */
+#define LARGE_BLOCK (INT64_C (1) << 20)
+
+struct GuestValues
+{
+  int64_t bytes;
+  size_t n;
+  uint32_t **pieces; /* NULL: zeros */
+};
 
 typedef struct
 {
@@ -28,13 +41,12 @@ typedef struct
 
 struct Guest
 {
-  int64_t sectors; /* of the largest size so far */
-  uint32_t *initial;
-  uint32_t *last;  /* index of the last entry of each sector, 0: none */
-  GArray *entries; /* of Entry; the first is not used */
-  GArray *ops;     /* of Op */
-  GArray *sizes;   /* of Size, in order, tried ones included */
-  int64_t bytes;   /* now */
+  GuestValues *initial; /* of the largest size so far */
+  GuestValues *last;    /* index of the last entry of each sector, 0: none */
+  GArray *entries;      /* of Entry; the first is not used */
+  GArray *ops;          /* of Op */
+  GArray *sizes;        /* of Size, in order, tried ones included */
+  int64_t bytes;        /* now */
   uint32_t next_value;
 };
 
@@ -90,25 +102,107 @@ guest_decode (const uint8_t *buffer, int64_t sector)
   return value;
 }
 
+/* --- values -------------------------------------------------------------------------------------------- */
+
+static void
+set_size (GuestValues *values, int64_t bytes)
+{
+  size_t n = (bytes / GUEST_SECTOR + PIECE - 1) / PIECE;
+
+  g_assert_cmpint (bytes, >=, values->bytes);
+  values->pieces = g_renew (uint32_t *, values->pieces, MAX (n, 1));
+  memset (values->pieces + values->n, 0, (n - values->n) * sizeof (uint32_t *));
+  values->n = n;
+  values->bytes = bytes;
+}
+
+GuestValues *
+guest_values_new (int64_t bytes)
+{
+  GuestValues *values = g_new0 (GuestValues, 1);
+
+  set_size (values, bytes);
+  return values;
+}
+
+void
+guest_values_free (GuestValues *values)
+{
+  if (values == NULL)
+    return;
+  for (size_t i = 0; i < values->n; i++)
+    g_free (values->pieces[i]);
+  g_free (values->pieces);
+  g_free (values);
+}
+
+int64_t
+guest_values_size (const GuestValues *values)
+{
+  return values->bytes;
+}
+
+/* NULL: zeros, or behind the end. */
+static const uint32_t *
+piece_at (const GuestValues *values, size_t i)
+{
+  return i < values->n ? values->pieces[i] : NULL;
+}
+
+uint32_t
+guest_values_get (const GuestValues *values, int64_t sector)
+{
+  const uint32_t *piece = piece_at (values, sector / PIECE);
+
+  return piece ? piece[sector % PIECE] : 0;
+}
+
+void
+guest_values_set (GuestValues *values, int64_t sector, uint32_t value)
+{
+  uint32_t **piece = &values->pieces[sector / PIECE];
+
+  if (*piece == NULL && value != 0)
+    *piece = g_new0 (uint32_t, PIECE);
+  if (*piece)
+    (*piece)[sector % PIECE] = value;
+}
+
+char *
+guest_values_compare (const GuestValues *found, const GuestValues *expected)
+{
+  for (size_t i = 0; i < MAX (found->n, expected->n); i++)
+    {
+      if (!piece_at (found, i) && !piece_at (expected, i))
+        continue;
+      for (int64_t sector = i * PIECE; sector < (int64_t)(i + 1) * PIECE; sector++)
+        {
+          uint32_t a = guest_values_get (found, sector), b = guest_values_get (expected, sector);
+
+          if (a != b)
+            return g_strdup_printf ("guest sector %" G_GINT64_FORMAT " holds %u%s instead of %u", sector, a,
+                                    a == GUEST_ODD ? " (bytes nobody wrote)" : "", b);
+        }
+    }
+  return NULL;
+}
+
 /* --- history ------------------------------------------------------------------------------------------- */
 
 static void
-set_sectors (Guest *guest, int64_t sectors)
+set_sectors (Guest *guest, int64_t bytes)
 {
-  if (sectors <= guest->sectors)
+  if (bytes <= guest->initial->bytes)
     return;
-  guest->initial = g_renew (uint32_t, guest->initial, sectors);
-  guest->last = g_renew (uint32_t, guest->last, sectors);
-  memset (guest->initial + guest->sectors, 0, (sectors - guest->sectors) * sizeof (uint32_t));
-  memset (guest->last + guest->sectors, 0, (sectors - guest->sectors) * sizeof (uint32_t));
-  guest->sectors = sectors;
+  set_size (guest->initial, bytes);
+  set_size (guest->last, bytes);
 }
 
 Guest *
-guest_new (int64_t bytes, const uint32_t *values)
+guest_new (const GuestValues *values)
 {
   Guest *guest = g_new0 (Guest, 1);
-  Size size = { bytes, -1, 0 };
+  Size size = { values->bytes, -1, 0 };
   Entry none = { 0 };
 
   guest->entries = g_array_new (false, false, sizeof (Entry));
@@ -116,14 +210,18 @@ guest_new (int64_t bytes, const uint32_t *values)
   guest->sizes = g_array_new (false, false, sizeof (Size));
   g_array_append_val (guest->entries, none);
   g_array_append_val (guest->sizes, size);
-  set_sectors (guest, bytes / GUEST_SECTOR);
-  guest->bytes = bytes;
+  guest->initial = guest_values_new (values->bytes);
+  guest->last = guest_values_new (values->bytes);
+  guest->bytes = values->bytes;
   guest->next_value = 1;
-  for (int64_t i = 0; values && i < guest->sectors; i++)
+  for (size_t i = 0; i < values->n; i++)
     {
-      guest->initial[i] = values[i];
-      if (values[i] != GUEST_ODD)
-        guest->next_value = MAX (guest->next_value, values[i] + 1);
+      if (values->pieces[i] == NULL)
+        continue;
+      guest->initial->pieces[i] = g_memdup2 (values->pieces[i], PIECE * sizeof (uint32_t));
+      for (int k = 0; k < PIECE; k++)
+        if (values->pieces[i][k] != GUEST_ODD)
+          guest->next_value = MAX (guest->next_value, values->pieces[i][k] + 1);
     }
   return guest;
 }
@@ -133,8 +231,8 @@ guest_free (Guest *guest)
 {
   if (guest == NULL)
     return;
-  g_free (guest->initial);
-  g_free (guest->last);
+  guest_values_free (guest->initial);
+  guest_values_free (guest->last);
   g_array_unref (guest->entries);
   g_array_unref (guest->ops);
   g_array_unref (guest->sizes);
@@ -171,7 +269,7 @@ op_settles (const Op *op, int64_t at)
 static bool
 allows (const Guest *guest, int64_t sector, uint32_t value, int64_t at)
 {
-  for (uint32_t i = guest->last[sector]; i != 0; i = entry_at (guest, i)->before)
+  for (uint32_t i = guest_values_get (guest->last, sector); i != 0; i = entry_at (guest, i)->before)
     {
       const Entry *entry = entry_at (guest, i);
       const Op *op = op_at (guest, entry->op);
@@ -183,25 +281,25 @@ allows (const Guest *guest, int64_t sector, uint32_t value, int64_t at)
       if (op_settles (op, at))
         return false;
     }
-  return guest->initial[sector] == value;
+  return guest_values_get (guest->initial, sector) == value;
 }
 
 /* Whether the sector ever had the value. */
 static bool
 had (const Guest *guest, int64_t sector, uint32_t value)
 {
-  for (uint32_t i = guest->last[sector]; i != 0; i = entry_at (guest, i)->before)
+  for (uint32_t i = guest_values_get (guest->last, sector); i != 0; i = entry_at (guest, i)->before)
     if (entry_at (guest, i)->value == value)
       return true;
-  return guest->initial[sector] == value;
+  return guest_values_get (guest->initial, sector) == value;
 }
 
 uint32_t
 guest_value (const Guest *guest, int64_t sector)
 {
-  uint32_t last = guest->last[sector];
+  uint32_t last = guest_values_get (guest->last, sector);
 
-  return last == 0 ? guest->initial[sector] : entry_at (guest, last)->value;
+  return last == 0 ? guest_values_get (guest->initial, sector) : entry_at (guest, last)->value;
 }
 
 static char *
@@ -209,7 +307,7 @@ describe_sector (const Guest *guest, int64_t sector, int64_t at)
 {
   GString *text = g_string_new (NULL);
 
-  for (uint32_t i = guest->last[sector]; i != 0; i = entry_at (guest, i)->before)
+  for (uint32_t i = guest_values_get (guest->last, sector); i != 0; i = entry_at (guest, i)->before)
     {
       const Entry *entry = entry_at (guest, i);
       const Op *op = op_at (guest, entry->op);
@@ -222,7 +320,8 @@ describe_sector (const Guest *guest, int64_t sector, int64_t at)
                               : op->done                                  ? "done"
                                                                           : "in flight");
     }
-  g_string_append_printf (text, "%s%u (at the beginning)", text->len ? ", " : "", guest->initial[sector]);
+  g_string_append_printf (text, "%s%u (at the beginning)", text->len ? ", " : "",
+                          guest_values_get (guest->initial, sector));
   return g_string_free (text, false);
 }
 
@@ -244,51 +343,59 @@ allows_size (const Guest *guest, int64_t bytes, int64_t at)
 }
 
 char *
-guest_check (const Guest *guest, int64_t bytes, const uint32_t *values, int64_t at)
+guest_check (const Guest *guest, const GuestValues *values, int64_t at)
 {
-  if (!allows_size (guest, bytes, at))
-    return g_strdup_printf ("the disk has %" G_GINT64_FORMAT " bytes", bytes);
-  for (int64_t sector = 0; sector < bytes / GUEST_SECTOR; sector++)
-    if (!allows (guest, sector, values[sector], at))
-      {
-        g_autofree char *history = describe_sector (guest, sector, at);
-
-        return g_strdup_printf ("guest sector %" G_GINT64_FORMAT " holds %u%s; newest first, it was given %s",
-                                sector, values[sector],
-                                values[sector] == GUEST_ODD ? " (bytes nobody wrote)" : "", history);
-      }
-  return NULL;
-}
-
-char *
-guest_compare (const uint32_t *found, int64_t found_bytes, const uint32_t *expected, int64_t expected_bytes)
-{
-  int64_t n = MAX (found_bytes, expected_bytes) / GUEST_SECTOR;
-
-  for (int64_t sector = 0; sector < n; sector++)
+  if (!allows_size (guest, values->bytes, at))
+    return g_strdup_printf ("the disk has %" G_GINT64_FORMAT " bytes", values->bytes);
+  for (size_t i = 0; i < values->n; i++)
     {
-      uint32_t a = sector < found_bytes / GUEST_SECTOR ? found[sector] : 0;
-      uint32_t b = sector < expected_bytes / GUEST_SECTOR ? expected[sector] : 0;
+      int64_t end = MIN ((int64_t)(i + 1) * PIECE, values->bytes / GUEST_SECTOR);
 
-      if (a != b)
-        return g_strdup_printf ("guest sector %" G_GINT64_FORMAT " holds %u%s instead of %u", sector, a,
-                                a == GUEST_ODD ? " (bytes nobody wrote)" : "", b);
+      if (!values->pieces[i] && !piece_at (guest->initial, i) && !piece_at (guest->last, i))
+        continue;
+      for (int64_t sector = i * PIECE; sector < end; sector++)
+        {
+          uint32_t value = guest_values_get (values, sector);
+          g_autofree char *history = NULL;
+
+          if (allows (guest, sector, value, at))
+            continue;
+          history = describe_sector (guest, sector, at);
+          return g_strdup_printf ("guest sector %" G_GINT64_FORMAT
+                                  " holds %u%s; newest first, it was given %s",
+                                  sector, value, value == GUEST_ODD ? " (bytes nobody wrote)" : "", history);
+        }
     }
   return NULL;
 }
 
-uint32_t *
+/* Of a huge disk: the zeros that the image says to have at @offset. */
+static int64_t
+zeros_to_skip (VhdkitImage *image, int64_t offset, int64_t bytes)
+{
+  VhdkitExtent extent;
+
+  if (bytes < HUGE_BYTES || vhdkit_image_get_extent (image, offset, bytes - offset, &extent) < 0)
+    return 0;
+  return extent.zero ? extent.bytes / READ_BYTES * READ_BYTES : 0;
+}
+
+GuestValues *
 guest_read_image (VhdkitImage *image, char **why)
 {
   int64_t bytes = vhdkit_image_get_size (image);
-  g_autofree uint32_t *values = g_new (uint32_t, MAX (1, bytes / GUEST_SECTOR));
+  g_autoptr (GuestValues) values = guest_values_new (bytes);
   g_autofree uint8_t *buffer = g_malloc (READ_BYTES);
 
-  for (int64_t offset = 0; offset < bytes; offset += READ_BYTES)
+  for (int64_t offset = 0, n; offset < bytes; offset += n)
     {
-      int64_t n = MIN (READ_BYTES, bytes - offset);
-      int ret = vhdkit_image_pread (image, buffer, offset, n);
+      int ret;
 
+      n = zeros_to_skip (image, offset, bytes);
+      if (n > 0)
+        continue;
+      n = MIN (READ_BYTES, bytes - offset);
+      ret = vhdkit_image_pread (image, buffer, offset, n);
       if (ret < 0)
         {
           *why = g_strdup_printf ("read of %" G_GINT64_FORMAT " bytes at %" G_GINT64_FORMAT ": %s", n, offset,
@@ -296,8 +403,8 @@ guest_read_image (VhdkitImage *image, char **why)
           return NULL;
         }
       for (int64_t i = 0; i < n / GUEST_SECTOR; i++)
-        values[offset / GUEST_SECTOR + i] =
-            guest_decode (buffer + i * GUEST_SECTOR, offset / GUEST_SECTOR + i);
+        guest_values_set (values, offset / GUEST_SECTOR + i,
+                          guest_decode (buffer + i * GUEST_SECTOR, offset / GUEST_SECTOR + i));
     }
   return g_steal_pointer (&values);
 }
@@ -338,9 +445,9 @@ begin_op (GuestRun *run, Request *request)
 static void
 give_value (Guest *guest, int64_t sector, uint32_t op, uint32_t value)
 {
-  Entry entry = { op, value, guest->last[sector] };
+  Entry entry = { op, value, guest_values_get (guest->last, sector) };
 
-  guest->last[sector] = guest->entries->len;
+  guest_values_set (guest->last, sector, guest->entries->len);
   g_array_append_val (guest->entries, entry);
 }
 
@@ -491,6 +598,30 @@ overlaps (const GuestRun *run, int64_t sector, int64_t sectors)
   return false;
 }
 
+/* Where a request starts: half of them crowd, so that blocks fill up. */
+static int64_t
+draw_start (GuestRun *run, const GuestMix *mix)
+{
+  int64_t disk = guest_size (run->guest) / GUEST_SECTOR, ends = mix->ends / GUEST_SECTOR;
+  int64_t per_block = mix->block_size / GUEST_SECTOR;
+  int64_t start;
+
+  if (ends)
+    {
+      start = g_rand_int_range (run->rand, 0, 2 * ends);
+      return start < ends ? start : start + disk - 2 * ends;
+    }
+  start = g_rand_int_range (run->rand, 0, disk);
+  if (g_rand_boolean (run->rand))
+    return start;
+  if (mix->block_size < LARGE_BLOCK)
+    return start % MAX (1, disk / 8);
+  /* At the border before, or a little further. */
+  start =
+      start / per_block * per_block + g_rand_int_range (run->rand, -mix->max_sectors, 2 * mix->max_sectors);
+  return CLAMP (start, 0, disk - 1);
+}
+
 /* A range that no request in flight touches; false: none was found. */
 static bool
 draw_range (GuestRun *run, const GuestMix *mix, bool blocks, bool loose, int64_t *sector, int64_t *sectors)
@@ -500,9 +631,7 @@ draw_range (GuestRun *run, const GuestMix *mix, bool blocks, bool loose, int64_t
   for (int i = 0; i < 20; i++)
     {
       int64_t n = g_rand_int_range (run->rand, 1, mix->max_sectors + 1);
-      /* Half of all requests crowd in the first eighth of the disk, so that blocks fill up. */
-      int64_t space = g_rand_boolean (run->rand) ? disk : MAX (1, disk / 8);
-      int64_t start = g_rand_int_range (run->rand, 0, MIN (space, INT32_MAX));
+      int64_t start = draw_start (run, mix);
 
       if (g_rand_int_range (run->rand, 0, 3) == 0)
         n = g_rand_int_range (run->rand, 1, 9);
@@ -511,7 +640,7 @@ draw_range (GuestRun *run, const GuestMix *mix, bool blocks, bool loose, int64_t
           int64_t per_block = MAX (mix->block_size, 4096) / GUEST_SECTOR;
 
           start = start / per_block * per_block;
-          n = g_rand_int_range (run->rand, 1, 4) * per_block;
+          n = (mix->block_size < LARGE_BLOCK ? g_rand_int_range (run->rand, 1, 4) : 1) * per_block;
         }
       n = MIN (n, disk - start);
       if (loose || !overlaps (run, start, n))
@@ -546,7 +675,7 @@ submit_write (GuestRun *run, const GuestMix *mix, Request *request)
           run_end = i + g_rand_int_range (run->rand, 1, 65);
         }
       value = kind < mix->zero_data                   ? 0
-              : kind < mix->zero_data + mix->old_data ? guest->initial[sector]
+              : kind < mix->zero_data + mix->old_data ? guest_values_get (guest->initial, sector)
                                                       : fresh;
       if (value == GUEST_ODD)
         value = fresh;
@@ -587,7 +716,8 @@ submit_one (GuestRun *run, const GuestMix *mix)
       submit_flush (run);
       return true;
     }
-  blocks = kind != READ && g_rand_int_range (run->rand, 0, 100) < mix->whole_blocks;
+  blocks = kind != READ && g_rand_int_range (run->rand, 0, 100) < mix->whole_blocks
+           && (kind != WRITE || mix->block_size < LARGE_BLOCK || g_rand_int_range (run->rand, 0, 4) == 0);
   if (!draw_range (run, mix, blocks, loose, &sector, &sectors))
     return false;
   request = request_new (run, kind);
@@ -644,7 +774,7 @@ guest_grow (GuestRun *run, const GuestMix *mix, int n, int64_t bytes, GError **e
       run->guest->bytes = bytes;
     }
   g_array_append_val (run->guest->sizes, size);
-  set_sectors (run->guest, bytes / GUEST_SECTOR);
+  set_sectors (run->guest, bytes);
   return ok;
 }
 

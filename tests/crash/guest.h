@@ -22,10 +22,23 @@ G_BEGIN_DECLS
 /* As @at: after everything that was completed, without a crash. */
 #define GUEST_NOW INT64_MAX
 
+/* One number for each sector of a disk, in pieces; what is zero throughout takes no room. */
+typedef struct GuestValues GuestValues;
+
+/* All zeros. */
+GuestValues *guest_values_new (int64_t bytes);
+void guest_values_free (GuestValues *values);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (GuestValues, guest_values_free)
+int64_t guest_values_size (const GuestValues *values);
+uint32_t guest_values_get (const GuestValues *values, int64_t sector);
+void guest_values_set (GuestValues *values, int64_t sector, uint32_t value);
+/* NULL, or the first difference; what one lacks of the other's size is zeros. */
+char *guest_values_compare (const GuestValues *found, const GuestValues *expected);
+
 typedef struct Guest Guest;
 
-/* Of a disk of @bytes that shows @values, one for each sector; NULL: zeros. */
-Guest *guest_new (int64_t bytes, const uint32_t *values);
+/* Of a disk that shows @values. */
+Guest *guest_new (const GuestValues *values);
 void guest_free (Guest *guest);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (Guest, guest_free)
 /* Size now. */
@@ -37,13 +50,10 @@ uint32_t guest_value (const Guest *guest, int64_t sector);
 void guest_fill (uint8_t *buffer, int64_t sector, uint32_t value);
 uint32_t guest_decode (const uint8_t *buffer, int64_t sector);
 
-/* One value for each sector of the image, to be freed with g_free ().  NULL and *why: a read failed. */
-uint32_t *guest_read_image (VhdkitImage *image, char **why);
-/* NULL, or why an image of @bytes with @values is not what a crash at @at (bytes of the log) may leave. */
-char *guest_check (const Guest *guest, int64_t bytes, const uint32_t *values, int64_t at);
-/* NULL, or the first difference; what one lacks of the other's size is zeros. */
-char *guest_compare (const uint32_t *found, int64_t found_bytes, const uint32_t *expected,
-                     int64_t expected_bytes);
+/* What the image shows.  NULL and *why: a read failed. */
+GuestValues *guest_read_image (VhdkitImage *image, char **why);
+/* NULL, or why an image with @values is not what a crash at @at (bytes of the log) may leave. */
+char *guest_check (const Guest *guest, const GuestValues *values, int64_t at);
 
 /* --- requests -------------------------------------------------------------------------------------------- */
 
@@ -56,6 +66,7 @@ typedef struct
   int max_sectors;  /* of a request */
   int whole_blocks; /* of 100 requests other than reads, this many cover whole blocks */
   int64_t block_size;
+  int64_t ends; /* not 0: requests touch only so many bytes at the disk's start and end */
 } GuestMix;
 
 typedef struct

@@ -185,12 +185,12 @@ image_populate (const TestDir *dir, const char *name, GRand *rand, int n, int64_
   g_autofree char *why = NULL;
   g_auto (GStrv) filters = simdisk_filters (rand);
   VhdkitImage *image = image_open (dir, name, VHDKIT_OPEN_RDWR, filters, &why);
-  g_autofree uint32_t *values = image ? guest_read_image (image, &why) : NULL;
+  g_autoptr (GuestValues) values = image ? guest_read_image (image, &why) : NULL;
 
   if (values == NULL)
     g_error ("%s: %s", name, why);
 
-  g_autoptr (Guest) guest = guest_new (vhdkit_image_get_size (image), values);
+  g_autoptr (Guest) guest = guest_new (values);
   g_auto (GuestRun)
       run = { .context = dir->context, .image = image, .guest = guest, .rand = rand, .depth = 4 };
 
@@ -201,16 +201,15 @@ image_populate (const TestDir *dir, const char *name, GRand *rand, int n, int64_
     g_error ("%s: %s", name, why);
 }
 
-uint32_t *
-image_values (const TestDir *dir, const char *name, int64_t *bytes, char **why)
+GuestValues *
+image_values (const TestDir *dir, const char *name, char **why)
 {
   VhdkitImage *image = image_open (dir, name, 0, NULL, why);
-  g_autofree uint32_t *values = NULL;
+  g_autoptr (GuestValues) values = NULL;
 
   if (image == NULL)
     return NULL;
   values = guest_read_image (image, why);
-  *bytes = vhdkit_image_get_size (image);
   if (!image_close (image, values ? why : NULL))
     return NULL;
   return g_steal_pointer (&values);
@@ -510,12 +509,12 @@ recording_filters (const TestDir *dir, const char *log, GRand *rand)
 
 /* What the leaf shows, and whether it may. */
 static char *
-judge_content (const CrashJudge *judge, int64_t at, int64_t *bytes, uint32_t **values)
+judge_content (const CrashJudge *judge, int64_t at, GuestValues **values)
 {
   char *why = NULL;
 
-  *values = image_values (judge->dir, judge->name, bytes, &why);
-  return *values == NULL ? why : guest_check (judge->guest, *bytes, *values, at);
+  *values = image_values (judge->dir, judge->name, &why);
+  return *values == NULL ? why : guest_check (judge->guest, *values, at);
 }
 
 /* New requests after the crash: what is left behind must not come up in new blocks. */
@@ -542,15 +541,14 @@ judge_writes (const CrashJudge *judge, VhdkitImage *image, Guest *guest)
 
 /* Opens for writing, which may put things right, and looks whether all is as before. */
 static char *
-judge_writable (const CrashJudge *judge, const uint32_t *values, int64_t bytes)
+judge_writable (const CrashJudge *judge, const GuestValues *values)
 {
   bool leaf = strcmp (judge->name, judge->changed) == 0;
   char *why = NULL;
   g_auto (GStrv) filters = simdisk_filters (judge->rand);
   VhdkitImage *image = image_open (judge->dir, judge->changed, VHDKIT_OPEN_RDWR, filters, &why);
-  g_autoptr (Guest) guest = guest_new (bytes, values);
-  g_autofree uint32_t *again = NULL;
-  int64_t bytes_again;
+  g_autoptr (Guest) guest = guest_new (values);
+  g_autoptr (GuestValues) again = NULL;
 
   if (image == NULL)
     return why;
@@ -558,17 +556,17 @@ judge_writable (const CrashJudge *judge, const uint32_t *values, int64_t bytes)
     {
       again = guest_read_image (image, &why);
       if (again)
-        why = guest_compare (again, vhdkit_image_get_size (image), values, bytes);
+        why = guest_values_compare (again, values);
       if (!why && g_rand_int_range (judge->rand, 0, 100) < judge->writes_after)
         why = judge_writes (judge, image, guest);
     }
   image_close (image, why ? NULL : &why);
   if (why)
     return why;
-  g_free (again);
-  again = image_values (judge->dir, judge->name, &bytes_again, &why);
+  guest_values_free (again);
+  again = image_values (judge->dir, judge->name, &why);
   if (again)
-    why = guest_check (guest, bytes_again, again, GUEST_NOW);
+    why = guest_check (guest, again, GUEST_NOW);
   return why ? why : image_check (judge->dir, judge->changed, NULL);
 }
 
@@ -584,17 +582,16 @@ in_step (const char *step, char *why)
 char *
 crash_judge_files (const CrashJudge *judge, int64_t at)
 {
-  g_autofree uint32_t *values = NULL;
-  int64_t bytes = 0;
+  g_autoptr (GuestValues) values = NULL;
   char *why;
 
-  why = in_step ("after the crash", judge_content (judge, at, &bytes, &values));
+  why = in_step ("after the crash", judge_content (judge, at, &values));
   if (!why)
     why = in_step ("after the crash", image_check (judge->dir, judge->changed, NULL));
   if (!why && judge->trace)
     why = in_step ("opening read-only changed the file", crash_trace_changed_file (judge->trace, true));
   if (!why)
-    why = in_step ("opened for writing after the crash", judge_writable (judge, values, bytes));
+    why = in_step ("opened for writing after the crash", judge_writable (judge, values));
   if (!why && judge->look)
     why = judge->look (judge->opaque);
   return why;

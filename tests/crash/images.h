@@ -50,8 +50,8 @@ VhdkitImage *image_open (const TestDir *dir, const char *name, unsigned flags, c
 bool image_close (VhdkitImage *image, char **why);
 /* Writes random content, and flushes. */
 void image_populate (const TestDir *dir, const char *name, GRand *rand, int n, int64_t block_size);
-/* What it shows; *bytes its size.  NULL and *why on failure. */
-uint32_t *image_values (const TestDir *dir, const char *name, int64_t *bytes, char **why);
+/* What it shows.  NULL and *why on failure. */
+GuestValues *image_values (const TestDir *dir, const char *name, char **why);
 /* Clears the bits of sectors of zeros in the bitmaps of a dynamic image, as some other writers leave them. */
 void image_clear_bits (const TestDir *dir, const char *name);
 /* Puts rubbish where no guest can see it: in the last block behind the end of the disk, and in entries of the table
