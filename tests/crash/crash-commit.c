@@ -32,31 +32,31 @@ typedef struct
 /* clang-format off */
 static const Case cases[] = {
   { "dynamic-into-dynamic", 240, 0, 1, false, false,
-    { { IMAGE_DYNAMIC, MIB, 16 * KIB }, { IMAGE_DYNAMIC, MIB, 16 * KIB } } },
+    { { IMAGE_VHD, MIB, 16 * KIB }, { IMAGE_VHD, MIB, 16 * KIB } } },
   { "small-blocks-into-large", 240, 0, 1, false, false,
-    { { IMAGE_DYNAMIC, MIB + 512, 4 * KIB }, { IMAGE_DYNAMIC, MIB + 512, 64 * KIB } } },
+    { { IMAGE_VHD, MIB + 512, 4 * KIB }, { IMAGE_VHD, MIB + 512, 64 * KIB } } },
   { "large-blocks-into-small", 240, 0, 1, false, false,
-    { { IMAGE_DYNAMIC, MIB, 64 * KIB }, { IMAGE_DYNAMIC, MIB, 4 * KIB } } },
+    { { IMAGE_VHD, MIB, 64 * KIB }, { IMAGE_VHD, MIB, 4 * KIB } } },
   { "into-differencing", 300, 0, 1, false, false,
-    { { IMAGE_DYNAMIC, MIB, 8 * KIB }, { IMAGE_DYNAMIC, MIB, 16 * KIB }, { IMAGE_DYNAMIC, MIB, 32 * KIB } } },
+    { { IMAGE_VHD, MIB, 8 * KIB }, { IMAGE_VHD, MIB, 16 * KIB }, { IMAGE_VHD, MIB, 32 * KIB } } },
   { "two-into-base", 300, 0, 2, false, false,
-    { { IMAGE_DYNAMIC, MIB, 8 * KIB }, { IMAGE_DYNAMIC, MIB, 32 * KIB }, { IMAGE_DYNAMIC, MIB, 16 * KIB } } },
+    { { IMAGE_VHD, MIB, 8 * KIB }, { IMAGE_VHD, MIB, 32 * KIB }, { IMAGE_VHD, MIB, 16 * KIB } } },
   { "middle-into-middle", 300, 1, 2, false, false,
-    { { IMAGE_DYNAMIC, MIB, 8 * KIB }, { IMAGE_DYNAMIC, MIB, 16 * KIB }, { IMAGE_DYNAMIC, MIB, 4 * KIB },
-      { IMAGE_FIXED, MIB, 0 } } },
-  { "into-fixed", 180, 0, 1, false, false, { { IMAGE_DYNAMIC, MIB, 16 * KIB }, { IMAGE_FIXED, MIB, 0 } } },
-  { "into-raw", 180, 0, 1, false, false, { { IMAGE_DYNAMIC, MIB, 16 * KIB }, { IMAGE_RAW, MIB, 0 } } },
+    { { IMAGE_VHD, MIB, 8 * KIB }, { IMAGE_VHD, MIB, 16 * KIB }, { IMAGE_VHD, MIB, 4 * KIB },
+      { IMAGE_VHD_FIXED, MIB, 0 } } },
+  { "into-fixed", 180, 0, 1, false, false, { { IMAGE_VHD, MIB, 16 * KIB }, { IMAGE_VHD_FIXED, MIB, 0 } } },
+  { "into-raw", 180, 0, 1, false, false, { { IMAGE_VHD, MIB, 16 * KIB }, { IMAGE_RAW, MIB, 0 } } },
   { "larger-into-dynamic", 300, 0, 1, false, false,
-    { { IMAGE_DYNAMIC, 2 * MIB + 512, 16 * KIB }, { IMAGE_DYNAMIC, MIB - 512, 16 * KIB } } },
+    { { IMAGE_VHD, 2 * MIB + 512, 16 * KIB }, { IMAGE_VHD, MIB - 512, 16 * KIB } } },
   { "larger-into-differencing", 300, 0, 1, false, false,
-    { { IMAGE_DYNAMIC, 2 * MIB, 8 * KIB }, { IMAGE_DYNAMIC, MIB - 1536, 16 * KIB }, { IMAGE_FIXED, 2 * MIB, 0 } } },
-  { "larger-into-fixed", 240, 0, 1, false, false, { { IMAGE_DYNAMIC, 2 * MIB, 16 * KIB }, { IMAGE_FIXED, MIB, 0 } } },
-  { "larger-into-raw", 180, 0, 1, false, false, { { IMAGE_DYNAMIC, 2 * MIB, 16 * KIB }, { IMAGE_RAW, MIB, 0 } } },
+    { { IMAGE_VHD, 2 * MIB, 8 * KIB }, { IMAGE_VHD, MIB - 1536, 16 * KIB }, { IMAGE_VHD_FIXED, 2 * MIB, 0 } } },
+  { "larger-into-fixed", 240, 0, 1, false, false, { { IMAGE_VHD, 2 * MIB, 16 * KIB }, { IMAGE_VHD_FIXED, MIB, 0 } } },
+  { "larger-into-raw", 180, 0, 1, false, false, { { IMAGE_VHD, 2 * MIB, 16 * KIB }, { IMAGE_RAW, MIB, 0 } } },
   { "short-middle", 300, 0, 2, false, false,
-    { { IMAGE_DYNAMIC, 2 * MIB, 8 * KIB }, { IMAGE_DYNAMIC, MIB - 3584, 16 * KIB }, { IMAGE_DYNAMIC, 2 * MIB, 32 * KIB } } },
-  { "smaller-cuts-raw", 180, 0, 1, true, false, { { IMAGE_DYNAMIC, MIB, 16 * KIB }, { IMAGE_RAW, 2 * MIB, 0 } } },
+    { { IMAGE_VHD, 2 * MIB, 8 * KIB }, { IMAGE_VHD, MIB - 3584, 16 * KIB }, { IMAGE_VHD, 2 * MIB, 32 * KIB } } },
+  { "smaller-cuts-raw", 180, 0, 1, true, false, { { IMAGE_VHD, MIB, 16 * KIB }, { IMAGE_RAW, 2 * MIB, 0 } } },
   { "into-batmap", 240, 0, 1, false, true,
-    { { IMAGE_DYNAMIC, MIB, 4 * KIB }, { IMAGE_DYNAMIC, MIB, 8 * KIB }, { IMAGE_RAW, MIB, 0 } } },
+    { { IMAGE_VHD, MIB, 4 * KIB }, { IMAGE_VHD, MIB, 8 * KIB }, { IMAGE_RAW, MIB, 0 } } },
   { "random-1", 180, 0, 0, false, false, { { 0 } } },
   { "random-2", 180, 0, 0, false, false, { { 0 } } },
   { "random-3", 180, 0, 0, false, false, { { 0 } } },
@@ -101,10 +101,10 @@ draw_case (Run *run)
   for (int i = 0; i < n; i++)
     {
       Layer *layer = &c->layers[i];
-      int kind = i == n - 1 ? g_rand_int_range (run->rand, 0, 3) : IMAGE_DYNAMIC;
+      int kind = i == n - 1 ? g_rand_int_range (run->rand, 0, 3) : IMAGE_VHD;
 
       layer->kind = kind;
-      layer->block_size = kind == IMAGE_DYNAMIC ? INT64_C (4096) << g_rand_int_range (run->rand, 0, 6) : 0;
+      layer->block_size = kind == IMAGE_VHD ? INT64_C (4096) << g_rand_int_range (run->rand, 0, 6) : 0;
       layer->bytes = (MIB / 512 + (i == 0 ? 999 : g_rand_int_range (run->rand, -1000, 1000))) * 512;
     }
   c->source = g_rand_int_range (run->rand, 0, n - 1);
@@ -136,7 +136,7 @@ make_chain (Run *run)
                   i + 1 < run->layers ? run->names[i + 1] : NULL);
       if (c->batmap && i == c->target)
         image_add_batmap (&run->dir, run->names[i]);
-      image_populate (&run->dir, run->names[i], run->rand, 24, layer->block_size);
+      image_populate (&run->dir, run->names[i], run->rand, 24, layer->block_size, 0);
     }
 }
 

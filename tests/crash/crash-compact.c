@@ -141,10 +141,10 @@ record (Run *run)
 
   if (c->parent)
     {
-      image_make (&run->dir, "base", IMAGE_DYNAMIC, c->parent_bytes, 2 * c->block_size, NULL);
-      image_populate (&run->dir, "base", run->rand, 60, c->block_size);
+      image_make (&run->dir, "base", IMAGE_VHD, c->parent_bytes, 2 * c->block_size, NULL);
+      image_populate (&run->dir, "base", run->rand, 60, c->block_size, 0);
     }
-  image_make (&run->dir, "leaf", IMAGE_DYNAMIC, c->bytes, c->block_size, c->parent ? "base" : NULL);
+  image_make (&run->dir, "leaf", IMAGE_VHD, c->bytes, c->block_size, c->parent ? "base" : NULL);
   if (c->batmap)
     image_add_batmap (&run->dir, "leaf");
   for (int i = 0; i < c->rounds; i++)

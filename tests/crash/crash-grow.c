@@ -32,14 +32,14 @@ typedef struct
 } Case;
 
 static const Case cases[] = {
-  { "close", IMAGE_DYNAMIC, 512 * KIB, 4 * KIB, 0, 0, { 0 }, 6 },
-  { "close-differencing", IMAGE_DYNAMIC, 512 * KIB, 8 * KIB, 256 * KIB, 0, { 0 }, 6 },
-  { "open-without-footer", IMAGE_DYNAMIC, 512 * KIB, 4 * KIB, 0, NO_FOOTER, { 0 }, 0 },
-  { "open-with-reserve", IMAGE_DYNAMIC, 512 * KIB, 4 * KIB, 0, RESERVE, { 0 }, 1 },
-  { "open-with-reserve-and-bad-copy", IMAGE_DYNAMIC, 512 * KIB, 4 * KIB, 0, RESERVE | BAD_COPY, { 0 }, 1 },
-  { "open-with-bad-copy", IMAGE_DYNAMIC, 512 * KIB, 4 * KIB, 512 * KIB, BAD_COPY, { 0 }, 1 },
+  { "close", IMAGE_VHD, 512 * KIB, 4 * KIB, 0, 0, { 0 }, 6 },
+  { "close-differencing", IMAGE_VHD, 512 * KIB, 8 * KIB, 256 * KIB, 0, { 0 }, 6 },
+  { "open-without-footer", IMAGE_VHD, 512 * KIB, 4 * KIB, 0, NO_FOOTER, { 0 }, 0 },
+  { "open-with-reserve", IMAGE_VHD, 512 * KIB, 4 * KIB, 0, RESERVE, { 0 }, 1 },
+  { "open-with-reserve-and-bad-copy", IMAGE_VHD, 512 * KIB, 4 * KIB, 0, RESERVE | BAD_COPY, { 0 }, 1 },
+  { "open-with-bad-copy", IMAGE_VHD, 512 * KIB, 4 * KIB, 512 * KIB, BAD_COPY, { 0 }, 1 },
   { "grow-in-last-block",
-    IMAGE_DYNAMIC,
+    IMAGE_VHD,
     256 * KIB + 512,
     16 * KIB,
     0,
@@ -47,34 +47,27 @@ static const Case cases[] = {
     { 256 * KIB + 8192, 0 },
     1 },
   { "grow-in-last-block-differencing",
-    IMAGE_DYNAMIC,
+    IMAGE_VHD,
     256 * KIB + 512,
     16 * KIB,
     512 * KIB,
     RUBBISH | FILLED,
     { 256 * KIB + 1024, 256 * KIB + 8192 },
     1 },
-  { "grow-in-table",
-    IMAGE_DYNAMIC,
-    256 * KIB - 512,
-    4 * KIB,
-    0,
-    RUBBISH | FILLED,
-    { 272 * KIB, 400 * KIB },
-    1 },
-  { "grow-moves-table", IMAGE_DYNAMIC, 512 * KIB, 4 * KIB, 0, FILLED, { 640 * KIB + 512, MIB }, 2 },
-  { "grow-moves-batmap", IMAGE_DYNAMIC, 512 * KIB, 4 * KIB, 0, BATMAP | FILLED, { MIB + 512, 0 }, 2 },
-  { "grow-hides-parent", IMAGE_DYNAMIC, 256 * KIB - 512, 8 * KIB, 512 * KIB, 0, { 300 * KIB, 0 }, 0 },
+  { "grow-in-table", IMAGE_VHD, 256 * KIB - 512, 4 * KIB, 0, RUBBISH | FILLED, { 272 * KIB, 400 * KIB }, 1 },
+  { "grow-moves-table", IMAGE_VHD, 512 * KIB, 4 * KIB, 0, FILLED, { 640 * KIB + 512, MIB }, 2 },
+  { "grow-moves-batmap", IMAGE_VHD, 512 * KIB, 4 * KIB, 0, BATMAP | FILLED, { MIB + 512, 0 }, 2 },
+  { "grow-hides-parent", IMAGE_VHD, 256 * KIB - 512, 8 * KIB, 512 * KIB, 0, { 300 * KIB, 0 }, 0 },
   { "grow-moves-table-and-hides-parent",
-    IMAGE_DYNAMIC,
+    IMAGE_VHD,
     496 * KIB,
     4 * KIB,
     640 * KIB,
     RUBBISH,
     { 600 * KIB, 0 },
     0 },
-  { "grow-fixed-by-a-sector", IMAGE_FIXED, 64 * KIB, 0, 0, 0, { 64 * KIB + 512, 0 }, 1 },
-  { "grow-fixed", IMAGE_FIXED, 64 * KIB, 0, 0, 0, { 72 * KIB, MIB }, 1 },
+  { "grow-fixed-by-a-sector", IMAGE_VHD_FIXED, 64 * KIB, 0, 0, 0, { 64 * KIB + 512, 0 }, 1 },
+  { "grow-fixed", IMAGE_VHD_FIXED, 64 * KIB, 0, 0, 0, { 72 * KIB, MIB }, 1 },
 };
 
 typedef struct
@@ -96,24 +89,6 @@ run_clear (Run *run)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Run, run_clear)
 
-/* Data in the last sectors of the disk. */
-static void
-fill_end (Run *run)
-{
-  g_autofree char *why = NULL;
-  VhdkitImage *image = image_open (&run->dir, "leaf", VHDKIT_OPEN_RDWR, NULL, &why);
-  int64_t sectors = image ? vhdkit_image_get_size (image) / GUEST_SECTOR : 0;
-  uint8_t buffer[GUEST_SECTOR];
-
-  for (int64_t sector = MAX (0, sectors - 20); sector < sectors; sector++)
-    {
-      guest_fill (buffer, sector, 999);
-      g_assert_cmpint (vhdkit_image_pwrite (image, buffer, sector * GUEST_SECTOR, GUEST_SECTOR), ==, 0);
-    }
-  if (image == NULL || !image_close (image, &why))
-    g_error ("%s", why);
-}
-
 static void
 make_files (Run *run)
 {
@@ -121,15 +96,15 @@ make_files (Run *run)
 
   if (c->parent_bytes)
     {
-      image_make (&run->dir, "base", IMAGE_DYNAMIC, c->parent_bytes, 16 * KIB, NULL);
-      image_populate (&run->dir, "base", run->rand, 40, 16 * KIB);
+      image_make (&run->dir, "base", IMAGE_VHD, c->parent_bytes, 16 * KIB, NULL);
+      image_populate (&run->dir, "base", run->rand, 40, 16 * KIB, 0);
     }
   image_make (&run->dir, "leaf", c->kind, c->bytes, c->block_size, c->parent_bytes ? "base" : NULL);
   if (c->flags & BATMAP)
     image_add_batmap (&run->dir, "leaf");
-  image_populate (&run->dir, "leaf", run->rand, 4, c->block_size);
+  image_populate (&run->dir, "leaf", run->rand, 4, c->block_size, 0);
   if (c->flags & FILLED)
-    fill_end (run);
+    image_fill_end (&run->dir, "leaf");
   if (c->flags & RUBBISH)
     image_add_rubbish (&run->dir, "leaf");
   if (c->flags & (NO_FOOTER | RESERVE))
@@ -260,7 +235,7 @@ test_case (gconstpointer data)
                            .look = look_at_table,
                            .opaque = &run };
 
-      crash_judge_every (&judge);
+      crash_judge_every (&judge, 0);
     }
 }
 

@@ -47,25 +47,24 @@ typedef struct
 } Case;
 
 static const Case cases[] = {
-  { "dynamic-4k", IMAGE_DYNAMIC, MIB, 4 * KIB, NO_PARENT, 0, 0, 360 },
-  { "dynamic-64k-odd", IMAGE_DYNAMIC, 2 * MIB + 13 * 512, 64 * KIB, NO_PARENT, 0, 0, 360 },
-  { "dynamic-other-writer", IMAGE_DYNAMIC, MIB, 16 * KIB, NO_PARENT, 0, CLEAR_BITS, 360 },
-  { "dynamic-batmap", IMAGE_DYNAMIC, MIB, 8 * KIB, NO_PARENT, 0, BATMAP, 240 },
-  { "dynamic-grows", IMAGE_DYNAMIC, MIB - 512, 16 * KIB, NO_PARENT, 0, GROW, 360 },
-  { "dynamic-write-through", IMAGE_DYNAMIC, MIB, 32 * KIB, NO_PARENT, 0, WRITE_THROUGH, 180 },
-  { "differencing-4k", IMAGE_DYNAMIC, MIB, 4 * KIB, DYNAMIC_PARENT, MIB, 0, 360 },
-  { "differencing-64k", IMAGE_DYNAMIC, 2 * MIB, 64 * KIB, FIXED_PARENT, 2 * MIB, 0, 360 },
-  { "differencing-on-raw", IMAGE_DYNAMIC, MIB + 512, 16 * KIB, RAW_PARENT, MIB, 0, 300 },
-  { "differencing-on-smaller", IMAGE_DYNAMIC, 2 * MIB, 32 * KIB, DYNAMIC_PARENT, MIB, 0, 240 },
-  { "differencing-on-larger-grows", IMAGE_DYNAMIC, MIB - 1024, 16 * KIB, DYNAMIC_PARENT, 2 * MIB, GROW, 360 },
-  { "differencing-deep", IMAGE_DYNAMIC, MIB, 16 * KIB, TWO_PARENTS, MIB, 0, 240 },
-  { "differencing-batmap", IMAGE_DYNAMIC, 256 * KIB, 4 * KIB, FIXED_PARENT, 256 * KIB, BATMAP | CROWDED,
-    120 },
-  { "dynamic-reuse", IMAGE_DYNAMIC, 96 * KIB, 4 * KIB, NO_PARENT, 0, CROWDED | REUSE, 120 },
-  { "differencing-reuse", IMAGE_DYNAMIC, 96 * KIB, 4 * KIB, DYNAMIC_PARENT, 40 * KIB, CROWDED | REUSE, 120 },
-  { "dynamic-many-blocks", IMAGE_DYNAMIC, 26 * MIB, 4 * KIB, NO_PARENT, 0, MANY, 40 },
-  { "fixed", IMAGE_FIXED, 512 * KIB, 0, NO_PARENT, 0, 0, 120 },
-  { "fixed-grows", IMAGE_FIXED, 512 * KIB, 0, NO_PARENT, 0, GROW, 240 },
+  { "dynamic-4k", IMAGE_VHD, MIB, 4 * KIB, NO_PARENT, 0, 0, 360 },
+  { "dynamic-64k-odd", IMAGE_VHD, 2 * MIB + 13 * 512, 64 * KIB, NO_PARENT, 0, 0, 360 },
+  { "dynamic-other-writer", IMAGE_VHD, MIB, 16 * KIB, NO_PARENT, 0, CLEAR_BITS, 360 },
+  { "dynamic-batmap", IMAGE_VHD, MIB, 8 * KIB, NO_PARENT, 0, BATMAP, 240 },
+  { "dynamic-grows", IMAGE_VHD, MIB - 512, 16 * KIB, NO_PARENT, 0, GROW, 360 },
+  { "dynamic-write-through", IMAGE_VHD, MIB, 32 * KIB, NO_PARENT, 0, WRITE_THROUGH, 180 },
+  { "differencing-4k", IMAGE_VHD, MIB, 4 * KIB, DYNAMIC_PARENT, MIB, 0, 360 },
+  { "differencing-64k", IMAGE_VHD, 2 * MIB, 64 * KIB, FIXED_PARENT, 2 * MIB, 0, 360 },
+  { "differencing-on-raw", IMAGE_VHD, MIB + 512, 16 * KIB, RAW_PARENT, MIB, 0, 300 },
+  { "differencing-on-smaller", IMAGE_VHD, 2 * MIB, 32 * KIB, DYNAMIC_PARENT, MIB, 0, 240 },
+  { "differencing-on-larger-grows", IMAGE_VHD, MIB - 1024, 16 * KIB, DYNAMIC_PARENT, 2 * MIB, GROW, 360 },
+  { "differencing-deep", IMAGE_VHD, MIB, 16 * KIB, TWO_PARENTS, MIB, 0, 240 },
+  { "differencing-batmap", IMAGE_VHD, 256 * KIB, 4 * KIB, FIXED_PARENT, 256 * KIB, BATMAP | CROWDED, 120 },
+  { "dynamic-reuse", IMAGE_VHD, 96 * KIB, 4 * KIB, NO_PARENT, 0, CROWDED | REUSE, 120 },
+  { "differencing-reuse", IMAGE_VHD, 96 * KIB, 4 * KIB, DYNAMIC_PARENT, 40 * KIB, CROWDED | REUSE, 120 },
+  { "dynamic-many-blocks", IMAGE_VHD, 26 * MIB, 4 * KIB, NO_PARENT, 0, MANY, 40 },
+  { "fixed", IMAGE_VHD_FIXED, 512 * KIB, 0, NO_PARENT, 0, 0, 120 },
+  { "fixed-grows", IMAGE_VHD_FIXED, 512 * KIB, 0, NO_PARENT, 0, GROW, 240 },
 };
 
 typedef struct
@@ -98,27 +97,26 @@ make_files (Run *run, const char *names[4])
   names[n++] = "leaf";
   if (c->parent != NO_PARENT)
     {
-      ImageKind kind = c->parent == FIXED_PARENT ? IMAGE_FIXED
+      ImageKind kind = c->parent == FIXED_PARENT ? IMAGE_VHD_FIXED
                        : c->parent == RAW_PARENT ? IMAGE_RAW
-                                                 : IMAGE_DYNAMIC;
+                                                 : IMAGE_VHD;
 
       parent = names[n++] = "base";
-      image_make (&run->dir, parent, kind, c->parent_bytes, kind == IMAGE_DYNAMIC ? 2 * c->block_size : 0,
-                  NULL);
-      image_populate (&run->dir, parent, run->rand, 120, c->block_size);
+      image_make (&run->dir, parent, kind, c->parent_bytes, kind == IMAGE_VHD ? 2 * c->block_size : 0, NULL);
+      image_populate (&run->dir, parent, run->rand, 120, c->block_size, 0);
     }
   if (c->parent == TWO_PARENTS)
     {
       names[n++] = "middle";
-      image_make (&run->dir, "middle", IMAGE_DYNAMIC, c->parent_bytes, c->block_size / 2, parent);
-      image_populate (&run->dir, "middle", run->rand, 20, c->block_size);
+      image_make (&run->dir, "middle", IMAGE_VHD, c->parent_bytes, c->block_size / 2, parent);
+      image_populate (&run->dir, "middle", run->rand, 20, c->block_size, 0);
       parent = "middle";
     }
   names[n] = NULL;
   image_make (&run->dir, "leaf", c->kind, c->bytes, c->block_size, parent);
   if (c->flags & BATMAP)
     image_add_batmap (&run->dir, "leaf");
-  image_populate (&run->dir, "leaf", run->rand, 20, c->block_size);
+  image_populate (&run->dir, "leaf", run->rand, 20, c->block_size, 0);
   if (c->flags & CLEAR_BITS)
     image_clear_bits (&run->dir, "leaf");
 }

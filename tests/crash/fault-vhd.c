@@ -36,13 +36,13 @@ typedef struct
 
 static const Case cases[] = {
   { "guest-dynamic", WORK_GUEST, 0, 512 * KIB, 8 * KIB, 0, 600 * KIB, false },
-  { "guest-differencing", WORK_GUEST, IMAGE_DYNAMIC, 256 * KIB, 4 * KIB, 384 * KIB, 330 * KIB, false },
-  { "guest-batmap", WORK_GUEST, IMAGE_FIXED, 256 * KIB, 8 * KIB, 256 * KIB, 0, true },
-  { "commit-into-dynamic", WORK_COMMIT, IMAGE_DYNAMIC, 600 * KIB, 8 * KIB, 512 * KIB, 0, false },
-  { "commit-into-fixed", WORK_COMMIT, IMAGE_FIXED, 600 * KIB, 16 * KIB, 512 * KIB, 0, false },
+  { "guest-differencing", WORK_GUEST, IMAGE_VHD, 256 * KIB, 4 * KIB, 384 * KIB, 330 * KIB, false },
+  { "guest-batmap", WORK_GUEST, IMAGE_VHD_FIXED, 256 * KIB, 8 * KIB, 256 * KIB, 0, true },
+  { "commit-into-dynamic", WORK_COMMIT, IMAGE_VHD, 600 * KIB, 8 * KIB, 512 * KIB, 0, false },
+  { "commit-into-fixed", WORK_COMMIT, IMAGE_VHD_FIXED, 600 * KIB, 16 * KIB, 512 * KIB, 0, false },
   { "commit-into-raw", WORK_COMMIT, IMAGE_RAW, 600 * KIB, 16 * KIB, 512 * KIB, 0, false },
   { "compact-dynamic", WORK_COMPACT, 0, 512 * KIB, 4 * KIB, 0, 0, false },
-  { "compact-differencing", WORK_COMPACT, IMAGE_DYNAMIC, 512 * KIB, 8 * KIB, 512 * KIB, 0, true },
+  { "compact-differencing", WORK_COMPACT, IMAGE_VHD, 512 * KIB, 8 * KIB, 512 * KIB, 0, true },
 };
 
 /* What fails. */
@@ -104,15 +104,15 @@ make_files (Run *run)
 
   if (c->base_bytes)
     {
-      image_make (&run->dir, "base", c->base, c->base_bytes, c->base == IMAGE_DYNAMIC ? 16 * KIB : 0, NULL);
-      image_populate (&run->dir, "base", rand, 40, 16 * KIB);
+      image_make (&run->dir, "base", c->base, c->base_bytes, c->base == IMAGE_VHD ? 16 * KIB : 0, NULL);
+      image_populate (&run->dir, "base", rand, 40, 16 * KIB, 0);
     }
-  image_make (&run->dir, "leaf", IMAGE_DYNAMIC, c->bytes, c->block_size, c->base_bytes ? "base" : NULL);
+  image_make (&run->dir, "leaf", IMAGE_VHD, c->bytes, c->block_size, c->base_bytes ? "base" : NULL);
   if (c->batmap)
     image_add_batmap (&run->dir, "leaf");
   if (c->work == WORK_COMPACT)
     write_redundant (run);
-  image_populate (&run->dir, "leaf", rand, c->work == WORK_COMPACT ? 8 : 16, c->block_size);
+  image_populate (&run->dir, "leaf", rand, c->work == WORK_COMPACT ? 8 : 16, c->block_size, 0);
   g_rand_free (rand);
   run->values = image_values (&run->dir, "leaf", &why);
   if (run->values == NULL)

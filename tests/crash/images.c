@@ -119,6 +119,50 @@ take_message (GError *error)
   return message;
 }
 
+static const struct
+{
+  const char *name, *format;
+  bool fixed;
+  int sector;
+} kinds[] = {
+  [IMAGE_VHD_FIXED] = { "vhd fixed", "vhd", true, 512 },
+  [IMAGE_VHD] = { "vhd", "vhd", false, 512 },
+  [IMAGE_RAW] = { "raw", "raw", true, 512 },
+  [IMAGE_VHDX_FIXED] = { "vhdx fixed", "vhdx", true, 512 },
+  [IMAGE_VHDX] = { "vhdx", "vhdx", false, 512 },
+  [IMAGE_VHDX_4K] = { "vhdx with sectors of 4K", "vhdx", false, 4096 },
+};
+
+const char *
+image_kind_name (ImageKind kind)
+{
+  return kinds[kind].name;
+}
+
+const char *
+image_kind_format (ImageKind kind)
+{
+  return kinds[kind].format;
+}
+
+bool
+image_kind_is_sparse (ImageKind kind)
+{
+  return !kinds[kind].fixed;
+}
+
+int64_t
+image_kind_sector (ImageKind kind)
+{
+  return kinds[kind].sector;
+}
+
+ImageKind
+image_kind_of_parent (ImageKind child, bool fixed)
+{
+  return !fixed ? child : child == IMAGE_VHD ? IMAGE_VHD_FIXED : IMAGE_VHDX_FIXED;
+}
+
 void
 image_make (const TestDir *dir, const char *name, ImageKind kind, int64_t bytes, int64_t block_size,
             const char *parent)
@@ -126,17 +170,28 @@ image_make (const TestDir *dir, const char *name, ImageKind kind, int64_t bytes,
   g_autofree char *path = test_path (dir, name);
   g_autofree char *parent_path = parent ? test_path (dir, parent) : NULL;
   g_autofree char *block = g_strdup_printf ("block_size=%" G_GINT64_FORMAT, block_size);
-  const char *dynamic[] = { block, NULL }, *fixed[] = { "subformat=fixed", NULL };
+  g_autofree char *sector = g_strdup_printf ("logical_sector_size=%d", kinds[kind].sector);
+  const char *format_options[5];
   VhdkitCreateOptions options = { .struct_size = sizeof options,
-                                  .format = kind == IMAGE_RAW ? "raw" : "vhd",
+                                  .format = kinds[kind].format,
                                   .bytes = bytes,
-                                  .format_options = kind == IMAGE_DYNAMIC ? dynamic
-                                                    : kind == IMAGE_FIXED ? fixed
-                                                                          : NULL,
+                                  .format_options = format_options,
                                   .parent = parent_path,
                                   .parent_flags = VHDKIT_OPEN_RAW_PARENT };
   g_autoptr (GError) error = NULL;
+  int n = 0;
 
+  if (block_size > 0)
+    format_options[n++] = block;
+  if (kinds[kind].fixed && kind != IMAGE_RAW)
+    format_options[n++] = "subformat=fixed";
+  if (strcmp (kinds[kind].format, "vhdx") == 0)
+    {
+      format_options[n++] = sector;
+      /* The smallest, so that it wraps often. */
+      format_options[n++] = "log_size=1M";
+    }
+  format_options[n] = NULL;
   if (!vhdkit_image_create (dir->context, path, &options, &error))
     g_error ("%s", error->message);
 }
@@ -173,7 +228,7 @@ image_close (VhdkitImage *image, char **why)
 }
 
 void
-image_populate (const TestDir *dir, const char *name, GRand *rand, int n, int64_t block_size)
+image_populate (const TestDir *dir, const char *name, GRand *rand, int n, int64_t block_size, int64_t ends)
 {
   GuestMix mix = { .write = 10,
                    .zeroes = 1,
@@ -181,7 +236,8 @@ image_populate (const TestDir *dir, const char *name, GRand *rand, int n, int64_
                    .zero_data = 10,
                    .max_sectors = 64,
                    .whole_blocks = 30,
-                   .block_size = block_size };
+                   .block_size = block_size,
+                   .ends = ends };
   g_autofree char *why = NULL;
   g_auto (GStrv) filters = simdisk_filters (rand);
   VhdkitImage *image = image_open (dir, name, VHDKIT_OPEN_RDWR, filters, &why);
@@ -215,157 +271,53 @@ image_values (const TestDir *dir, const char *name, char **why)
   return g_steal_pointer (&values);
 }
 
-/* --- images of other writers ------------------------------------------------------------------------------ */
-
-static uint64_t
-get_be (const uint8_t *data, int bytes)
-{
-  uint64_t value = 0;
-
-  for (int i = 0; i < bytes; i++)
-    value = value << 8 | data[i];
-  return value;
-}
-
-static void
-put_be (uint8_t *data, int bytes, uint64_t value)
-{
-  for (int i = bytes; i-- > 0; value >>= 8)
-    data[i] = value;
-}
-
-typedef struct
-{
-  int fd;
-  uint8_t footer[512], header[1024];
-  int64_t file_bytes, table_offset, block_size, bitmap_bytes;
-  uint32_t entries;
-} Vhd;
-
-static void
-vhd_read (Vhd *vhd, const TestDir *dir, const char *name)
-{
-  g_autofree char *path = test_path (dir, name);
-
-  vhd->fd = open (path, O_RDWR | O_CLOEXEC);
-  vhd->file_bytes = lseek (vhd->fd, 0, SEEK_END);
-  g_assert_cmpint (pread (vhd->fd, vhd->footer, 512, 0), ==, 512);
-  g_assert_cmpint (pread (vhd->fd, vhd->header, 1024, get_be (vhd->footer + 16, 8)), ==, 1024);
-  vhd->table_offset = get_be (vhd->header + 16, 8);
-  vhd->entries = get_be (vhd->header + 28, 4);
-  vhd->block_size = get_be (vhd->header + 32, 4);
-  vhd->bitmap_bytes = (vhd->block_size / 512 / 8 + 511) / 512 * 512;
-}
-
-static void
-vhd_write (const Vhd *vhd, const void *data, int64_t bytes, int64_t offset)
-{
-  g_assert_cmpint (pwrite (vhd->fd, data, bytes, offset), ==, bytes);
-}
-
 void
-image_clear_bits (const TestDir *dir, const char *name)
+image_fill_end (const TestDir *dir, const char *name)
 {
-  Vhd vhd;
+  g_autofree char *why = NULL;
+  VhdkitImage *image = image_open (dir, name, VHDKIT_OPEN_RDWR, NULL, &why);
+  int64_t sectors = image ? vhdkit_image_get_size (image) / GUEST_SECTOR : 0;
+  uint8_t buffer[GUEST_SECTOR];
 
-  vhd_read (&vhd, dir, name);
-  for (uint32_t block = 0; block < vhd.entries; block++)
+  for (int64_t sector = MAX (0, sectors - 20); sector < sectors; sector++)
     {
-      uint8_t entry[4], sector[512], *bitmap;
-      int64_t start;
-
-      g_assert_cmpint (pread (vhd.fd, entry, 4, vhd.table_offset + block * 4), ==, 4);
-      if (get_be (entry, 4) == UINT32_MAX)
-        continue;
-      start = (int64_t)get_be (entry, 4) * 512;
-      bitmap = g_malloc (vhd.bitmap_bytes);
-      g_assert_cmpint (pread (vhd.fd, bitmap, vhd.bitmap_bytes, start), ==, vhd.bitmap_bytes);
-      for (int64_t i = 0; i < vhd.block_size / 512; i++)
-        {
-          g_assert_cmpint (pread (vhd.fd, sector, 512, start + vhd.bitmap_bytes + i * 512), ==, 512);
-          if (guest_decode (sector, 0) == 0)
-            bitmap[i / 8] &= ~(0x80 >> i % 8);
-        }
-      vhd_write (&vhd, bitmap, vhd.bitmap_bytes, start);
-      g_free (bitmap);
+      guest_fill (buffer, sector, 999);
+      if (vhdkit_image_pwrite (image, buffer, sector * GUEST_SECTOR, GUEST_SECTOR) < 0)
+        g_error ("cannot write");
     }
-  close (vhd.fd);
+  if (image == NULL || !image_close (image, &why))
+    g_error ("%s", why);
 }
 
 void
 image_add_rubbish (const TestDir *dir, const char *name)
 {
-  uint8_t rubbish[512], entry[4];
-  int64_t disk, blocks, table_end;
-  Vhd vhd;
+  g_autofree char *path = test_path (dir, name);
+  g_autofree char *why = NULL;
+  VhdkitImage *image = image_open (dir, name, VHDKIT_OPEN_NO_PARENTS, NULL, &why);
+  VhdkitLayerInfo info = { 0 };
+  VhdkitExtent extent;
+  bool is_vhd;
+  int fd = open (path, O_WRONLY | O_CLOEXEC);
 
-  vhd_read (&vhd, dir, name);
-  memset (rubbish, 0x5A, sizeof rubbish);
-  disk = get_be (vhd.footer + 48, 8);
-  blocks = (disk + vhd.block_size - 1) / vhd.block_size;
-  g_assert_cmpint (pread (vhd.fd, entry, 4, vhd.table_offset + (blocks - 1) * 4), ==, 4);
-  for (int64_t at = disk; get_be (entry, 4) != UINT32_MAX && at < blocks * vhd.block_size; at += 512)
-    vhd_write (&vhd, rubbish, 512,
-               get_be (entry, 4) * 512 + vhd.bitmap_bytes + at - (blocks - 1) * vhd.block_size);
-  /* To the end of the sector: padding, which need not be anything. */
-  table_end = vhd.table_offset + (blocks * 4 + 511) / 512 * 512;
-  for (int64_t at = vhd.table_offset + blocks * 4; at < table_end; at += 4)
-    vhd_write (&vhd, "\0\0\0\x28", 4, at);
-  close (vhd.fd);
-}
+  if (image == NULL || fd < 0 || !vhdkit_image_get_layer_info (image, 0, &info, NULL))
+    g_error ("%s", why ? why : path);
+  is_vhd = strcmp (info.format, "vhd") == 0;
+  g_assert_cmpint (vhdkit_image_get_extent (image, info.virtual_size - GUEST_SECTOR, GUEST_SECTOR, &extent),
+                   ==, 0);
+  if (info.block_size > 0 && extent.has_file_offset && info.virtual_size % info.block_size != 0)
+    {
+      int64_t bytes = info.block_size - info.virtual_size % info.block_size;
+      g_autofree uint8_t *rubbish = g_malloc (bytes);
 
-void
-image_leave_reserve (const TestDir *dir, const char *name, int64_t bytes)
-{
-  uint8_t zeros[512] = { 0 };
-  Vhd vhd;
-
-  vhd_read (&vhd, dir, name);
-  vhd_write (&vhd, zeros, 512, vhd.file_bytes - 512);
-  if (bytes > 0)
-    vhd_write (&vhd, vhd.footer, 512, vhd.file_bytes - 512 + bytes);
-  close (vhd.fd);
-}
-
-void
-image_damage_copy (const TestDir *dir, const char *name)
-{
-  Vhd vhd;
-
-  vhd_read (&vhd, dir, name);
-  vhd_write (&vhd, "rubbish", 7, 0);
-  close (vhd.fd);
-}
-
-void
-image_add_batmap (const TestDir *dir, const char *name)
-{
-  Vhd vhd;
-  uint8_t batmap[512] = "tdbatmap", map[512] = { 0 };
-  uint32_t sum = 0;
-  int64_t at;
-
-  vhd_read (&vhd, dir, name);
-  /* The library leaves room behind small tables. */
-  at = vhd.table_offset + ((int64_t)vhd.entries * 4 + 511) / 512 * 512;
-  g_assert_cmpint (at % 4096, !=, 0);
-  g_assert_cmpint (4096 - at % 4096, >=, 1024);
-  put_be (batmap + 8, 8, at + 512);
-  put_be (batmap + 16, 4, 1);
-  put_be (batmap + 20, 4, 0x00010002);
-  put_be (batmap + 24, 4, UINT32_MAX);
-  vhd_write (&vhd, batmap, 512, at);
-  vhd_write (&vhd, map, 512, at + 512);
-
-  memcpy (vhd.footer + 28, "tap", 4);
-  put_be (vhd.footer + 32, 4, 0x00010003);
-  put_be (vhd.footer + 64, 4, 0);
-  for (int i = 0; i < 512; i++)
-    sum += vhd.footer[i];
-  put_be (vhd.footer + 64, 4, ~sum);
-  vhd_write (&vhd, vhd.footer, 512, 0);
-  vhd_write (&vhd, vhd.footer, 512, vhd.file_bytes - 512);
-  close (vhd.fd);
+      memset (rubbish, 0x5A, bytes);
+      g_assert_cmpint (pwrite (fd, rubbish, bytes, extent.file_offset + GUEST_SECTOR), ==, bytes);
+    }
+  close (fd);
+  vhdkit_layer_info_clear (&info);
+  image_close (image, NULL);
+  if (is_vhd)
+    image_add_rubbish_to_table (dir, name);
 }
 
 /* --- check and jobs -------------------------------------------------------------------------------------- */
@@ -530,7 +482,8 @@ judge_writes (const CrashJudge *judge, VhdkitImage *image, Guest *guest)
                    .zero_data = 10,
                    .max_sectors = 24,
                    .whole_blocks = 10,
-                   .block_size = judge->block_size };
+                   .block_size = judge->block_size,
+                   .ends = judge->ends };
   g_auto (GuestRun) run = {
     .context = judge->dir->context, .image = image, .guest = guest, .rand = judge->rand, .depth = 4
   };
@@ -658,26 +611,41 @@ crash_judge_all (const CrashJudge *judge, int n)
   report_crashes (judge, crashes, cuts->len);
 }
 
+/* How many crashes that is. */
+static int
+count_every (const CrashJudge *judge)
+{
+  int crashes = 0;
+
+  for (size_t cut = 0; cut <= crash_trace_records (judge->trace); cut++)
+    crashes += 2 + 3 * crash_trace_pending (judge->trace, cut);
+  return crashes;
+}
+
 void
-crash_judge_every (const CrashJudge *judge)
+crash_judge_every (const CrashJudge *judge, int n)
 {
   size_t cuts = crash_trace_records (judge->trace) + 1;
+  int all = count_every (judge), limit = n > 0 ? test_number ("VHDKIT_CRASH_CUTS", n) : all;
   int crashes = 0;
 
   report_race (judge);
-  for (size_t cut = 0; cut < cuts && !g_test_failed (); cut++)
+  for (size_t cut = 0; cut < cuts; cut++)
     {
       size_t pending = crash_trace_pending (judge->trace, cut);
 
-      judge_one (judge, cut, CRASH_KEEP_NONE, SIZE_MAX);
-      judge_one (judge, cut, CRASH_KEEP_ALL, SIZE_MAX);
-      for (size_t i = 0; i < pending && !g_test_failed (); i++)
+      for (size_t i = 0; i < 2 + 3 * pending && !g_test_failed (); i++)
         {
-          judge_one (judge, cut, CRASH_DROP_ONE, i);
-          judge_one (judge, cut, CRASH_KEEP_ONE, i);
-          judge_one (judge, cut, CRASH_TEAR, SIZE_MAX);
+          static const CrashStrategy of_one[] = { CRASH_DROP_ONE, CRASH_KEEP_ONE, CRASH_TEAR };
+
+          if (limit < all && g_rand_int_range (judge->rand, 0, all) >= limit)
+            continue;
+          if (i < 2)
+            judge_one (judge, cut, i == 0 ? CRASH_KEEP_NONE : CRASH_KEEP_ALL, SIZE_MAX);
+          else
+            judge_one (judge, cut, of_one[i % 3], (i - 2) / 3);
+          crashes++;
         }
-      crashes += 2 + 3 * pending;
     }
   report_crashes (judge, crashes, cuts);
 }

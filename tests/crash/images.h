@@ -37,10 +37,24 @@ void test_fail (const char *format, ...) G_GNUC_PRINTF (1, 2);
 
 typedef enum
 {
-  IMAGE_FIXED,
-  IMAGE_DYNAMIC, /* differencing, if it has a parent */
+  IMAGE_VHD_FIXED,
+  IMAGE_VHD, /* dynamic; differencing, if it has a parent */
   IMAGE_RAW,
+  IMAGE_VHDX_FIXED,
+  IMAGE_VHDX,    /* dynamic; differencing, if it has a parent */
+  IMAGE_VHDX_4K, /* the same with logical sectors of 4096 bytes */
 } ImageKind;
+
+/* "vhd fixed" */
+const char *image_kind_name (ImageKind kind);
+/* "vhd" */
+const char *image_kind_format (ImageKind kind);
+/* Whether it has blocks that need not be there. */
+bool image_kind_is_sparse (ImageKind kind);
+/* Of which the disk's size is a multiple. */
+int64_t image_kind_sector (ImageKind kind);
+/* A kind that a parent of @child, which is sparse, may have. */
+ImageKind image_kind_of_parent (ImageKind child, bool fixed);
 
 /* Ends the test if it cannot be made.  @block_size: 0 for kinds that have none. */
 void image_make (const TestDir *dir, const char *name, ImageKind kind, int64_t bytes, int64_t block_size,
@@ -48,21 +62,40 @@ void image_make (const TestDir *dir, const char *name, ImageKind kind, int64_t b
 /* @flags: VhdkitOpenFlags.  @filters: NULL-terminated, or NULL.  NULL and *why on failure. */
 VhdkitImage *image_open (const TestDir *dir, const char *name, unsigned flags, char **filters, char **why);
 bool image_close (VhdkitImage *image, char **why);
-/* Writes random content, and flushes. */
-void image_populate (const TestDir *dir, const char *name, GRand *rand, int n, int64_t block_size);
+/* Writes random content, and flushes.  @ends: as in GuestMix. */
+void image_populate (const TestDir *dir, const char *name, GRand *rand, int n, int64_t block_size,
+                     int64_t ends);
+/* Data in the last sectors of the disk. */
+void image_fill_end (const TestDir *dir, const char *name);
 /* What it shows.  NULL and *why on failure. */
 GuestValues *image_values (const TestDir *dir, const char *name, char **why);
+/* Puts rubbish where no guest can see it: in the last block behind the end of the disk, and in entries of a VHD's
+ * table behind the last in use. */
+void image_add_rubbish (const TestDir *dir, const char *name);
+
+/* Of VHD (vhd-image.c). */
 /* Clears the bits of sectors of zeros in the bitmaps of a dynamic image, as some other writers leave them. */
 void image_clear_bits (const TestDir *dir, const char *name);
-/* Puts rubbish where no guest can see it: in the last block behind the end of the disk, and in entries of the table
- * behind the last in use. */
-void image_add_rubbish (const TestDir *dir, const char *name);
 /* A process was killed: @bytes of zeros follow, and a footer at the end behind them.  @bytes 0: no footer at all. */
 void image_leave_reserve (const TestDir *dir, const char *name, int64_t bytes);
 /* The copy of the footer at offset 0 is damaged. */
 void image_damage_copy (const TestDir *dir, const char *name);
 /* Makes a dynamic or differencing image one of XenServer's, with a batmap. */
 void image_add_batmap (const TestDir *dir, const char *name);
+void image_add_rubbish_to_table (const TestDir *dir, const char *name);
+
+/* Of VHDX (vhdx-image.c); none of these changes what the image shows. */
+/* Rubbish behind the last structure, as an interrupted run leaves it. */
+void image_leave_tail (const TestDir *dir, const char *name, int64_t bytes);
+/* One of the two headers (@which 0 or 1) is damaged. */
+void image_damage_header (const TestDir *dir, const char *name, int which);
+/* One of the two region tables is damaged. */
+void image_damage_regions (const TestDir *dir, const char *name, int which);
+/* Some blocks that read as zeros in every layer get states that say so and keep space: 1 and 3 with an offset. */
+void image_add_anchors (const TestDir *dir, const char *name, GRand *rand);
+/* Of a differencing image: some blocks become partially present with no bit set, in space full of rubbish; some
+ * whole ones with all bits set. */
+void image_add_partial (const TestDir *dir, const char *name, GRand *rand);
 
 /* NULL, or the errors that a check of the one file finds.  *leaks (may be NULL): how many leaks. */
 char *image_check (const TestDir *dir, const char *name, int64_t *leaks);
@@ -90,6 +123,7 @@ typedef struct
   const char *changed; /* the image whose file the run changed */
   int writes_after;    /* of 100 times, so often the leaf is written to after the crash */
   int64_t block_size;  /* for these writes */
+  int64_t ends;        /* as in GuestMix */
   /* Called at last, after the image has been opened for writing and closed; NULL: fine.  May be NULL. */
   char *(*look) (void *opaque);
   void *opaque;
@@ -103,8 +137,9 @@ char *crash_judge (const CrashJudge *judge, size_t cut, CrashStrategy strategy, 
 /* About @n crashes, cut at every flush and in between (VHDKIT_CRASH_CUTS: another number); fails the test at
  * the first wrong one. */
 void crash_judge_all (const CrashJudge *judge, int n);
-/* For short logs: cuts before every record, and there loses none, all, each one, and all but each one. */
-void crash_judge_every (const CrashJudge *judge);
+/* For short logs: cuts before every record, and there loses none, all, each one, and all but each one.  @n: only
+ * about so many crashes, chosen by chance (VHDKIT_CRASH_CUTS: another number); 0: all. */
+void crash_judge_every (const CrashJudge *judge, int n);
 /* Whether one of at most @tries crashes after flush @k is found to be wrong when the flush is ignored; *why says
  * what was. */
 bool crash_judge_finds (const CrashJudge *judge, size_t k, int tries, char **why);

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What other writers of VHD leave, and what a killed process does. */
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "images.h"
+
+static uint64_t
+get_be (const uint8_t *data, int bytes)
+{
+  uint64_t value = 0;
+
+  for (int i = 0; i < bytes; i++)
+    value = value << 8 | data[i];
+  return value;
+}
+
+static void
+put_be (uint8_t *data, int bytes, uint64_t value)
+{
+  for (int i = bytes; i-- > 0; value >>= 8)
+    data[i] = value;
+}
+
+typedef struct
+{
+  int fd;
+  uint8_t footer[512], header[1024];
+  int64_t file_bytes, table_offset, block_size, bitmap_bytes;
+  uint32_t entries;
+} Vhd;
+
+static void
+vhd_read (Vhd *vhd, const TestDir *dir, const char *name)
+{
+  g_autofree char *path = test_path (dir, name);
+
+  vhd->fd = open (path, O_RDWR | O_CLOEXEC);
+  vhd->file_bytes = lseek (vhd->fd, 0, SEEK_END);
+  g_assert_cmpint (pread (vhd->fd, vhd->footer, 512, 0), ==, 512);
+  g_assert_cmpint (pread (vhd->fd, vhd->header, 1024, get_be (vhd->footer + 16, 8)), ==, 1024);
+  vhd->table_offset = get_be (vhd->header + 16, 8);
+  vhd->entries = get_be (vhd->header + 28, 4);
+  vhd->block_size = get_be (vhd->header + 32, 4);
+  vhd->bitmap_bytes = (vhd->block_size / 512 / 8 + 511) / 512 * 512;
+}
+
+static void
+vhd_write (const Vhd *vhd, const void *data, int64_t bytes, int64_t offset)
+{
+  g_assert_cmpint (pwrite (vhd->fd, data, bytes, offset), ==, bytes);
+}
+
+void
+image_clear_bits (const TestDir *dir, const char *name)
+{
+  Vhd vhd;
+
+  vhd_read (&vhd, dir, name);
+  for (uint32_t block = 0; block < vhd.entries; block++)
+    {
+      uint8_t entry[4], sector[512], *bitmap;
+      int64_t start;
+
+      g_assert_cmpint (pread (vhd.fd, entry, 4, vhd.table_offset + block * 4), ==, 4);
+      if (get_be (entry, 4) == UINT32_MAX)
+        continue;
+      start = (int64_t)get_be (entry, 4) * 512;
+      bitmap = g_malloc (vhd.bitmap_bytes);
+      g_assert_cmpint (pread (vhd.fd, bitmap, vhd.bitmap_bytes, start), ==, vhd.bitmap_bytes);
+      for (int64_t i = 0; i < vhd.block_size / 512; i++)
+        {
+          g_assert_cmpint (pread (vhd.fd, sector, 512, start + vhd.bitmap_bytes + i * 512), ==, 512);
+          if (guest_decode (sector, 0) == 0)
+            bitmap[i / 8] &= ~(0x80 >> i % 8);
+        }
+      vhd_write (&vhd, bitmap, vhd.bitmap_bytes, start);
+      g_free (bitmap);
+    }
+  close (vhd.fd);
+}
+
+void
+image_add_rubbish_to_table (const TestDir *dir, const char *name)
+{
+  int64_t blocks, table_end;
+  Vhd vhd;
+
+  vhd_read (&vhd, dir, name);
+  blocks = (get_be (vhd.footer + 48, 8) + vhd.block_size - 1) / vhd.block_size;
+  /* To the end of the sector: padding, which need not be anything. */
+  table_end = vhd.table_offset + (blocks * 4 + 511) / 512 * 512;
+  for (int64_t at = vhd.table_offset + blocks * 4; at < table_end; at += 4)
+    vhd_write (&vhd, "\0\0\0\x28", 4, at);
+  close (vhd.fd);
+}
+
+void
+image_leave_reserve (const TestDir *dir, const char *name, int64_t bytes)
+{
+  uint8_t zeros[512] = { 0 };
+  Vhd vhd;
+
+  vhd_read (&vhd, dir, name);
+  vhd_write (&vhd, zeros, 512, vhd.file_bytes - 512);
+  if (bytes > 0)
+    vhd_write (&vhd, vhd.footer, 512, vhd.file_bytes - 512 + bytes);
+  close (vhd.fd);
+}
+
+void
+image_damage_copy (const TestDir *dir, const char *name)
+{
+  Vhd vhd;
+
+  vhd_read (&vhd, dir, name);
+  vhd_write (&vhd, "rubbish", 7, 0);
+  close (vhd.fd);
+}
+
+void
+image_add_batmap (const TestDir *dir, const char *name)
+{
+  Vhd vhd;
+  uint8_t batmap[512] = "tdbatmap", map[512] = { 0 };
+  uint32_t sum = 0;
+  int64_t at;
+
+  vhd_read (&vhd, dir, name);
+  /* The library leaves room behind small tables. */
+  at = vhd.table_offset + ((int64_t)vhd.entries * 4 + 511) / 512 * 512;
+  g_assert_cmpint (at % 4096, !=, 0);
+  g_assert_cmpint (4096 - at % 4096, >=, 1024);
+  put_be (batmap + 8, 8, at + 512);
+  put_be (batmap + 16, 4, 1);
+  put_be (batmap + 20, 4, 0x00010002);
+  put_be (batmap + 24, 4, UINT32_MAX);
+  vhd_write (&vhd, batmap, 512, at);
+  vhd_write (&vhd, map, 512, at + 512);
+
+  memcpy (vhd.footer + 28, "tap", 4);
+  put_be (vhd.footer + 32, 4, 0x00010003);
+  put_be (vhd.footer + 64, 4, 0);
+  for (int i = 0; i < 512; i++)
+    sum += vhd.footer[i];
+  put_be (vhd.footer + 64, 4, ~sum);
+  vhd_write (&vhd, vhd.footer, 512, 0);
+  vhd_write (&vhd, vhd.footer, 512, vhd.file_bytes - 512);
+  close (vhd.fd);
+}
