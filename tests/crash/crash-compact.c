@@ -12,25 +12,41 @@
 #define KIB INT64_C (1024)
 #define MIB (1024 * KIB)
 
+typedef enum
+{
+  BATMAP = 1 << 0,
+  ANCHORS = 1 << 1, /* blocks without data that keep space */
+  PARTIAL = 1 << 2, /* blocks with all bits, and with none */
+} Flags;
+
 typedef struct
 {
   const char *name;
+  ImageKind kind;
   int crashes;
   int64_t bytes, block_size;
-  bool parent;
-  int64_t parent_bytes;
-  bool batmap;
+  int64_t parent_bytes; /* 0: none */
+  int flags;
   int rounds; /* of filling and emptying */
 } Case;
 
 static const Case cases[] = {
-  { "dynamic-4k", 300, MIB, 4 * KIB, false, 0, false, 2 },
-  { "dynamic-64k", 240, 4 * MIB + 512, 64 * KIB, false, 0, false, 2 },
-  { "dynamic-batmap", 240, MIB, 8 * KIB, false, 0, true, 3 },
-  { "differencing-4k", 300, MIB, 4 * KIB, true, MIB, false, 2 },
-  { "differencing-32k", 240, 2 * MIB - 512, 32 * KIB, true, 2 * MIB, false, 3 },
-  { "differencing-on-smaller", 240, 2 * MIB, 16 * KIB, true, MIB, false, 2 },
-  { "differencing-batmap", 240, MIB, 8 * KIB, true, MIB, true, 3 },
+  { "dynamic-4k", IMAGE_VHD, 300, MIB, 4 * KIB, 0, 0, 2 },
+  { "dynamic-64k", IMAGE_VHD, 240, 4 * MIB + 512, 64 * KIB, 0, 0, 2 },
+  { "dynamic-batmap", IMAGE_VHD, 240, MIB, 8 * KIB, 0, BATMAP, 3 },
+  { "differencing-4k", IMAGE_VHD, 300, MIB, 4 * KIB, MIB, 0, 2 },
+  { "differencing-32k", IMAGE_VHD, 240, 2 * MIB - 512, 32 * KIB, 2 * MIB, 0, 3 },
+  { "differencing-on-smaller", IMAGE_VHD, 240, 2 * MIB, 16 * KIB, MIB, 0, 2 },
+  { "differencing-batmap", IMAGE_VHD, 240, MIB, 8 * KIB, MIB, BATMAP, 3 },
+
+  { "dynamic", IMAGE_VHDX, 60, 12 * MIB, MIB, 0, 0, 2 },
+  { "dynamic-2m-odd", IMAGE_VHDX, 60, 15 * MIB + 512, 2 * MIB, 0, 0, 2 },
+  { "dynamic-4k", IMAGE_VHDX_4K, 60, 12 * MIB, MIB, 0, 0, 2 },
+  { "dynamic-anchors", IMAGE_VHDX, 60, 12 * MIB, MIB, 0, ANCHORS, 2 },
+  { "differencing", IMAGE_VHDX, 80, 12 * MIB, MIB, 12 * MIB, 0, 2 },
+  { "differencing-4k", IMAGE_VHDX_4K, 60, 12 * MIB, MIB, 12 * MIB, PARTIAL, 2 },
+  { "differencing-on-smaller", IMAGE_VHDX, 60, 12 * MIB, 2 * MIB, 5 * MIB, 0, 2 },
+  { "differencing-partial", IMAGE_VHDX, 80, 12 * MIB, MIB, 12 * MIB, PARTIAL | ANCHORS, 2 },
 };
 
 typedef struct
@@ -64,9 +80,9 @@ fill_and_empty (Run *run)
                    .discard = 3,
                    .flush = 1,
                    .zero_data = 40,
-                   .old_data = c->parent ? 40 : 0,
+                   .old_data = c->parent_bytes ? 40 : 0,
                    .max_sectors = 160,
-                   .whole_blocks = 60,
+                   .whole_blocks = c->block_size < MIB ? 60 : 80,
                    .block_size = c->block_size };
   g_autofree char *why = NULL;
   VhdkitImage *image = image_open (&run->dir, "leaf", VHDKIT_OPEN_RDWR, NULL, &why);
@@ -80,7 +96,7 @@ fill_and_empty (Run *run)
     .context = run->dir.context, .image = image, .guest = guest, .rand = run->rand, .depth = 1
   };
 
-  guest_run (&guest_state, &mix, 120);
+  guest_run (&guest_state, &mix, c->block_size < MIB ? 120 : 40);
   if (guest_state.wrong || !image_close (image, &why))
     g_error ("%s", guest_state.wrong ? guest_state.wrong : why);
 }
@@ -139,22 +155,26 @@ record (Run *run)
   g_auto (GStrv) filters = NULL;
   VhdkitCompactStats stats;
 
-  if (c->parent)
+  if (c->parent_bytes)
     {
-      image_make (&run->dir, "base", IMAGE_VHD, c->parent_bytes, 2 * c->block_size, NULL);
+      image_make (&run->dir, "base", c->kind, c->parent_bytes, 2 * c->block_size, NULL);
       image_populate (&run->dir, "base", run->rand, 60, c->block_size, 0);
     }
-  image_make (&run->dir, "leaf", IMAGE_VHD, c->bytes, c->block_size, c->parent ? "base" : NULL);
-  if (c->batmap)
+  image_make (&run->dir, "leaf", c->kind, c->bytes, c->block_size, c->parent_bytes ? "base" : NULL);
+  if (c->flags & BATMAP)
     image_add_batmap (&run->dir, "leaf");
   for (int i = 0; i < c->rounds; i++)
     fill_and_empty (run);
+  if (c->flags & PARTIAL)
+    image_add_partial (&run->dir, "leaf", run->rand);
+  if (c->flags & ANCHORS)
+    image_add_anchors (&run->dir, "leaf", run->rand);
   view = image_values (&run->dir, "leaf", &why);
   if (view == NULL)
     g_error ("%s", why);
   run->guest = guest_new (view);
 
-  run->trace = crash_trace_new (log, (const char *[]){ leaf, c->parent ? base : NULL, NULL });
+  run->trace = crash_trace_new (log, (const char *[]){ leaf, c->parent_bytes ? base : NULL, NULL });
   filters = recording_filters (&run->dir, "log", run->rand);
   why = image_compact (&run->dir, "leaf", filters, run->reads ? run->guest : NULL, run->rand, &stats);
   if (!why)
@@ -182,7 +202,7 @@ test_case (gconstpointer data)
   for (int i = 0; i < iterations && !g_test_failed (); i++)
     {
       g_auto (Run) run = { .c = c };
-      g_autofree char *name = g_strdup_printf ("compact-%s-%d", c->name, i);
+      g_autofree char *name = g_strdup_printf ("compact-%s-%s-%d", image_kind_format (c->kind), c->name, i);
 
       run.rand = test_rand (name);
       test_dir_init (&run.dir, "crash-compact");
@@ -209,7 +229,8 @@ main (int argc, char **argv)
   test_init (&argc, &argv);
   for (size_t i = 0; i < G_N_ELEMENTS (cases); i++)
     {
-      g_autofree char *path = g_strdup_printf ("/crash-compact/%s", cases[i].name);
+      g_autofree char *path =
+          g_strdup_printf ("/crash-compact/%s/%s", image_kind_format (cases[i].kind), cases[i].name);
 
       g_test_add_data_func (path, &cases[i], test_case);
     }

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Crashes in what changes footer, header and table: growth of the disk, opening for writing what another process
- * left, and closing.  These logs are short, so they are cut everywhere, with each change lost, and kept, alone.
+ * Crashes in what changes footer, headers and tables: growth of the disk, opening for writing what another process
+ * left, and closing.  These logs are short, so they are cut everywhere, with each change lost, and kept, alone; of the
+ * crashes of a VHDX a short run makes some.
  *
- * VHDKIT_SEED repeats a run, VHDKIT_ITERATIONS runs of each case (long.sh).
+ * VHDKIT_SEED repeats a run, VHDKIT_ITERATIONS runs of each case; VHDKIT_CRASH_CUTS crashes of each VHDX (long.sh).
  */
+#include <string.h>
+
 #include "images.h"
 
 #define KIB INT64_C (1024)
@@ -16,8 +19,10 @@ typedef enum
   BATMAP = 1 << 1,
   NO_FOOTER = 1 << 2, /* at the end */
   RESERVE = 1 << 3,   /* zeros before the footer at the end */
-  BAD_COPY = 1 << 4,  /* of the footer, at offset 0 */
+  BAD_COPY = 1 << 4,  /* of the footer, at offset 0; of a VHDX the second header and the first region table */
   FILLED = 1 << 5,    /* the last blocks of the disk have data */
+  TAIL = 1 << 6,      /* rubbish behind the last block */
+  PARTIAL = 1 << 7,   /* blocks with all bits, and with none */
 } Flags;
 
 typedef struct
@@ -29,6 +34,7 @@ typedef struct
   int flags;
   int64_t grow_to[2]; /* 0: not */
   int writes;
+  int64_t ends; /* not 0: the disk is huge, and used at its ends only */
 } Case;
 
 static const Case cases[] = {
@@ -68,6 +74,58 @@ static const Case cases[] = {
     0 },
   { "grow-fixed-by-a-sector", IMAGE_VHD_FIXED, 64 * KIB, 0, 0, 0, { 64 * KIB + 512, 0 }, 1 },
   { "grow-fixed", IMAGE_VHD_FIXED, 64 * KIB, 0, 0, 0, { 72 * KIB, MIB }, 1 },
+
+  { "close", IMAGE_VHDX, 4 * MIB, MIB, 0, 0, { 0 }, 6 },
+  { "close-differencing", IMAGE_VHDX, 4 * MIB, 2 * MIB, 3 * MIB, PARTIAL, { 0 }, 6 },
+  { "open-with-tail", IMAGE_VHDX, 4 * MIB, MIB, 0, TAIL, { 0 }, 3 },
+  { "open-with-tail-differencing", IMAGE_VHDX, 4 * MIB, MIB, 4 * MIB, TAIL, { 0 }, 3 },
+  { "open-with-bad-copies", IMAGE_VHDX, 4 * MIB, MIB, 4 * MIB, BAD_COPY, { 0 }, 1 },
+  { "grow-in-last-block",
+    IMAGE_VHDX,
+    3 * MIB + 512,
+    MIB,
+    0,
+    RUBBISH | FILLED,
+    { 3 * MIB + 8192, 4 * MIB - 512 },
+    1 },
+  { "grow-in-last-block-4k",
+    IMAGE_VHDX_4K,
+    3 * MIB + 4096,
+    MIB,
+    6 * MIB,
+    RUBBISH | FILLED,
+    { 3 * MIB + 8192, 4 * MIB - 4096 },
+    1 },
+  { "grow-in-last-block-partial",
+    IMAGE_VHDX,
+    3 * MIB + 512,
+    MIB,
+    6 * MIB,
+    RUBBISH | FILLED | PARTIAL,
+    { 3 * MIB + 8192, 4 * MIB - 512 },
+    1 },
+  { "grow-in-table", IMAGE_VHDX, 3 * MIB, MIB, 0, FILLED, { 5 * MIB, 5 * MIB + 512 }, 2 },
+  { "grow-hides-parent", IMAGE_VHDX, 3 * MIB - 512, MIB, 6 * MIB, 0, { 5 * MIB, 0 }, 1 },
+  { "grow-moves-table",
+    IMAGE_VHDX,
+    131039 * MIB,
+    MIB,
+    0,
+    FILLED,
+    { 131040 * MIB, 131042 * MIB + 512 },
+    2,
+    3 * MIB },
+  { "grow-moves-table-and-hides-parent",
+    IMAGE_VHDX,
+    131039 * MIB - 512,
+    MIB,
+    131045 * MIB,
+    RUBBISH | FILLED,
+    { 131042 * MIB, 0 },
+    1,
+    3 * MIB },
+  { "grow-adds-chunk", IMAGE_VHDX, 4095 * MIB, MIB, 4200 * MIB, FILLED, { 4098 * MIB, 0 }, 3, 3 * MIB },
+  { "grow-fixed", IMAGE_VHDX_FIXED, MIB, MIB, 0, 0, { MIB + 512, 3 * MIB }, 1 },
 };
 
 typedef struct
@@ -89,6 +147,18 @@ run_clear (Run *run)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Run, run_clear)
 
+static int64_t
+block_size_of (const Case *c)
+{
+  return image_kind_is_sparse (c->kind) ? c->block_size : 4 * KIB;
+}
+
+static bool
+is_vhd (const Case *c)
+{
+  return strcmp (image_kind_format (c->kind), "vhd") == 0;
+}
+
 static void
 make_files (Run *run)
 {
@@ -96,28 +166,41 @@ make_files (Run *run)
 
   if (c->parent_bytes)
     {
-      image_make (&run->dir, "base", IMAGE_VHD, c->parent_bytes, 16 * KIB, NULL);
-      image_populate (&run->dir, "base", run->rand, 40, 16 * KIB, 0);
+      int64_t block_size = c->kind == IMAGE_VHD ? 16 * KIB : 2 * MIB;
+
+      image_make (&run->dir, "base", c->kind, c->parent_bytes, block_size, NULL);
+      image_populate (&run->dir, "base", run->rand, 40, block_size, c->ends);
     }
   image_make (&run->dir, "leaf", c->kind, c->bytes, c->block_size, c->parent_bytes ? "base" : NULL);
   if (c->flags & BATMAP)
     image_add_batmap (&run->dir, "leaf");
-  image_populate (&run->dir, "leaf", run->rand, 4, c->block_size, 0);
+  image_populate (&run->dir, "leaf", run->rand, 4, c->block_size, c->ends);
   if (c->flags & FILLED)
     image_fill_end (&run->dir, "leaf");
+  if (c->flags & PARTIAL)
+    image_add_partial (&run->dir, "leaf", run->rand);
   if (c->flags & RUBBISH)
     image_add_rubbish (&run->dir, "leaf");
   if (c->flags & (NO_FOOTER | RESERVE))
     image_leave_reserve (&run->dir, "leaf", c->flags & RESERVE ? 64 * KIB : 0);
-  if (c->flags & BAD_COPY)
+  if (c->flags & TAIL)
+    image_leave_tail (&run->dir, "leaf", 3 * MIB + 512);
+  if (c->flags & BAD_COPY && is_vhd (c))
     image_damage_copy (&run->dir, "leaf");
+  if (c->flags & BAD_COPY && !is_vhd (c))
+    {
+      image_damage_header (&run->dir, "leaf", 1);
+      image_damage_regions (&run->dir, "leaf", 0);
+    }
 }
 
 static char *
 live (Run *run, char **filters)
 {
   const Case *c = run->c;
-  GuestMix mix = { .write = 1, .max_sectors = 16, .whole_blocks = 20, .block_size = c->block_size };
+  GuestMix mix = {
+    .write = 1, .max_sectors = 16, .whole_blocks = 20, .block_size = block_size_of (c), .ends = c->ends
+  };
   char *why = NULL;
   VhdkitImage *image = image_open (&run->dir, "leaf", VHDKIT_OPEN_RDWR, filters, &why);
   g_autoptr (GError) error = NULL;
@@ -217,7 +300,7 @@ test_case (gconstpointer data)
   for (int i = 0; i < iterations && !g_test_failed (); i++)
     {
       g_auto (Run) run = { .c = c };
-      g_autofree char *name = g_strdup_printf ("grow-%s-%d", c->name, i);
+      g_autofree char *name = g_strdup_printf ("grow-%s-%s-%d", image_kind_format (c->kind), c->name, i);
 
       run.rand = test_rand (name);
       test_dir_init (&run.dir, "crash-grow");
@@ -231,11 +314,12 @@ test_case (gconstpointer data)
                            .guest = run.guest,
                            .changed = "leaf",
                            .writes_after = 10,
-                           .block_size = c->block_size,
-                           .look = look_at_table,
+                           .block_size = block_size_of (c),
+                           .ends = c->ends,
+                           .look = is_vhd (c) ? look_at_table : NULL,
                            .opaque = &run };
 
-      crash_judge_every (&judge, 0);
+      crash_judge_every (&judge, is_vhd (c) ? 0 : 100);
     }
 }
 
@@ -245,7 +329,8 @@ main (int argc, char **argv)
   test_init (&argc, &argv);
   for (size_t i = 0; i < G_N_ELEMENTS (cases); i++)
     {
-      g_autofree char *path = g_strdup_printf ("/crash-grow/%s", cases[i].name);
+      g_autofree char *path =
+          g_strdup_printf ("/crash-grow/%s/%s", image_kind_format (cases[i].kind), cases[i].name);
 
       g_test_add_data_func (path, &cases[i], test_case);
     }

@@ -30,9 +30,12 @@ typedef enum
   BATMAP = 1 << 1,
   GROW = 1 << 2,
   WRITE_THROUGH = 1 << 3,
-  CROWDED = 1 << 4, /* few blocks, many requests: bitmaps fill up while they are published */
-  MANY = 1 << 5,    /* so many new blocks that a round starts by itself */
-  REUSE = 1 << 6,   /* a small disk, whose blocks come and go while slow reads are under way */
+  CROWDED = 1 << 4,    /* few blocks, many requests: bitmaps fill up while they are published */
+  MANY = 1 << 5,       /* so many new blocks that a round starts by itself */
+  REUSE = 1 << 6,      /* a small disk, whose blocks come and go while slow reads are under way */
+  WRAP = 1 << 7,       /* so many small changes of metadata that a log wraps */
+  PARTIAL = 1 << 8,    /* blocks with all bits, and with none */
+  LYING_DISK = 1 << 9, /* also a test of the test */
 } Flags;
 
 typedef struct
@@ -43,18 +46,19 @@ typedef struct
   Parent parent;
   int64_t parent_bytes;
   int flags;
-  int crashes; /* in a short run */
+  int crashes;  /* in a short run */
+  int64_t ends; /* not 0: the disk is huge, and used at its ends only */
 } Case;
 
 static const Case cases[] = {
-  { "dynamic-4k", IMAGE_VHD, MIB, 4 * KIB, NO_PARENT, 0, 0, 360 },
+  { "dynamic-4k", IMAGE_VHD, MIB, 4 * KIB, NO_PARENT, 0, LYING_DISK, 360 },
   { "dynamic-64k-odd", IMAGE_VHD, 2 * MIB + 13 * 512, 64 * KIB, NO_PARENT, 0, 0, 360 },
   { "dynamic-other-writer", IMAGE_VHD, MIB, 16 * KIB, NO_PARENT, 0, CLEAR_BITS, 360 },
   { "dynamic-batmap", IMAGE_VHD, MIB, 8 * KIB, NO_PARENT, 0, BATMAP, 240 },
   { "dynamic-grows", IMAGE_VHD, MIB - 512, 16 * KIB, NO_PARENT, 0, GROW, 360 },
   { "dynamic-write-through", IMAGE_VHD, MIB, 32 * KIB, NO_PARENT, 0, WRITE_THROUGH, 180 },
   { "differencing-4k", IMAGE_VHD, MIB, 4 * KIB, DYNAMIC_PARENT, MIB, 0, 360 },
-  { "differencing-64k", IMAGE_VHD, 2 * MIB, 64 * KIB, FIXED_PARENT, 2 * MIB, 0, 360 },
+  { "differencing-64k", IMAGE_VHD, 2 * MIB, 64 * KIB, FIXED_PARENT, 2 * MIB, LYING_DISK, 360 },
   { "differencing-on-raw", IMAGE_VHD, MIB + 512, 16 * KIB, RAW_PARENT, MIB, 0, 300 },
   { "differencing-on-smaller", IMAGE_VHD, 2 * MIB, 32 * KIB, DYNAMIC_PARENT, MIB, 0, 240 },
   { "differencing-on-larger-grows", IMAGE_VHD, MIB - 1024, 16 * KIB, DYNAMIC_PARENT, 2 * MIB, GROW, 360 },
@@ -65,6 +69,28 @@ static const Case cases[] = {
   { "dynamic-many-blocks", IMAGE_VHD, 26 * MIB, 4 * KIB, NO_PARENT, 0, MANY, 40 },
   { "fixed", IMAGE_VHD_FIXED, 512 * KIB, 0, NO_PARENT, 0, 0, 120 },
   { "fixed-grows", IMAGE_VHD_FIXED, 512 * KIB, 0, NO_PARENT, 0, GROW, 240 },
+
+  { "dynamic", IMAGE_VHDX, 8 * MIB, MIB, NO_PARENT, 0, LYING_DISK, 60 },
+  { "dynamic-2m-odd", IMAGE_VHDX, 8 * MIB + 13 * 512, 2 * MIB, NO_PARENT, 0, 0, 60 },
+  { "dynamic-4k", IMAGE_VHDX_4K, 8 * MIB + 3 * 4096, MIB, NO_PARENT, 0, 0, 60 },
+  { "dynamic-grows", IMAGE_VHDX, 8 * MIB - 512, MIB, NO_PARENT, 0, GROW, 60 },
+  { "dynamic-write-through", IMAGE_VHDX, 8 * MIB, MIB, NO_PARENT, 0, WRITE_THROUGH, 60 },
+  { "dynamic-wrap", IMAGE_VHDX, 20 * MIB, MIB, NO_PARENT, 0, WRAP, 80 },
+  { "dynamic-reuse", IMAGE_VHDX, 10 * MIB, MIB, NO_PARENT, 0, CROWDED | REUSE, 60 },
+  { "differencing", IMAGE_VHDX, 8 * MIB, MIB, DYNAMIC_PARENT, 8 * MIB, LYING_DISK, 80 },
+  { "differencing-2m", IMAGE_VHDX, 8 * MIB, 2 * MIB, FIXED_PARENT, 8 * MIB, 0, 60 },
+  { "differencing-4k", IMAGE_VHDX_4K, 8 * MIB, MIB, DYNAMIC_PARENT, 8 * MIB, 0, 60 },
+  { "differencing-on-smaller", IMAGE_VHDX, 8 * MIB, MIB, DYNAMIC_PARENT, 5 * MIB + 512, 0, 60 },
+  { "differencing-on-larger-grows", IMAGE_VHDX, 6 * MIB - 1024, MIB, DYNAMIC_PARENT, 12 * MIB, GROW, 80 },
+  { "differencing-deep", IMAGE_VHDX, 8 * MIB, 2 * MIB, TWO_PARENTS, 8 * MIB, 0, 40 },
+  { "differencing-partial", IMAGE_VHDX, 8 * MIB, MIB, DYNAMIC_PARENT, 8 * MIB, PARTIAL, 80 },
+  { "differencing-crowded", IMAGE_VHDX, MIB + 256 * KIB, MIB, FIXED_PARENT, 2 * MIB, CROWDED, 60 },
+  { "differencing-write-through", IMAGE_VHDX, 8 * MIB, MIB, DYNAMIC_PARENT, 8 * MIB, WRITE_THROUGH, 60 },
+  { "differencing-wrap", IMAGE_VHDX, 20 * MIB, MIB, DYNAMIC_PARENT, 20 * MIB, WRAP, 80 },
+  { "differencing-reuse", IMAGE_VHDX, 10 * MIB, MIB, DYNAMIC_PARENT, 4 * MIB, CROWDED | REUSE, 60 },
+  { "differencing-two-chunks", IMAGE_VHDX, 6144 * MIB, MIB, DYNAMIC_PARENT, 6144 * MIB, 0, 60, 3 * MIB },
+  { "fixed", IMAGE_VHDX_FIXED, 3 * MIB, MIB, NO_PARENT, 0, 0, 40 },
+  { "fixed-grows", IMAGE_VHDX_FIXED, 3 * MIB - 512, MIB, NO_PARENT, 0, GROW, 60 },
 };
 
 typedef struct
@@ -97,28 +123,36 @@ make_files (Run *run, const char *names[4])
   names[n++] = "leaf";
   if (c->parent != NO_PARENT)
     {
-      ImageKind kind = c->parent == FIXED_PARENT ? IMAGE_VHD_FIXED
-                       : c->parent == RAW_PARENT ? IMAGE_RAW
-                                                 : IMAGE_VHD;
+      ImageKind kind =
+          c->parent == RAW_PARENT ? IMAGE_RAW : image_kind_of_parent (c->kind, c->parent == FIXED_PARENT);
 
       parent = names[n++] = "base";
-      image_make (&run->dir, parent, kind, c->parent_bytes, kind == IMAGE_VHD ? 2 * c->block_size : 0, NULL);
-      image_populate (&run->dir, parent, run->rand, 120, c->block_size, 0);
+      image_make (&run->dir, parent, kind, c->parent_bytes,
+                  image_kind_is_sparse (kind) ? 2 * c->block_size : 0, NULL);
+      image_populate (&run->dir, parent, run->rand, 120, c->block_size, c->ends);
     }
   if (c->parent == TWO_PARENTS)
     {
       names[n++] = "middle";
-      image_make (&run->dir, "middle", IMAGE_VHD, c->parent_bytes, c->block_size / 2, parent);
-      image_populate (&run->dir, "middle", run->rand, 20, c->block_size, 0);
+      image_make (&run->dir, "middle", c->kind, c->parent_bytes, c->block_size / 2, parent);
+      image_populate (&run->dir, "middle", run->rand, 20, c->block_size, c->ends);
       parent = "middle";
     }
   names[n] = NULL;
   image_make (&run->dir, "leaf", c->kind, c->bytes, c->block_size, parent);
   if (c->flags & BATMAP)
     image_add_batmap (&run->dir, "leaf");
-  image_populate (&run->dir, "leaf", run->rand, 20, c->block_size, 0);
+  image_populate (&run->dir, "leaf", run->rand, 20, c->block_size, c->ends);
   if (c->flags & CLEAR_BITS)
     image_clear_bits (&run->dir, "leaf");
+  if (c->flags & PARTIAL)
+    image_add_partial (&run->dir, "leaf", run->rand);
+}
+
+static int64_t
+block_size_of (const Case *c)
+{
+  return c->block_size && image_kind_is_sparse (c->kind) ? c->block_size : 4 * KIB;
 }
 
 static GuestMix
@@ -135,12 +169,18 @@ mix_of (const Run *run)
                    .old_data = 5,
                    .max_sectors = 96,
                    .whole_blocks = 20,
-                   .block_size = c->block_size ? c->block_size : 4 * KIB };
+                   .block_size = block_size_of (c),
+                   .ends = c->ends };
 
   if (c->flags & CROWDED)
     {
-      mix.max_sectors = 6;
+      mix.max_sectors = MAX (6, c->block_size / 8192);
       mix.flush = 6;
+    }
+  if (c->flags & WRAP)
+    {
+      mix.flush = 20;
+      mix.max_sectors = 24;
     }
   if (c->flags & REUSE)
     mix = (GuestMix){ .write = 8,
@@ -179,7 +219,7 @@ session (Run *run, char **filters, bool last)
                                              : c->flags & CROWDED ? 12
                                                                   : 8,
                                     .write_through = c->flags & WRITE_THROUGH };
-  int requests = c->flags & MANY ? 1200 : c->flags & REUSE ? 700 : c->flags & CROWDED ? 250 : 60;
+  int requests = c->flags & MANY ? 1200 : c->flags & (REUSE | WRAP) ? 700 : c->flags & CROWDED ? 250 : 60;
 
   if (image == NULL)
     {
@@ -193,7 +233,7 @@ session (Run *run, char **filters, bool last)
 
       /* A little, within the last block or the table's spare entries; then so much that the table must move. */
       bytes += last ? bytes / 2 : g_rand_int_range (run->rand, 1, 40) * 512;
-      bytes = bytes / 512 * 512;
+      bytes -= bytes % image_kind_sector (c->kind);
       if (!guest_grow (&guest_state, &mix, 4, bytes, &error))
         test_fail ("%s", error->message);
       guest_run (&guest_state, &mix, 30);
@@ -245,13 +285,14 @@ judge_of (Run *run)
                        .guest = run->guest,
                        .changed = "leaf",
                        .writes_after = 30,
-                       .block_size = run->c->block_size ? run->c->block_size : 4 * KIB };
+                       .block_size = block_size_of (run->c),
+                       .ends = run->c->ends };
 }
 
 static void
 run_init (Run *run, const Case *c, const char *what, int i)
 {
-  g_autofree char *name = g_strdup_printf ("%s-%s-%d", what, c->name, i);
+  g_autofree char *name = g_strdup_printf ("%s-%s-%s-%d", what, image_kind_format (c->kind), c->name, i);
 
   run->c = c;
   run->rand = test_rand (name);
@@ -317,11 +358,18 @@ main (int argc, char **argv)
   test_init (&argc, &argv);
   for (size_t i = 0; i < G_N_ELEMENTS (cases); i++)
     {
-      g_autofree char *path = g_strdup_printf ("/crash-write/%s", cases[i].name);
+      g_autofree char *path =
+          g_strdup_printf ("/crash-write/%s/%s", image_kind_format (cases[i].kind), cases[i].name);
 
       g_test_add_data_func (path, &cases[i], test_case);
     }
-  g_test_add_data_func ("/crash-write/lying-disk/dynamic", &cases[0], test_lying_disk);
-  g_test_add_data_func ("/crash-write/lying-disk/differencing", &cases[7], test_lying_disk);
+  for (size_t i = 0; i < G_N_ELEMENTS (cases); i++)
+    if (cases[i].flags & LYING_DISK)
+      {
+        g_autofree char *path = g_strdup_printf ("/crash-write/%s/%s-lying-disk",
+                                                 image_kind_format (cases[i].kind), cases[i].name);
+
+        g_test_add_data_func (path, &cases[i], test_lying_disk);
+      }
   return g_test_run ();
 }

@@ -108,7 +108,7 @@ check_slow_read (void)
   coroutine_enter (coroutine_new (reader, &read));
   while (held == 0)
     let_others_run ();
-  g_assert_cmpint (bs->drv->co_drop_block (bs, 0), ==, 0);
+  g_assert_cmpint (bs->drv->co_drop_block (bs, 0, BLOCK_DROP_UNALLOCATED), ==, 0);
   g_assert_cmpint (bdrv_co_flush (bs), ==, 0);
   coroutine_enter (coroutine_new (mover, &move));
   for (gint64 end = g_get_monotonic_time () + 200000; g_get_monotonic_time () < end && !move.done;)

@@ -27,7 +27,7 @@ typedef struct
 {
   const char *name;
   Work work;
-  ImageKind base; /* the parent's kind */
+  ImageKind leaf, base; /* the image's and the parent's kind */
   int64_t bytes, block_size;
   int64_t base_bytes; /* 0: no parent */
   int64_t grow_to;
@@ -35,14 +35,22 @@ typedef struct
 } Case;
 
 static const Case cases[] = {
-  { "guest-dynamic", WORK_GUEST, 0, 512 * KIB, 8 * KIB, 0, 600 * KIB, false },
-  { "guest-differencing", WORK_GUEST, IMAGE_VHD, 256 * KIB, 4 * KIB, 384 * KIB, 330 * KIB, false },
-  { "guest-batmap", WORK_GUEST, IMAGE_VHD_FIXED, 256 * KIB, 8 * KIB, 256 * KIB, 0, true },
-  { "commit-into-dynamic", WORK_COMMIT, IMAGE_VHD, 600 * KIB, 8 * KIB, 512 * KIB, 0, false },
-  { "commit-into-fixed", WORK_COMMIT, IMAGE_VHD_FIXED, 600 * KIB, 16 * KIB, 512 * KIB, 0, false },
-  { "commit-into-raw", WORK_COMMIT, IMAGE_RAW, 600 * KIB, 16 * KIB, 512 * KIB, 0, false },
-  { "compact-dynamic", WORK_COMPACT, 0, 512 * KIB, 4 * KIB, 0, 0, false },
-  { "compact-differencing", WORK_COMPACT, IMAGE_VHD, 512 * KIB, 8 * KIB, 512 * KIB, 0, true },
+  { "guest-dynamic", WORK_GUEST, IMAGE_VHD, 0, 512 * KIB, 8 * KIB, 0, 600 * KIB, false },
+  { "guest-differencing", WORK_GUEST, IMAGE_VHD, IMAGE_VHD, 256 * KIB, 4 * KIB, 384 * KIB, 330 * KIB, false },
+  { "guest-batmap", WORK_GUEST, IMAGE_VHD, IMAGE_VHD_FIXED, 256 * KIB, 8 * KIB, 256 * KIB, 0, true },
+  { "commit-into-dynamic", WORK_COMMIT, IMAGE_VHD, IMAGE_VHD, 600 * KIB, 8 * KIB, 512 * KIB, 0, false },
+  { "commit-into-fixed", WORK_COMMIT, IMAGE_VHD, IMAGE_VHD_FIXED, 600 * KIB, 16 * KIB, 512 * KIB, 0, false },
+  { "commit-into-raw", WORK_COMMIT, IMAGE_VHD, IMAGE_RAW, 600 * KIB, 16 * KIB, 512 * KIB, 0, false },
+  { "compact-dynamic", WORK_COMPACT, IMAGE_VHD, 0, 512 * KIB, 4 * KIB, 0, 0, false },
+  { "compact-differencing", WORK_COMPACT, IMAGE_VHD, IMAGE_VHD, 512 * KIB, 8 * KIB, 512 * KIB, 0, true },
+
+  { "guest-dynamic", WORK_GUEST, IMAGE_VHDX, 0, 3 * MIB, MIB, 0, 5 * MIB, false },
+  { "guest-differencing", WORK_GUEST, IMAGE_VHDX, IMAGE_VHDX, 3 * MIB, MIB, 5 * MIB, 4 * MIB, false },
+  { "guest-4k", WORK_GUEST, IMAGE_VHDX_4K, IMAGE_VHDX_4K, 3 * MIB, MIB, 5 * MIB, 4 * MIB, false },
+  { "commit-into-dynamic", WORK_COMMIT, IMAGE_VHDX, IMAGE_VHDX, 4 * MIB, MIB, 3 * MIB, 0, false },
+  { "commit-into-fixed", WORK_COMMIT, IMAGE_VHDX, IMAGE_VHDX_FIXED, 3 * MIB, MIB, 2 * MIB, 0, false },
+  { "compact-dynamic", WORK_COMPACT, IMAGE_VHDX, 0, 14 * MIB, MIB, 0, 0, false },
+  { "compact-differencing", WORK_COMPACT, IMAGE_VHDX, IMAGE_VHDX, 14 * MIB, MIB, 14 * MIB, 0, false },
 };
 
 /* What fails. */
@@ -100,14 +108,18 @@ make_files (Run *run)
   g_autofree char *leaf = test_path (&run->dir, "leaf"), *base = test_path (&run->dir, "base");
   g_autofree char *log = test_path (&run->dir, "log");
   g_autofree char *why = NULL;
-  GRand *rand = test_rand (c->name);
+  g_autofree char *seed = g_strdup_printf ("%s-%s", image_kind_format (c->leaf), c->name);
+  GRand *rand = test_rand (seed);
 
   if (c->base_bytes)
     {
-      image_make (&run->dir, "base", c->base, c->base_bytes, c->base == IMAGE_VHD ? 16 * KIB : 0, NULL);
-      image_populate (&run->dir, "base", rand, 40, 16 * KIB, 0);
+      int64_t block_size = c->leaf == IMAGE_VHD ? 16 * KIB : MIB;
+
+      image_make (&run->dir, "base", c->base, c->base_bytes, image_kind_is_sparse (c->base) ? block_size : 0,
+                  NULL);
+      image_populate (&run->dir, "base", rand, 40, block_size, 0);
     }
-  image_make (&run->dir, "leaf", IMAGE_VHD, c->bytes, c->block_size, c->base_bytes ? "base" : NULL);
+  image_make (&run->dir, "leaf", c->leaf, c->bytes, c->block_size, c->base_bytes ? "base" : NULL);
   if (c->batmap)
     image_add_batmap (&run->dir, "leaf");
   if (c->work == WORK_COMPACT)
@@ -301,7 +313,8 @@ main (int argc, char **argv)
   test_init (&argc, &argv);
   for (size_t i = 0; i < G_N_ELEMENTS (cases); i++)
     {
-      g_autofree char *path = g_strdup_printf ("/fault-vhd/%s", cases[i].name);
+      g_autofree char *path =
+          g_strdup_printf ("/fault/%s/%s", image_kind_format (cases[i].leaf), cases[i].name);
 
       g_test_add_data_func (path, &cases[i], test_case);
     }
