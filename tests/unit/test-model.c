@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Random requests on random VHD chains, against a flat model in memory.
+ * Random requests on random VHD and VHDX chains, against a flat model in memory.
  *
  * Each round makes a chain (a fixed, dynamic or raw base, up to three differencing images above it, block sizes of
- * 4 KiB to 2 MiB, sizes that are not multiples of anything), works on its leaf with several requests in flight, any
+ * 4 KiB to 2 MiB of a VHD and 1 to 8 MiB of a VHDX, sizes that are not multiples of anything), works on its leaf with several requests in flight, any
  * alignment, closing, reopening and growing it in between, and compares every byte.  Requests in flight do not share
  * a byte, but may share a sector.
  *
@@ -20,7 +20,7 @@
 #include <vhdkit/vhdkit.h>
 
 #define MAX_LAYERS  4
-#define MAX_BYTES   (12 << 20)
+#define MAX_BYTES   (24 << 20)
 #define MAX_REQUEST (300 << 10)
 
 typedef struct
@@ -48,6 +48,8 @@ typedef struct
   char *paths[MAX_LAYERS]; /* from the base */
   int64_t block_size[MAX_LAYERS];
   int layers;
+  bool vhdx;
+  int sector;     /* of which a size is a multiple */
   GString *story; /* of the chain */
 
   VhdkitImage *image;
@@ -124,10 +126,48 @@ fill_random (Model *m, uint8_t *buffer, int64_t bytes)
 static int64_t
 draw_bytes (Model *m)
 {
-  int64_t bytes = draw (m, 3, 3 << 11) * 512;
+  int64_t bytes = draw (m, 3, (m->vhdx ? 9 : 3) << 11) * 512;
 
   /* Some are whole numbers of MiB. */
-  return draw (m, 0, 4) == 0 ? draw (m, 1, 4) << 20 : bytes;
+  if (draw (m, 0, 4) == 0)
+    bytes = draw (m, 1, m->vhdx ? 10 : 4) << 20;
+  return MAX (bytes / m->sector, 1) * m->sector;
+}
+
+typedef enum
+{
+  FIXED,
+  SPARSE, /* dynamic or differencing */
+  RAW,
+} LayerKind;
+
+static void
+create_layer (Model *m, const char *path, LayerKind kind, int64_t block_size, int64_t bytes,
+              const char *parent)
+{
+  g_autofree char *block = g_strdup_printf ("block_size=%" G_GINT64_FORMAT, block_size);
+  g_autofree char *sector = g_strdup_printf ("logical_sector_size=%d", m->sector);
+  const char *format_options[4];
+  VhdkitCreateOptions options = { .struct_size = sizeof options,
+                                  .format = kind == RAW ? "raw"
+                                            : m->vhdx   ? "vhdx"
+                                                        : "vhd",
+                                  .bytes = bytes,
+                                  .format_options = format_options,
+                                  .parent = parent,
+                                  .parent_flags = VHDKIT_OPEN_RAW_PARENT };
+  g_autoptr (GError) error = NULL;
+  int n = 0;
+
+  if (kind == FIXED)
+    format_options[n++] = "subformat=fixed";
+  if (kind == SPARSE || (kind == FIXED && m->vhdx))
+    format_options[n++] = block;
+  if (kind != RAW && m->vhdx)
+    format_options[n++] = sector;
+  format_options[n] = NULL;
+  vhdkit_image_create (m->context, path, &options, &error);
+  g_assert_no_error (error);
 }
 
 /* The next layer on top: the model's length becomes its own. */
@@ -135,26 +175,14 @@ static void
 add_layer (Model *m)
 {
   int n = m->layers;
-  int kind = n == 0 ? draw (m, 0, 3) : 1; /* fixed, dynamic or differencing, raw */
-  int64_t block_size = INT64_C (4096) << draw (m, 0, 10);
+  LayerKind kind = n > 0 ? SPARSE : m->vhdx ? draw (m, FIXED, RAW) : draw (m, FIXED, RAW + 1);
+  int64_t block_size = m->vhdx ? INT64_C (1) << (20 + draw (m, 0, 4)) : INT64_C (4096) << draw (m, 0, 10);
   int64_t bytes = n == 0 || draw (m, 0, 2) ? draw_bytes (m) : m->bytes;
-  g_autofree char *block = g_strdup_printf ("block_size=%" G_GINT64_FORMAT, block_size);
-  const char *sparse[] = { block, NULL }, *fixed[] = { "subformat=fixed", NULL };
-  VhdkitCreateOptions options = { .struct_size = sizeof options,
-                                  .format = kind == 2 ? "raw" : "vhd",
-                                  .bytes = bytes,
-                                  .format_options = kind == 0   ? fixed
-                                                    : kind == 1 ? sparse
-                                                                : NULL,
-                                  .parent = n > 0 ? m->paths[n - 1] : NULL,
-                                  .parent_flags = VHDKIT_OPEN_RAW_PARENT };
-  g_autoptr (GError) error = NULL;
 
   m->paths[n] = g_strdup_printf ("%s/layer%d", m->dir, n);
-  m->block_size[n] = kind == 1 ? block_size : 4096;
+  m->block_size[n] = kind == SPARSE ? block_size : 4096;
   m->layers++;
-  vhdkit_image_create (m->context, m->paths[n], &options, &error);
-  g_assert_no_error (error);
+  create_layer (m, m->paths[n], kind, block_size, bytes, n > 0 ? m->paths[n - 1] : NULL);
   if (bytes < m->bytes)
     memset (m->model + bytes, 0, m->bytes - bytes);
   m->bytes = bytes;
@@ -424,7 +452,7 @@ check_file (Model *m, const char *path)
 static void
 grow (Model *m)
 {
-  int64_t bytes = m->bytes + (draw (m, 0, 2) ? draw (m, 1, 40) : draw (m, 1, 4000)) * 512;
+  int64_t bytes = m->bytes + (draw (m, 0, 2) ? draw (m, 1, 40) : draw (m, 1, 4000)) * m->sector;
   g_autoptr (GError) error = NULL;
 
   if (bytes > MAX_BYTES)
@@ -486,7 +514,11 @@ test_round (const Way *way, const char *top, uint32_t seed)
   int64_t hashes[MAX_LAYERS];
 
   g_assert_nonnull (g_mkdtemp (m.dir));
-  g_string_append_printf (m.story, "VHDKIT_SEED=%u, round of seed %u in %s: ", base_seed, seed, m.dir);
+  m.vhdx = draw (&m, 0, 2);
+  m.sector = m.vhdx && draw (&m, 0, 3) == 0 ? 4096 : 512;
+  g_string_append_printf (m.story,
+                          "VHDKIT_SEED=%u, round of seed %u in %s, %s with sectors of %d: ", base_seed, seed,
+                          m.dir, m.vhdx ? "vhdx" : "vhd", m.sector);
   for (int i = 0; i < layers; i++)
     {
       add_layer (&m);
@@ -546,7 +578,7 @@ test_way (gconstpointer data)
 {
   const Way *way = data;
   const char *rounds = g_getenv ("VHDKIT_ITERATIONS"), *disk = g_get_tmp_dir ();
-  int n = rounds ? atoi (rounds) : 10;
+  int n = rounds ? atoi (rounds) : 16;
   g_autofree char *why = NULL;
   bool memory_works = works_in (way, "/dev/shm", &why);
   bool disk_works = (way->cache == VHDKIT_CACHE_NONE || !memory_works) && works_in (way, disk, &why);
