@@ -276,7 +276,7 @@ look_at_table (void *opaque)
   g_autofree char *file = NULL;
   gsize length;
 
-  if (run->c->kind == IMAGE_FIXED || run->c->parent_bytes)
+  if (!image_kind_is_sparse (run->c->kind) || run->c->parent_bytes)
     return NULL;
   if (!g_file_get_contents (path, &file, &length, NULL) || length < 2048)
     return g_strdup ("cannot read the table");
