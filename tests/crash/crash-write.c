@@ -332,14 +332,18 @@ test_lying_disk (gconstpointer data)
     return;
 
   CrashJudge judge = judge_of (&run);
-  int flushes = crash_trace_flushes (run.trace), n = MIN (flushes, 12);
+  int flushes = crash_trace_flushes (run.trace);
+  /* A header is written twice, each time with a flush, and most pages of a log are soon written again: many flushes
+   * of a VHDX are missed rarely. */
+  bool vhd = strcmp (image_kind_format (c->kind), "vhd") == 0;
+  int n = MIN (flushes, vhd ? 12 : 20), tries = vhd ? 60 : 40, expected = vhd ? n / 4 : 1;
 
   for (int i = 0; i < n; i++)
     {
       g_autofree char *why = NULL;
       size_t k = i * flushes / n;
 
-      if (crash_judge_finds (&judge, k, 60, &why))
+      if (crash_judge_finds (&judge, k, tries, &why))
         {
           g_autofree char *flush = crash_trace_describe_flush (run.trace, k);
 
@@ -347,8 +351,8 @@ test_lying_disk (gconstpointer data)
           g_test_message ("without %s: %s", flush, why);
         }
     }
-  g_test_message ("%d of %d flushes are missed within 60 crashes each", found, n);
-  if (found < n / 4)
+  g_test_message ("%d of %d flushes are missed within %d crashes each", found, n, tries);
+  if (found < expected)
     test_fail ("the judge does not see that flushes are missing");
 }
 
