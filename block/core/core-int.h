@@ -212,8 +212,6 @@ bool coroutine_fn bdrv_co_truncate_untracked (BdrvNode *node, int64_t bytes, GEr
 /* @text from an image or a user as one line of valid UTF-8 without control characters. */
 char *bdrv_printable (const char *text);
 VhdkitError bdrv_error_code_from_errno (int positive_errno);
-/* A -errno for the code of an error. */
-int bdrv_errno_from_error (const GError *error);
 /* Sets @error to "FILE: TEXT", with the text of the errno if it is not 0. */
 void bdrv_set_path_error (GError **error, const char *path, VhdkitError code, int positive_errno,
                           const char *format, ...) G_GNUC_PRINTF (5, 6);

@@ -454,6 +454,8 @@ void bdrv_set_error (GError **error, const BlockDriverState *bs, VhdkitError cod
 /* The same from a -errno: IO, NO_SPACE, PERMISSION … with its text at the end. */
 void bdrv_set_error_errno (GError **error, const BlockDriverState *bs, int negative_errno, const char *format,
                            ...) G_GNUC_PRINTF (4, 5);
+/* A -errno for the code of an error; -EIO for one that has none. */
+int bdrv_errno_from_error (const GError *error);
 /* A finding that does not stop the work, kept with the node for info, check and the tool. */
 void bdrv_warn (BlockDriverState *bs, const char *format, ...) G_GNUC_PRINTF (2, 3);
 

@@ -101,14 +101,15 @@ static int coroutine_fn
 grow_to (VhdxState *s, int64_t end)
 {
   int64_t length = MAX (end, s->data_end + growth_step (s));
+  g_autoptr (GError) error = NULL;
 
   if (!s->can_grow)
     return -ENOSPC;
   if (end > VHDX_MAX_FILE_BYTES)
     return -EFBIG;
   /* A file size limit may allow one block and not the whole step. */
-  if (!bdrv_co_truncate (s->bs->file, length, NULL) && !bdrv_co_truncate (s->bs->file, end, NULL))
-    return -ENOSPC;
+  if (!bdrv_co_truncate (s->bs->file, length, NULL) && !bdrv_co_truncate (s->bs->file, end, &error))
+    return bdrv_errno_from_error (error);
   s->file_bytes = bdrv_length (s->bs->file);
   return 0;
 }
