@@ -6,6 +6,11 @@
  *               ▲                                             │ read without a system call
  *               └─ io_submit says EAGAIN: waits ◀── room ─────┴─▶ coroutine goes on
  *
+ * How many requests make a batch depends on what the device has left to do.  While it has nothing, the first
+ * request goes at once and the device works on it during the making of the others; the more it has, the more
+ * requests share a system call.  Had they all waited for each other, a device whose requests end together would
+ * stand still for as long as it takes to make the next ones.
+ *
  * What completes inside io_submit () is reaped right after it, so storage that never waits costs one system call
  * per batch and never meets epoll.  The kernel tells the context's eventfd of completions, so that a sleeping thread
  * wakes; that costs a few percent, and is left out (a silent request) where everything is known to complete inside
@@ -25,7 +30,9 @@
 /* When the system-wide limit (fs.aio-max-nr) is nearly used up. */
 #define FEW_IN_FLIGHT 64
 #define BATCH         32
-#define RECHECK_NS    1000000
+/* Requests that wait while the device has this many times as many to do do not make it wait. */
+#define BUSY_FACTOR 4
+#define RECHECK_NS  1000000
 
 G_STATIC_ASSERT (sizeof (struct iocb) <= sizeof ((AioRequest *)0)->engine_area);
 G_STATIC_ASSERT (offsetof (AioRequest, engine_area) == 0);
@@ -57,6 +64,7 @@ typedef struct
   unsigned max_in_flight;
   unsigned n_silent; /* of those in flight */
   bool no_silent;
+  bool immediate; /* the last io_submit () has left nothing in flight that was not complete */
   AioTimer recheck;
   /* From io_getevents (), not yet looked at. */
   unsigned n_fetched, next_fetched;
@@ -133,15 +141,23 @@ native_detach (AioEngineState *state)
   g_free (self);
 }
 
+/* Of those in flight, the ones that are complete. */
+static inline unsigned
+count_completions (const Native *self)
+{
+  unsigned head, tail;
+
+  if (!self->ring)
+    return self->n_fetched - self->next_fetched;
+  head = atomic_load_explicit (&self->ring->head, memory_order_relaxed);
+  tail = atomic_load_explicit (&self->ring->tail, memory_order_acquire);
+  return tail >= head ? tail - head : tail + self->ring->n_events - head;
+}
+
 static bool
 native_has_completions (AioEngineState *state)
 {
-  Native *self = (Native *)state;
-
-  if (!self->ring)
-    return self->next_fetched < self->n_fetched;
-  return atomic_load_explicit (&self->ring->head, memory_order_relaxed)
-         != atomic_load_explicit (&self->ring->tail, memory_order_acquire);
+  return count_completions ((Native *)state) > 0;
 }
 
 /* --- submission ----------------------------------------------------------------------------------------- */
@@ -156,6 +172,18 @@ pop_queued (Native *self)
     self->queued_end = &self->queued;
   self->n_queued--;
   return request;
+}
+
+/* Whether the queue should not wait for the end of dispatch. */
+static bool
+is_batch (const Native *self, const AioRequest *newest)
+{
+  if (self->n_queued >= BATCH)
+    return true;
+  /* Nothing is gained where io_submit () does all the work. */
+  if (newest->silent || self->immediate)
+    return false;
+  return self->n_queued * BUSY_FACTOR >= self->n_in_flight - count_completions (self);
 }
 
 static void
@@ -178,6 +206,7 @@ native_flush (AioEngineState *state)
           self->n_in_flight += (unsigned)ret;
           while (ret-- > 0)
             self->n_silent += pop_queued (self)->silent;
+          self->immediate = self->n_in_flight == count_completions (self);
         }
       else if (ret == -EAGAIN && self->n_in_flight > 0)
         break;
@@ -228,8 +257,8 @@ native_submit (AioEngineState *state, AioRequest *request)
   *self->queued_end = request;
   self->queued_end = &request->next;
   self->n_queued++;
-  /* Inside dispatch the rest of the queue goes at its end. */
-  if (self->n_queued >= BATCH || state->ctx->depth == 0)
+  /* The rest of the queue goes at the end of dispatch. */
+  if (state->ctx->depth == 0 || is_batch (self, request))
     native_flush (state);
 }
 
