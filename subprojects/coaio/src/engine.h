@@ -57,8 +57,8 @@ typedef struct
   void (*submit) (AioEngineState *state, AioRequest *request);
   /* Hands what is queued to the kernel. */
   void (*flush) (AioEngineState *state);
-  /* Flushes, then resumes the coroutines of completed requests, each at the cost of one from the context's
-   * budget.  Returns whether there was one. */
+  /* Flushes or finds completions, then resumes the coroutines of some of those, each at the cost of one from the
+   * context's budget.  Returns whether there was one. */
   bool (*serve) (AioEngineState *state);
   /* Whether serve () would find completions right now. */
   bool (*has_completions) (AioEngineState *state);

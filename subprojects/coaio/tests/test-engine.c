@@ -18,6 +18,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#ifdef HAVE_LIBAIO
+#include <libaio.h>
+#endif
 #ifdef HAVE_VALGRIND
 #include <valgrind/valgrind.h>
 #endif
@@ -741,6 +744,92 @@ test_not_as_expected (const void *data)
   tear_down (&f);
 }
 
+/* --- batches -------------------------------------------------------------------------------------------- */
+
+#ifdef HAVE_LIBAIO
+/* What this thread hands to the kernel, while somebody counts it. */
+typedef struct
+{
+  unsigned first, sum, n_batches;
+} Batches;
+
+static __thread Batches *counted;
+
+/* In the place of libaio's. */
+int
+io_submit (io_context_t kernel, long n, struct iocb **iocbs)
+{
+  long ret = syscall (SYS_io_submit, kernel, n, iocbs);
+
+  if (counted && ret > 0)
+    {
+      if (counted->n_batches++ == 0)
+        counted->first = (unsigned)ret;
+      counted->sum += (unsigned)ret;
+    }
+  return ret < 0 ? -errno : (int)ret;
+}
+
+typedef struct
+{
+  AioFile *file;
+  int unit;
+  int *left;
+} UnitReader;
+
+static void coroutine_fn
+read_unit (void *opaque)
+{
+  UnitReader *self = opaque;
+  void *buf = new_buffer (UNIT);
+  IoVector qiov;
+
+  io_vector_init_buf (&qiov, buf, UNIT);
+  g_assert_cmpint (aio_co_preadv (self->file, self->unit * UNIT, &qiov, 0, UNIT), ==, UNIT);
+  free (buf);
+  --*self->left;
+}
+
+/* A device that has nothing to do gets the first request before the others are made; where io_submit () does the
+ * work, all go together. */
+static void
+test_batches (const void *data)
+{
+  enum
+  {
+    N = 32
+  };
+  UnitReader readers[N];
+  Batches batches = { 0 };
+  void *zeros;
+  Fixture f;
+  int left = N;
+
+  if (!set_up (&f, data))
+    return;
+  zeros = new_buffer (N * UNIT);
+  g_assert_cmpint (pwrite (f.fd, zeros, N * UNIT, 0), ==, N * UNIT);
+  g_assert_cmpint (fsync (f.fd), ==, 0);
+  for (int i = 0; i < N; i++)
+    {
+      readers[i] = (UnitReader){ f.file, i, &left };
+      aio_co_schedule (f.ctx, coroutine_new (read_unit, &readers[i]));
+    }
+  counted = &batches;
+  while (left > 0)
+    aio_poll (f.ctx, true);
+  counted = NULL;
+  g_assert_cmpuint (batches.sum, ==, N);
+#ifdef HAVE_VALGRIND
+  /* Nothing is known to be complete there before io_getevents () says so. */
+  if (!RUNNING_ON_VALGRIND)
+#endif
+    g_assert_cmpuint (batches.first, ==, f.file->memory ? N : 1);
+  free (zeros);
+  tear_down (&f);
+}
+#endif
+
 /* --- without the kernel's help -------------------------------------------------------------------------- */
 
 /* From now on the two system calls fail. */
@@ -853,6 +942,13 @@ main (int argc, char **argv)
           g_test_add_data_func (path, c, tests[j].function);
         }
     }
+#ifdef HAVE_LIBAIO
+  static const Case on_disk = { AIO_ENGINE_NATIVE, true, false },
+                    in_memory = { AIO_ENGINE_NATIVE, true, true };
+
+  g_test_add_data_func ("/engine/native/disk/direct/batches", &on_disk, test_batches);
+  g_test_add_data_func ("/engine/native/memory/direct/batches", &in_memory, test_batches);
+#endif
   g_test_add_func ("/engine/names", test_names);
   g_test_add_func ("/engine/refused", test_refused);
   g_test_add_func ("/engine/busy", test_busy);
