@@ -264,8 +264,8 @@ test_fails_and_goes_on (gconstpointer data)
 {
   int passed = 0;
 
-  /* Some requests may fail unnoticed: behind the last there are many. */
-  for (int n = 1; passed < 30; n++)
+  /* Some requests may fail unnoticed: behind the last there are some. */
+  for (int n = 1; passed < 10; n++)
     passed = grow_with_fault (data, n) ? 0 : passed + 1;
 }
 
@@ -403,6 +403,9 @@ test_fixed_padded (void)
 int
 main (int argc, char **argv)
 {
+  /* Thousands of flushes: in memory, if there is a place. */
+  if (g_getenv ("TMPDIR") == NULL && g_access ("/dev/shm", W_OK) == 0)
+    g_setenv ("TMPDIR", "/dev/shm", true);
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/grow/stale-entries", test_stale_entries);
   for (size_t i = 0; i < G_N_ELEMENTS (failing); i++)
