@@ -4,11 +4,12 @@
  * read-modify-write at the edges of a write.
  *
  * A node's length need not be a multiple of its alignment (a file opened with O_DIRECT).  The driver is then
- * asked to read the aligned range around the end; what lies past the end reads as zeros here.  What a write has in
- * the last block goes to the driver as it is, if the driver can do that (limits.unaligned_end): a crash never finds
- * a file that is longer than it should be, with what must be its last bytes (a footer) somewhere before the end.
- * Other drivers get the last block padded, and a file that padding has made longer is cut to its true length again.
- * Either way such a write holds back everything behind it, so nobody else's growth is cut off.
+ * asked to read the aligned range around the end; what lies past the end reads as zeros here.  What a write
+ * has in the last block goes to the driver as it is, if the driver can do that (limits.unaligned_end): a
+ * crash never finds a file that is longer than it should be, with what must be its last bytes (a footer)
+ * somewhere before the end.  Other drivers get the last block padded, and a file that padding has made longer
+ * is cut to its true length again.  Either way such a write holds back everything behind it, so nobody else's
+ * growth is cut off.
  */
 #include "core-int.h"
 
@@ -93,7 +94,8 @@ co_cut_padding (BdrvNode *node, int64_t length)
   return bdrv_errno_from_error (error);
 }
 
-/* The write reaches into the last block, behind which there is nothing: that part as it is, without padding. */
+/* The write reaches into the last block, behind which there is nothing: that part as it is, without
+ * padding. */
 static int coroutine_fn
 co_write_to_end (BdrvNode *node, int64_t offset, int64_t bytes, const IoVector *qiov, size_t qiov_offset)
 {

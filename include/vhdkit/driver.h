@@ -100,9 +100,8 @@ typedef struct
   uint32_t zeroes_alignment;  /* co_pwrite_zeroes gets whole multiples; the core writes the edges */
   uint32_t discard_alignment; /* co_pdiscard gets whole multiples; the core drops the edges */
   int64_t max_transfer;       /* bytes, 0: none; longer requests are split */
-  bool unaligned_end; /* co_pwritev also takes a range, and memory, of any alignment that lies in the last
-                               * block of request_alignment the node has after it; then nothing is written, and
-                               * cut off again, behind the end */
+  bool unaligned_end;         /* co_pwritev also takes any range and memory in the last block of
+                               * request_alignment the node then has: nothing is padded there */
 } BlockLimits;
 
 /* Block status bits.

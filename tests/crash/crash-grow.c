@@ -267,7 +267,8 @@ be (const uint8_t *at, int bytes)
   return value;
 }
 
-/* Entries that the header counts, and no block of the disk has, are unused: others may look at all of them. */
+/* Entries that the header counts, and no block of the disk has, are unused: others may look at all of
+ * them. */
 static char *
 look_at_table (void *opaque)
 {

@@ -294,8 +294,8 @@ test_cancel_and_again (void)
   scratch_clear ();
 }
 
-/* A compaction fails at its n-th request of a kind, and the guest goes on writing: what new blocks hold beside what
- * it writes is zeros, not what the file held there. */
+/* A compaction fails at its n-th request of a kind, and the guest goes on writing: what new blocks hold
+ * beside what it writes is zeros, not what the file held there. */
 static bool
 fails_and_goes_on (const char *op, int n)
 {

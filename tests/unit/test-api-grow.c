@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Growth of a VHD through the public API where something is odd: entries of the table that were never cleared, a
- * growth that fails half-way and an image that goes on living, bytes behind the footer, places that are not sectors. */
+/* Growth of a VHD through the public API where something is odd: entries of the table that were never
+ * cleared, a growth that fails half-way and an image that goes on living, bytes behind the footer, places
+ * that are not sectors. */
 #include "test-api-util.h"
 
 #include <errno.h>
@@ -11,7 +12,7 @@
 #define SECTOR 512
 #define BLOCK  (4 * KIB)
 
-/* --- the container, by hand ------------------------------------------------------------------------------- */
+/* --- the container, by hand ----------------------------------------------------------------------------- */
 
 static int64_t
 file_length (const char *path)
@@ -86,7 +87,7 @@ open_vhd (const char *path, unsigned flags)
   return image;
 }
 
-/* --- a disk and what it must show ------------------------------------------------------------------------- */
+/* --- a disk and what it must show ----------------------------------------------------------------------- */
 
 typedef struct
 {
@@ -138,7 +139,7 @@ grow (const char *path, int64_t bytes)
   close_image (image);
 }
 
-/* --- dynamic ---------------------------------------------------------------------------------------------- */
+/* --- dynamic -------------------------------------------------------------------------------------------- */
 
 /* Entries behind the end of the disk, as a growth that a crash has stopped, or another program, leaves them:
  * whichever way the table grows, they say nothing. */
@@ -186,8 +187,8 @@ static const Failing failing[] = {
   { "table-parent", 500 * KIB, 600 * KIB, 800 * KIB, "op=write,short=512,errno=ENOSPC" },
 };
 
-/* A growth fails at its n-th request; the image is written to all the same, the growth is tried again, with a flush
- * in between. */
+/* A growth fails at its n-th request; the image is written to all the same, the growth is tried again, with
+ * a flush in between. */
 static bool
 grow_with_fault (const Failing *f, int n)
 {
@@ -289,7 +290,7 @@ test_table_limit (void)
   scratch_clear ();
 }
 
-/* --- fixed ------------------------------------------------------------------------------------------------ */
+/* --- fixed ---------------------------------------------------------------------------------------------- */
 
 typedef struct
 {

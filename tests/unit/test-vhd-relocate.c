@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Moving a block of a VHD to space that another gave up, while a read of that other one is still under way. */
+/* Moving a block of a VHD to space that another gave up, while a read of that other one is still under
+ * way. */
 #include "block-test.h"
 
 #include <vhdkit/vhdkit.h>
 
 #define BLOCK 4096
 
-/* --- a filter that holds reads of one place back ----------------------------------------------------------- */
+/* --- a filter that holds reads of one place back -------------------------------------------------------- */
 
 static int64_t held_offset = -1; /* of the file */
 static unsigned held;            /* reads that wait */
@@ -47,7 +48,7 @@ static const BlockDriver gate_driver = {
   .co_preadv = gate_co_preadv,
 };
 
-/* --- the test ------------------------------------------------------------------------------------------------ */
+/* --- the test ------------------------------------------------------------------------------------------- */
 
 static const char *path;
 

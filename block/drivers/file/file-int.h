@@ -28,8 +28,9 @@ typedef struct
   bool is_device;
   int64_t fs_block_size; /* unit of the file system's extents (file), logical sector (device) */
 
-  /* O_DIRECT and writable: the same file through the page cache, for what is written of its last, unaligned block.
-   * Kept for that only; the kernel keeps both ways coherent, and a flush of the file covers both.  -1: none. */
+  /* O_DIRECT and writable: the same file through the page cache, for what is written of its last, unaligned
+   * block. Kept for that only; the kernel keeps both ways coherent, and a flush of the file covers both.
+   * -1: none. */
   int end_fd;
 
   /* A read-only descriptor that was in use before the node became writable: requests may still run on it. */

@@ -6,8 +6,8 @@
 
 extern const BlockDriver vhd_driver;
 
-/* A footer that only zeros follow, as what writes whole blocks at the end of a file and cuts it again leaves when it is
- * killed.  Of a fixed image it is the only sign. */
+/* A footer that only zeros follow, as what writes whole blocks at the end of a file and cuts it again
+ * leaves when it is killed. Of a fixed image it is the only sign. */
 static bool
 has_padded_footer (const BlockProbe *probe)
 {

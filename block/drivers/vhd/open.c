@@ -560,8 +560,8 @@ vhd_co_cut (VhdState *s)
                   && s->footer_offset == end && (!s->can_grow || bdrv_length (file) == end + VHD_FOOTER_SIZE);
   int ret = 0;
 
-  /* One good footer is always left alone (I4): the end footer while the copy is put right, then the copy while the end
-   * footer moves. */
+  /* One good footer is always left alone (I4): the end footer while the copy is put right, then the copy
+   * while the end footer moves. */
   if (s->end_footer_valid && (!s->copy_valid || s->copies_differ))
     {
       ret = vhd_co_write_footer (s, 0);

@@ -13,9 +13,9 @@
  *   7  footer at the end with the new size, flush                         new size
  *
  * A fixed image has one footer: it is written with the old size at the new end, growing the file by that one
- * write; then the old footer, now disk content, is zeroed, with whatever else was there; then the footer gets the
- * new size.  It is always on a sector of its own by then: one that another writer has put elsewhere moves there
- * first, by way of a place behind, so that there is a whole one at every instant.
+ * write; then the old footer, now disk content, is zeroed, with whatever else was there; then the footer gets
+ * the new size.  It is always on a sector of its own by then: one that another writer has put elsewhere moves
+ * there first, by way of a place behind, so that there is a whole one at every instant.
  */
 #include <inttypes.h>
 
@@ -38,8 +38,8 @@ move_only_footer (VhdState *s, int64_t to)
 
   if (ret < 0)
     {
-      /* Part of a footer, or zeros only, must not stay as the end of the file.  If this fails too, nothing more
-       * can be done; the first error is the one to tell. */
+      /* Part of a footer, or zeros only, must not stay as the end of the file. If this fails too, nothing
+       * more can be done; the first error is the one to tell. */
       (void)bdrv_co_truncate (file, length, NULL);
       return ret;
     }
@@ -107,8 +107,8 @@ zero_tail (VhdState *s, int64_t old_bytes)
   return ret < 0 ? ret : vhd_co_publish (s);
 }
 
-/* Copies the entries in use to @to, in pieces, with unused ones behind.  What the old table holds behind them (left
- * from a growth that did not end, or by another writer) means nothing. */
+/* Copies the entries in use to @to, in pieces, with unused ones behind. What the old table holds behind
+ * them (left from a growth that did not end, or by another writer) means nothing. */
 static int coroutine_fn
 write_larger_table (VhdState *s, int64_t to, int64_t bytes)
 {
@@ -192,8 +192,8 @@ move_table (VhdState *s, uint32_t entries, int64_t disk_bytes)
       static const uint8_t zeros[VHD_FOOTER_SIZE];
       int64_t old_footer = s->footer_offset;
 
-      /* No barrier before the old footer goes: as in grow_to (), the copy at 0 is good (vhd_co_cut () has seen to
-       * it) and nobody touches it before the new one is durable. */
+      /* No barrier before the old footer goes: as in grow_to (), the copy at 0 is good (vhd_co_cut () has
+       * seen to it) and nobody touches it before the new one is durable. */
       ret = vhd_co_write_footer (s, end);
       if (ret < 0)
         return ret;
@@ -237,8 +237,8 @@ move_table (VhdState *s, uint32_t entries, int64_t disk_bytes)
   return 0;
 }
 
-/* Entries from @first on become unused; they are in the table, and nothing of ours reads them yet.  Others may look
- * at all that the header promises. */
+/* Entries from @first on become unused; they are in the table, and nothing of ours reads them yet. Others
+ * may look at all that the header promises. */
 static int coroutine_fn
 clear_entries (VhdState *s, uint32_t first, uint32_t end)
 {
@@ -255,11 +255,10 @@ clear_entries (VhdState *s, uint32_t first, uint32_t end)
   return ret < 0 ? ret : bdrv_co_flush (s->bs->file);
 }
 
-/* Steps 3 and 4: entries for @blocks, all of the new ones unused.
- *
- * No barrier behind the sector of the header: as long as the end footer has the old size the header is as true in its
- * old as in its new form.  The flush of step 6 comes before the end footer, and that of a round (flush.c, step 3)
- * before anything is written to a table that has moved. */
+/* Steps 3 and 4: entries for @blocks, all of the new ones unused.  No barrier behind the sector of the
+ * header: as long as the end footer has the old size the header is as true in its old as in its new form.
+ * The flush of step 6 comes before the end footer, and that of a round (flush.c, step 3) before anything is
+ * written to a table that has moved. */
 static int coroutine_fn
 make_room_in_table (VhdState *s, uint32_t blocks, int64_t disk_bytes)
 {
