@@ -366,21 +366,23 @@ compact_co_cut (CompactJob *compact, GError **error)
 }
 
 static bool coroutine_fn
+compact_co_reduce (CompactJob *compact, GError **error)
+{
+  BlockDriverState *bs = compact->params.bs;
+  int ret = bs->drv->co_reduce != NULL ? bs->drv->co_reduce (bs) : 0;
+
+  if (ret < 0)
+    bdrv_set_error_errno (error, bs, ret, "giving up what is stored without a need failed");
+  return ret == 0;
+}
+
+static bool coroutine_fn
 compact_co_steps (CompactJob *compact, GError **error)
 {
   BlockDriverState *bs = compact->params.bs;
   g_auto (BlockLayout) layout = { 0 };
 
-  if (bs->drv->co_reduce != NULL)
-    {
-      int ret = bs->drv->co_reduce (bs);
-      if (ret < 0)
-        {
-          bdrv_set_error_errno (error, bs, ret, "giving up what is stored without a need failed");
-          return false;
-        }
-    }
-  if (!bs->drv->co_get_layout (bs, &layout, error))
+  if (!compact_co_reduce (compact, error) || !bs->drv->co_get_layout (bs, &layout, error))
     return false;
   for (guint i = 0; i < layout.extents->len; i++)
     if (g_array_index (layout.extents, BlockExtent, i).offset >= 0)
@@ -390,6 +392,9 @@ compact_co_steps (CompactJob *compact, GError **error)
   if (!compact_co_scan (compact, &layout, error))
     return false;
   block_layout_clear (&layout);
+  /* What blocks that are gone now were the last to need. */
+  if (compact->stats.blocks_dropped > 0 && !compact_co_reduce (compact, error))
+    return false;
   if (!compact->params.no_block_moves && bs->drv->co_relocate != NULL && !compact_co_move (compact, error))
     return false;
   return compact_co_cut (compact, error);
