@@ -32,7 +32,9 @@ static const OptionDef options[] = {
   OPTIONS_FORMAT (CheckArgs, image),
   OPTIONS_OUTPUT (CheckArgs),
   { 'r', "repair", "WHAT", OPTION_STRING, OPTION_MAIN, offsetof (CheckArgs, repair),
-    "Repair: leaks (give lost space back; refuses an image that is corrupt) or all" },
+    "Repair: leaks (give lost space back; refuses an image that is corrupt), all, or log (as all, and a VHDX "
+    "log that "
+    "the header names and that has no entry is taken for empty)" },
   OPTIONS_QUIET (CheckArgs),
   OPTIONS_CACHE (CheckArgs),
   OPTIONS_SOURCE_CACHE (CheckArgs),
@@ -228,13 +230,17 @@ check_and_repair (VhdkitImage *image, const char *repair, VhdkitCheckResult *res
 static int
 run (const Command *command, void *opaque, char **operands)
 {
-  const CheckArgs *args = opaque;
+  static const char *const clear_log[] = { "clear_log=on", NULL };
+  static const char *const repairs[] = { "leaks", "all", "log", NULL };
+  CheckArgs *args = opaque;
   const char *path = operands[0];
-  if (args->repair != NULL && strcmp (args->repair, "leaks") != 0 && strcmp (args->repair, "all") != 0)
+  if (args->repair != NULL && !g_strv_contains (repairs, args->repair))
     {
-      report (NULL, "-r: '%s' is neither leaks nor all", args->repair);
+      report (NULL, "-r: '%s' is none of leaks, all, log", args->repair);
       return STATUS_NOT_CHECKED;
     }
+  if (g_strcmp0 (args->repair, "log") == 0)
+    args->image.format_options = clear_log;
   if (args->repair != NULL)
     signals_defer ();
   bool repair;

@@ -69,6 +69,8 @@ typedef struct
   bool raw_parent;
   const char *parent, *parent_format;
   GPtrArray *filters;
+  const char *const
+      *format_options; /* not of the command line: what a subcommand asks of the format; static */
 } ImageOptions;
 
 /* clang-format off */

@@ -317,16 +317,9 @@ vhdx_check_takes (VhdxState *s, const GError *failure)
   return true;
 }
 
-bool coroutine_fn
-vhdx_co_check (BlockDriverState *bs, BlockCheckResult *result, bool fix, GError **error)
+static bool coroutine_fn
+check_all (VhdxState *s, BlockCheckResult *result, GError **error)
 {
-  VhdxState *s = bs->opaque;
-
-  if (fix)
-    {
-      bdrv_set_error (error, bs, VHDKIT_ERROR_UNSUPPORTED, "VHDX images are checked, but not repaired yet");
-      return false;
-    }
   check_headers (s, result);
   if (s->damage)
     {
@@ -338,4 +331,42 @@ vhdx_co_check (BlockDriverState *bs, BlockCheckResult *result, bool fix, GError 
   check_regions (s, result);
   vhdx_co_check_metadata (s, result);
   return check_bat (s, result, error);
+}
+
+/* What can be put right without a doubt.  Region tables, a log that was left dirty and the end of the file have been,
+ * by opening for writing. */
+static bool coroutine_fn
+repair (VhdxState *s, BlockCheckResult *result, GError **error)
+{
+  BlockCheckResult after = { 0 };
+  int ret = s->header_damaged ? vhdx_co_begin_changes (s, VHDX_SESSION_FILE) : 0;
+
+  if (ret == 0)
+    ret = vhdx_co_reduce (s->bs);
+  if (ret < 0)
+    {
+      bdrv_set_error_errno (error, s->bs, ret, "repair failed");
+      return false;
+    }
+  if (!check_all (s, &after, error))
+    return false;
+  result->leaks_fixed = result->leaks - after.leaks;
+  result->leaks = after.leaks;
+  return true;
+}
+
+bool coroutine_fn
+vhdx_co_check (BlockDriverState *bs, BlockCheckResult *result, bool fix, GError **error)
+{
+  VhdxState *s = bs->opaque;
+  int ret = bs->read_only ? 0 : vhdx_co_publish (s);
+
+  if (ret < 0)
+    {
+      bdrv_set_error_errno (error, bs, ret, "cannot write back its metadata");
+      return false;
+    }
+  if (!check_all (s, result, error))
+    return false;
+  return !fix || result->corruptions > 0 || repair (s, result, error);
 }

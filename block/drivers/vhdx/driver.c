@@ -21,6 +21,7 @@ const BlockDriver vhdx_driver = {
   .instance_size = sizeof (VhdxState),
   .caps = BLOCK_CAP_BACKING | BLOCK_CAP_ZERO_INIT | BLOCK_CAP_ZERO_BLOCKS,
   .create_options = vhdx_create_options,
+  .open_options = vhdx_open_options,
   .probe = vhdx_probe,
   .co_create = vhdx_co_create,
   .co_open = vhdx_co_open,

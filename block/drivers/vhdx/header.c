@@ -103,6 +103,7 @@ choose_header (VhdxState *s, const VhdxHeaderDisk disks[2], GError **error)
     }
   else
     {
+      s->header_damaged = true;
       bdrv_warn (s->bs, "header %d at offset %" PRId64 " is damaged, using the other one",
                  chosen == 0 ? 2 : 1, chosen == 0 ? VHDX_HEADER_OFFSET_2 : VHDX_HEADER_OFFSET_1);
     }

@@ -223,7 +223,8 @@ find_active_sequence (VhdxState *s, GError **error)
   if (!best)
     bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
                     "log at offset %" PRIu64
-                    ": the header says it must be replayed, and it holds no valid entry",
+                    ": the header says it must be replayed, and it holds no valid entry (if it has none at "
+                    "all, check -r log takes it for empty)",
                     s->header.log_offset);
   return g_steal_pointer (&best);
 }

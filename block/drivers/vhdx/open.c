@@ -83,16 +83,22 @@ vhdx_refresh_sizes (VhdxState *s, GError **error)
   return true;
 }
 
+const BlockOptionDef vhdx_open_options[] = {
+  { "clear_log", BLOCK_OPTION_BOOL, "off",
+    "write to an image whose header names a log of which there is no entry: the log is taken for empty" },
+  { 0 },
+};
+
 /* A log that was named before its first entry was written, by a writer that crashed then, is no reason not to look at
- * the rest. */
+ * the rest.  @lenient: to check the image, or because the user says so. */
 static bool coroutine_fn
-replay_in_memory (VhdxState *s, bool check, GError **error)
+replay_in_memory (VhdxState *s, bool lenient, GError **error)
 {
   g_autoptr (GError) failure = NULL;
 
   if (vhdx_co_replay_in_memory (s, &failure))
     return true;
-  s->log_without_entry = check && g_error_matches (failure, VHDKIT_ERROR, VHDKIT_ERROR_CORRUPT)
+  s->log_without_entry = lenient && g_error_matches (failure, VHDKIT_ERROR, VHDKIT_ERROR_CORRUPT)
                          && vhdx_co_log_has_entry (s) == 0;
   if (!s->log_without_entry)
     g_propagate_error (error, g_steal_pointer (&failure));
@@ -100,9 +106,9 @@ replay_in_memory (VhdxState *s, bool check, GError **error)
 }
 
 static bool coroutine_fn
-read_structures (VhdxState *s, bool check, GError **error)
+read_structures (VhdxState *s, bool lenient, GError **error)
 {
-  return vhdx_co_read_headers (s, error) && replay_in_memory (s, check, error)
+  return vhdx_co_read_headers (s, error) && replay_in_memory (s, lenient, error)
          && vhdx_co_read_regions (s, error) && vhdx_co_read_metadata (s, error)
          && vhdx_refresh_sizes (s, error);
 }
@@ -112,10 +118,11 @@ vhdx_co_open (BlockDriverState *bs, const BlockOptions *options, GError **error)
 {
   VhdxState *s = bs->opaque;
   bool check = bs->open_flags & BDRV_O_CHECK && bs->read_only;
+  bool clear_log = !bs->read_only && block_options_get_bool (options, "clear_log", false);
   g_autoptr (GError) failure = NULL;
 
   state_init (s, bs);
-  if (!read_structures (s, check, &failure))
+  if (!read_structures (s, check || clear_log, &failure))
     {
       /* Without content: what is wrong is told by the check. */
       if (check && vhdx_check_takes (s, failure))
@@ -153,6 +160,28 @@ check_can_write (VhdxState *s, GError **error)
   else
     return true;
   return false;
+}
+
+/* The user has said that there was nothing in it. */
+static bool coroutine_fn
+clear_empty_log (VhdxState *s, GError **error)
+{
+  VhdxHeader header = s->header;
+  int ret;
+
+  if (!s->log_without_entry)
+    return true;
+  header.file_write_guid = vhdx_guid_new ();
+  header.log_guid = (VhdxGuid){ 0 };
+  ret = vhdx_co_update_headers (s, &header);
+  if (ret < 0)
+    {
+      bdrv_set_error_errno (error, s->bs, ret, "cannot write the headers");
+      return false;
+    }
+  s->session = VHDX_SESSION_FILE;
+  s->log_without_entry = false;
+  return true;
 }
 
 /* The tables that differ, or of which one is damaged, get the content of the one that counts. */
@@ -264,7 +293,7 @@ vhdx_co_reopen_rw (BlockDriverState *bs, GError **error)
     }
   s->next_data_write_guid = vhdx_guid_new ();
   s->log_sequence = g_random_int ();
-  if (!vhdx_co_replay_onto_file (s, error))
+  if (!vhdx_co_replay_onto_file (s, error) || !clear_empty_log (s, error))
     return false;
   s->file_bytes = bdrv_length (bs->file);
   g_clear_pointer (&s->space, vhdx_space_free);

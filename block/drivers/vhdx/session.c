@@ -29,6 +29,7 @@ vhdx_co_update_headers (VhdxState *s, const VhdxHeader *header)
       s->header = next;
       s->header_slot = slot;
     }
+  s->header_damaged = false;
   return 0;
 }
 

@@ -159,7 +159,8 @@ typedef struct
 {
   BlockDriverState *bs;
   VhdxHeader header;
-  int header_slot; /* of the current one, 0 or 1 */
+  int header_slot;     /* of the current one, 0 or 1 */
+  bool header_damaged; /* the other one is */
   char *creator;
   GArray *regions;             /* of VhdxRegion */
   int64_t region_table_offset; /* of the copy that counts */
@@ -175,9 +176,10 @@ typedef struct
   uint64_t payload_blocks;
   uint64_t bat_entries; /* that must be there */
 
-  bool identified;        /* it is a VHDX, whatever state it is in */
-  bool log_without_entry; /* opened to be checked though the log that must be replayed is not there */
-  char *damage;           /* the same, without content: what kept it from being opened; NULL: it is open */
+  bool identified; /* it is a VHDX, whatever state it is in */
+  bool
+      log_without_entry; /* opened, to be checked or to drop it, though the log to be replayed is not there */
+  char *damage;          /* the same, without content: what kept it from being opened; NULL: it is open */
 
   VhdxRecent recent[VHDX_RECENT];
 
@@ -518,6 +520,7 @@ void coroutine_fn vhdx_request_end (VhdxState *s, uint64_t epoch);
 void coroutine_fn vhdx_co_wait_old_requests (VhdxState *s);
 
 /* open.c */
+extern const BlockOptionDef vhdx_open_options[];
 bool coroutine_fn vhdx_co_open (BlockDriverState *bs, const BlockOptions *options, GError **error);
 bool coroutine_fn vhdx_co_reopen_rw (BlockDriverState *bs, GError **error);
 int coroutine_fn vhdx_co_close (BlockDriverState *bs);
