@@ -9,61 +9,35 @@
 uint64_t
 vhd_request_begin (VhdState *s)
 {
-  s->active++;
-  return s->epoch;
+  return epochs_enter (&s->epochs);
 }
 
 void coroutine_fn
 vhd_request_end (VhdState *s, uint64_t epoch)
 {
-  if (epoch == s->epoch)
-    {
-      s->active--;
-      return;
-    }
-  if (--s->active_old == 0)
+  if (epochs_leave (&s->epochs, epoch))
     co_queue_restart_all (&s->old_requests_done);
-}
-
-/* Starts a new epoch once the one before has drained: there are only ever two with requests in them. */
-static void
-epoch_advance (VhdState *s)
-{
-  if (s->active_old > 0)
-    return;
-  s->active_old = s->active;
-  s->active = 0;
-  s->epoch++;
 }
 
 void coroutine_fn
 vhd_co_wait_old_requests (VhdState *s)
 {
   /* The first wait is for the epoch before, which keeps the present one from being closed. */
-  while (s->active_old > 0)
+  while (s->epochs.active_old > 0)
     co_queue_wait (&s->old_requests_done, NULL);
-  epoch_advance (s);
-  while (s->active_old > 0)
+  epochs_advance (&s->epochs);
+  while (s->epochs.active_old > 0)
     co_queue_wait (&s->old_requests_done, NULL);
 }
 
 void
 vhd_free_slot (VhdState *s, uint32_t sector)
 {
-  VhdFreeSlot slot = { .file_offset = vhd_sector_to_offset (sector), .epoch = s->epoch };
+  VhdFreeSlot slot = { .file_offset = vhd_sector_to_offset (sector), .epoch = s->epochs.current };
 
   /* Space at an unaligned place (of another writer) is left for compaction. */
   if (slot.file_offset == vhd_align_block (s, slot.file_offset))
     g_array_append_val (s->free_slots, slot);
-}
-
-/* Whether requests of @epoch may still be running. */
-static bool
-epoch_is_over (VhdState *s, uint64_t epoch)
-{
-  if (epoch == s->epoch)
-    epoch_advance (s);
-  return epoch + 1 < s->epoch || (epoch < s->epoch && s->active_old == 0);
 }
 
 static bool
@@ -74,7 +48,7 @@ take_free_slot (VhdState *s, int64_t *file_offset)
     {
       VhdFreeSlot *slot = &g_array_index (s->free_slots, VhdFreeSlot, i - 1);
 
-      if (!epoch_is_over (s, slot->epoch))
+      if (!epochs_is_over (&s->epochs, slot->epoch))
         continue;
       *file_offset = slot->file_offset;
       g_array_remove_index_fast (s->free_slots, i - 1);

@@ -196,7 +196,7 @@ vhd_co_for_each_block (VhdState *s, VhdBatVisitor *visit, void *opaque)
 int coroutine_fn
 vhd_co_bat_store (VhdState *s, const VhdChange *changes, size_t n)
 {
-  g_autofree VhdWrite *writes = g_new (VhdWrite, MAX (n, 1));
+  g_autofree BdrvWrite *writes = g_new (BdrvWrite, MAX (n, 1));
   uint8_t *buffers = bdrv_try_alloc_buffer (s->bs->file, MAX (n, 1) * VHD_SECTOR_SIZE);
   size_t n_writes = 0;
   int ret = 0;
@@ -221,13 +221,13 @@ vhd_co_bat_store (VhdState *s, const VhdChange *changes, size_t n)
           buffer = buffers + n_writes * VHD_SECTOR_SIZE;
           memcpy (buffer, (uint8_t *)page + start % VHD_BAT_PAGE, VHD_SECTOR_SIZE);
           bdrv_meta_cache_put (s->bat, page);
-          writes[n_writes++] = (VhdWrite){ .file_offset = start, .bytes = VHD_SECTOR_SIZE, .buf = buffer };
+          writes[n_writes++] = (BdrvWrite){ .file_offset = start, .bytes = VHD_SECTOR_SIZE, .buf = buffer };
         }
       memcpy (buffer + (entry - start), &disk, sizeof disk);
     }
 
   if (ret == 0)
-    ret = vhd_co_write_batch (s, writes, n_writes);
+    ret = bdrv_co_write_batch (s->bs->file, writes, n_writes);
   if (ret == 0)
     {
       for (size_t i = 0; i < n_writes; i++)

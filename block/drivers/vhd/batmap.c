@@ -134,7 +134,7 @@ vhd_co_batmap_write (VhdState *s)
 {
   VhdBatmap *batmap = &s->batmap;
   g_autofree uint8_t *map = NULL;
-  VhdWrite writes[2];
+  BdrvWrite writes[2];
   int ret;
 
   if (!batmap->map || !batmap->dirty)
@@ -143,9 +143,9 @@ vhd_co_batmap_write (VhdState *s)
   batmap->dirty = false;
   batmap->header.checksum = be32 (map_checksum (batmap));
   map = g_memdup2 (batmap->map, batmap->map_bytes);
-  writes[0] = (VhdWrite){ batmap->map_offset, batmap->map_bytes, map };
-  writes[1] = (VhdWrite){ batmap->header_offset, VHD_BATMAP_SIZE, &batmap->header };
-  ret = vhd_co_write_batch (s, writes, G_N_ELEMENTS (writes));
+  writes[0] = (BdrvWrite){ batmap->map_offset, batmap->map_bytes, map };
+  writes[1] = (BdrvWrite){ batmap->header_offset, VHD_BATMAP_SIZE, &batmap->header };
+  ret = bdrv_co_write_batch (s->bs->file, writes, G_N_ELEMENTS (writes));
   if (ret < 0)
     batmap->dirty = true;
   return ret;

@@ -126,39 +126,6 @@ vhd_co_drop_block (BlockDriverState *bs, int64_t offset, BlockDrop drop)
   return vhd_co_drop (s, offset / s->block_size);
 }
 
-/* A range of the container to another place of it: shared by the file system where it can, holes kept. */
-static int coroutine_fn
-copy_in_file (VhdState *s, int64_t from, int64_t to, int64_t bytes, uint8_t *buffer)
-{
-  BlockDriverState *file = s->bs->file;
-
-  for (int64_t done = 0; done < bytes;)
-    {
-      int64_t n = bytes - done, map;
-      BlockDriverState *at;
-      int status = bdrv_co_block_status (file, from + done, n, &n, &map, &at);
-      int ret;
-
-      if (status < 0)
-        return status;
-      if (status & BDRV_BLOCK_ZERO)
-        {
-          ret = bdrv_co_pwrite_zeroes (file, to + done, n, BDRV_REQ_MAY_UNMAP);
-        }
-      else
-        {
-          n = MIN (n, COPY_BYTES);
-          ret = bdrv_co_pread (file, from + done, n, buffer);
-          if (ret == 0)
-            ret = bdrv_co_pwrite (file, to + done, n, buffer, 0);
-        }
-      if (ret < 0)
-        return ret;
-      done += n;
-    }
-  return 0;
-}
-
 static int coroutine_fn
 copy_block (VhdState *s, const BlockMove *move, uint8_t *buffer)
 {
@@ -167,7 +134,7 @@ copy_block (VhdState *s, const BlockMove *move, uint8_t *buffer)
   int ret;
 
   /* Bitmap by itself: data is 4 KiB-aligned at both places, or can be, and then extents can be shared. */
-  ret = copy_in_file (s, move->from, move->to, head, buffer);
+  ret = bdrv_co_copy_within (file, move->from, move->to, head, buffer, COPY_BYTES);
   if (ret < 0)
     return ret;
   if (s->clone_in_file && (move->from + head) % 4096 == 0 && (move->to + head) % 4096 == 0)
@@ -181,7 +148,7 @@ copy_block (VhdState *s, const BlockMove *move, uint8_t *buffer)
         return 0;
       s->clone_in_file = false;
     }
-  return copy_in_file (s, move->from + head, move->to + head, s->block_size, buffer);
+  return bdrv_co_copy_within (file, move->from + head, move->to + head, s->block_size, buffer, COPY_BYTES);
 }
 
 static bool coroutine_fn

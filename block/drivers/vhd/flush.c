@@ -4,67 +4,6 @@
 #include "bitset.h"
 #include "vhd.h"
 
-/* Writes of a batch in flight at a time. */
-#define BATCH_PARALLEL 16
-
-/* --- batches of writes -----------------------------------------------------------------------------------
- */
-
-typedef struct
-{
-  VhdState *s;
-  const VhdWrite *writes;
-  size_t n, next;
-  unsigned running;
-  int ret;
-  Coroutine *waiter;
-} Batch;
-
-static int coroutine_fn
-write_one (VhdState *s, const VhdWrite *write)
-{
-  if (!write->buf)
-    return bdrv_co_pwrite_zeroes (s->bs->file, write->file_offset, write->bytes, 0);
-  return bdrv_co_pwrite (s->bs->file, write->file_offset, write->bytes, write->buf, 0);
-}
-
-static void coroutine_fn
-batch_worker (void *opaque)
-{
-  Batch *batch = opaque;
-
-  while (batch->next < batch->n && batch->ret == 0)
-    {
-      int ret = write_one (batch->s, &batch->writes[batch->next++]);
-
-      if (ret < 0 && batch->ret == 0)
-        batch->ret = ret;
-    }
-  if (--batch->running == 0 && batch->waiter)
-    aio_co_wake (batch->waiter);
-}
-
-int coroutine_fn
-vhd_co_write_batch (VhdState *s, const VhdWrite *writes, size_t n)
-{
-  Batch batch = { .s = s, .writes = writes, .n = n };
-
-  if (n == 1)
-    return write_one (s, writes);
-  /* A worker that finds an error takes nothing more: without the last condition this would not end. */
-  while (batch.running < BATCH_PARALLEL && batch.next < batch.n && batch.ret == 0)
-    {
-      batch.running++;
-      coroutine_enter (coroutine_new (batch_worker, &batch));
-    }
-  if (batch.running > 0)
-    {
-      batch.waiter = coroutine_self ();
-      coroutine_yield ();
-    }
-  return batch.ret;
-}
-
 /* --- a round ----------------------------------------------------------------------------------------------
  */
 
@@ -74,8 +13,8 @@ typedef struct
   GPtrArray *bitmaps; /* of VhdBitmap, pinned */
   GPtrArray *full;    /* those of them that are all ones as copied; more bits may have been set since */
   GPtrArray *buffers; /* what is written of each, owned */
-  GArray *new_writes; /* of VhdWrite: bitmaps of new blocks */
-  GArray *old_writes; /* of VhdWrite: bitmaps of blocks the BAT on disk knows */
+  GArray *new_writes; /* of BdrvWrite: bitmaps of new blocks */
+  GArray *old_writes; /* of BdrvWrite: bitmaps of blocks the BAT on disk knows */
 } Round;
 
 static void
@@ -111,13 +50,13 @@ round_begin (VhdState *s, Round *round)
   round->bitmaps = g_ptr_array_new ();
   round->full = g_ptr_array_new ();
   round->buffers = g_ptr_array_new_with_free_func (bdrv_free_buffer);
-  round->new_writes = g_array_new (false, false, sizeof (VhdWrite));
-  round->old_writes = g_array_new (false, false, sizeof (VhdWrite));
+  round->new_writes = g_array_new (false, false, sizeof (BdrvWrite));
+  round->old_writes = g_array_new (false, false, sizeof (BdrvWrite));
 
   g_hash_table_iter_init (&iter, s->bitmaps);
   while (g_hash_table_iter_next (&iter, NULL, (void **)&bitmap))
     {
-      VhdWrite write = { .bytes = s->bitmap_bytes };
+      BdrvWrite write = { .bytes = s->bitmap_bytes };
       uint8_t *buffer;
       bool fresh;
 
@@ -221,7 +160,7 @@ round_run (VhdState *s, Round *round, bool *published)
 
   for (guint i = 0; i < round->changes->len; i++)
     vhd_batmap_set (s, g_array_index (round->changes, VhdChange, i).block, false);
-  ret = vhd_co_write_batch (s, (VhdWrite *)round->new_writes->data, round->new_writes->len);
+  ret = bdrv_co_write_batch (s->bs->file, (BdrvWrite *)round->new_writes->data, round->new_writes->len);
   if (ret == 0)
     ret = vhd_co_batmap_write (s);
   if (ret < 0)
@@ -235,7 +174,7 @@ round_run (VhdState *s, Round *round, bool *published)
     return 0;
 
   *published = true;
-  ret = vhd_co_write_batch (s, (VhdWrite *)round->old_writes->data, round->old_writes->len);
+  ret = bdrv_co_write_batch (s->bs->file, (BdrvWrite *)round->old_writes->data, round->old_writes->len);
   if (ret == 0)
     ret = vhd_co_bat_store (s, (VhdChange *)round->changes->data, round->changes->len);
   if (ret < 0)

@@ -434,7 +434,7 @@ state_init (VhdState *s, BlockDriverState *bs)
   s->bitmaps = g_hash_table_new (NULL, NULL);
   g_queue_init (&s->bitmap_lru);
   s->free_slots = g_array_new (false, false, sizeof (VhdFreeSlot));
-  s->epoch = 1;
+  s->epochs.current = 1;
   s->clone_in_file = true;
 }
 

@@ -47,6 +47,7 @@
 
 #include "checked.h"
 #include "codec.h"
+#include "epochs.h"
 
 /* Changes or dirty bitmaps that start a round by themselves. */
 #define VHD_PUBLISH_THRESHOLD 4096
@@ -174,8 +175,7 @@ typedef struct
   bool end_footer_stale; /* a failed write may have left no footer at the end; close writes it again */
   GArray *free_slots;    /* of VhdFreeSlot */
 
-  uint64_t epoch;              /* of requests that begin now */
-  unsigned active, active_old; /* requests of this epoch, of earlier ones */
+  Epochs epochs;
   CoQueue old_requests_done;
 } VhdState;
 
@@ -310,16 +310,6 @@ int coroutine_fn vhd_co_publish (VhdState *s);
 int coroutine_fn vhd_co_flush (BlockDriverState *bs);
 /* Starts a round if much has gathered. */
 int coroutine_fn vhd_co_maybe_publish (VhdState *s);
-
-/* One write of a batch. */
-typedef struct
-{
-  int64_t file_offset;
-  int64_t bytes;
-  const void *buf; /* NULL: zeros */
-} VhdWrite;
-/* Several at a time; the first error, after all have ended. */
-int coroutine_fn vhd_co_write_batch (VhdState *s, const VhdWrite *writes, size_t n);
 
 /* batmap.c */
 void coroutine_fn vhd_co_batmap_probe (VhdState *s);
