@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which barriers do the crash tests prove?  Takes out one at a time and runs the tests.
 
-    python3 tests/crash/mutate.py [--keep DIRECTORY] [PATTERN]
+    python3 tests/crash/mutate.py [--format vhdx] [--keep DIRECTORY] [PATTERN]
 
-Every call of bdrv_co_flush () in the VHD driver is replaced by a success without a flush, and a few other lines are
+Every call of bdrv_co_flush () in the driver (VHD's, if no other is asked for) is replaced by a success without a flush, and a few other lines are
 made wrong by hand.  A mutant that a test fails on is "proven" needed; one that no test notices is "not noticed": the
 tests are too weak, or the line is not needed.  Works on a copy of the sources; takes some minutes.  Not part of the
 suites: run it by hand when the driver's order of writes or the tests change.
@@ -20,12 +20,18 @@ import sys
 import tempfile
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..'))
-TESTS = ['tests/crash/crash-grow', 'tests/crash/crash-write', 'tests/crash/crash-compact', 'tests/crash/crash-commit',
-         'tests/unit/test-vhd-relocate']
-DRIVER = 'block/drivers/vhd/'
+# program and the cases it runs
+TESTS = {
+    'vhd': [('tests/crash/crash-grow', '/crash-grow/vhd'), ('tests/crash/crash-write', '/crash-write/vhd'),
+            ('tests/crash/crash-compact', '/crash-compact/vhd'), ('tests/crash/crash-commit', '/crash-commit/vhd'),
+            ('tests/unit/test-vhd-relocate', '/')],
+    'vhdx': [('tests/crash/crash-grow', '/crash-grow/vhdx'), ('tests/crash/crash-write', '/crash-write/vhdx'),
+             ('tests/crash/crash-replay', '/crash-replay/vhdx'), ('tests/crash/crash-compact', '/crash-compact/vhdx'),
+             ('tests/crash/crash-commit', '/crash-commit/vhdx')],
+}
 
 # file, text that stands there once, what it becomes
-BY_HAND = [
+BY_HAND = {'vhd': [
     ('flush.c', '*(fresh ? &round->new_writes : &round->old_writes)', '*(&round->old_writes)'),
     ('flush.c', '*(fresh ? &round->new_writes : &round->old_writes)', '*(&round->new_writes)'),
     ('flush.c', 'if (bitmap->all_set)\n        g_ptr_array_add (round->full, bitmap);', 'g_ptr_array_add (round->full, bitmap);'),
@@ -44,13 +50,23 @@ BY_HAND = [
     ('resize.c', 'ret = clear_entries (s, s->blocks, blocks);', 'ret = 0;'),
     ('open.c', 'if (!s->copy_valid || s->copies_differ)', 'if (false)'),
     ('compact.c', 'vhd_co_wait_old_requests (s);\n  /* From here', '/* From here'),
-]
+], 'vhdx': [
+    ('alloc.c', 'epochs_is_over (&s->epochs, g_array_index (s->freed, VhdxFreed, n).epoch)', 'true'),
+    ('alloc.c', 'bitset_fill (bits->bits[i]->data, in_page, n, false, BITSET_LSB_FIRST);', ';'),
+    ('alloc.c', 'ret = bdrv_co_pwrite_zeroes (s->bs->file, *file_offset, bytes, BDRV_REQ_MAY_UNMAP);', 'ret = 0;'),
+    ('open.c', 's->grown_is_zero = s->can_grow && s->data_end == bdrv_length (s->bs->file);', 's->grown_is_zero = true;'),
+    ('resize.c', 'ret = zero_tail (s, old_bytes, bytes);', 'ret = 0;'),
+]}
 
 
-def mutants(source):
+def driver_of(file_format):
+    return os.path.join('block/drivers', file_format)
+
+
+def mutants(source, file_format):
     """(name, file, mutated text)"""
     found = []
-    for path in sorted(glob.glob(os.path.join(source, DRIVER, '*.c'))):
+    for path in sorted(glob.glob(os.path.join(source, driver_of(file_format), '*.c'))):
         name = os.path.basename(path)
         if name == 'create.c':
             continue
@@ -64,7 +80,7 @@ def mutants(source):
             line = text.count('\n', 0, match.start()) + 1
             found.append(('%s:%d %s: no flush' % (name, line, function), name,
                           text[:match.start()] + '0' + text[match.end():]))
-        for wanted, old, new in BY_HAND:
+        for wanted, old, new in BY_HAND[file_format]:
             if wanted != name:
                 continue
             if text.count(old) != 1:
@@ -83,14 +99,14 @@ def run(*command, **kwargs):
         return subprocess.CompletedProcess(command, 124, 'timeout after %d s' % e.timeout)
 
 
-def judge(build, seeds):
+def judge(build, seeds, file_format):
     """Which test fails, or None."""
-    done = run('ninja', '-C', build, *TESTS)
+    done = run('ninja', '-C', build, *[program for program, _ in TESTS[file_format]])
     if done.returncode:
         return 'does not compile\n' + done.stdout[-2000:]
     for seed in range(1, seeds + 1):
-        for test in TESTS:
-            done = run(os.path.join(build, test), env=dict(os.environ, VHDKIT_SEED=str(seed)))
+        for test, cases in TESTS[file_format]:
+            done = run(os.path.join(build, test), '-p', cases, env=dict(os.environ, VHDKIT_SEED=str(seed)))
             if done.returncode:
                 kept = re.search(r'files kept in (\S+)', done.stdout)
                 if kept:
@@ -103,6 +119,7 @@ def judge(build, seeds):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--keep', metavar='DIRECTORY', help='work there, and use it again')
+    parser.add_argument('--format', choices=sorted(TESTS), default='vhd')
     parser.add_argument('--seeds', type=int, default=3, help='how often the tests run before a mutant has survived')
     parser.add_argument('pattern', nargs='?', default='', help='only mutants whose name has it')
     args = parser.parse_args()
@@ -115,20 +132,20 @@ def main():
         done = run('meson', 'setup', build, source, '-Dbuildtype=debugoptimized')
         if done.returncode:
             sys.exit(done.stdout)
-    verdict = judge(build, args.seeds)
+    verdict = judge(build, args.seeds, args.format)
     if verdict:
         sys.exit('without a mutation: ' + verdict)
 
     missed = 0
-    for name, file, text in mutants(source):
+    for name, file, text in mutants(source, args.format):
         if args.pattern not in name:
             continue
-        path = os.path.join(source, DRIVER, file)
+        path = os.path.join(source, driver_of(args.format), file)
         with open(path, encoding='utf-8') as f:
             original = f.read()
         with open(path, 'w', encoding='utf-8') as f:
             f.write(text)
-        verdict = judge(build, args.seeds)
+        verdict = judge(build, args.seeds, args.format)
         missed += verdict is None
         print('%s: %s' % (name, verdict or 'NOT NOTICED'), flush=True)
         with open(path, 'w', encoding='utf-8') as f:

@@ -201,9 +201,9 @@ image_add_anchors (const TestDir *dir, const char *name, GRand *rand)
   close (vhdx.fd);
 }
 
-/* All bits of @block; *made: the bitmap block was not there. */
+/* All bits of @block, each byte of them @fill. */
 static void
-set_bits (Vhdx *vhdx, int64_t block, bool value)
+set_bits (Vhdx *vhdx, int64_t block, int fill)
 {
   int64_t chunk = block / vhdx->ratio, index = (chunk + 1) * vhdx->ratio + chunk;
   int64_t bytes = vhdx->block_size / vhdx->sector / 8;
@@ -215,7 +215,7 @@ set_bits (Vhdx *vhdx, int64_t block, bool value)
       entry = append (vhdx, MIB, 0x5A) | FULLY_PRESENT;
       set_entry (vhdx, index, entry);
     }
-  memset (bits, value ? 0xFF : 0, bytes);
+  memset (bits, fill, bytes);
   write_at (vhdx, bits, bytes, (int64_t)(entry & ~(uint64_t)(MIB - 1)) + block % vhdx->ratio * bytes);
 }
 
@@ -231,11 +231,17 @@ image_add_partial (const TestDir *dir, const char *name, GRand *rand)
       uint64_t entry = get_entry (&vhdx, index_of (&vhdx, block));
       int state = entry & 7;
 
-      if ((state != NOT_PRESENT && state != FULLY_PRESENT) || g_rand_boolean (rand))
+      if (state == PARTIALLY_PRESENT)
         continue;
+      if ((state != NOT_PRESENT && state != FULLY_PRESENT) || g_rand_boolean (rand))
+        {
+          /* Bits that mean nothing, until the block becomes partially present. */
+          set_bits (&vhdx, block, 0x5A);
+          continue;
+        }
       if (state == NOT_PRESENT)
         entry = append (&vhdx, vhdx.block_size, 0x5A);
-      set_bits (&vhdx, block, state == FULLY_PRESENT);
+      set_bits (&vhdx, block, state == FULLY_PRESENT ? 0xFF : 0);
       set_entry (&vhdx, index_of (&vhdx, block), (entry & ~UINT64_C (7)) | PARTIALLY_PRESENT);
     }
   close (vhdx.fd);
