@@ -48,7 +48,7 @@ BY_HAND = {'vhd': [
     ('resize.c', 'ret = vhd_co_zero_range (s, old_bytes, end - old_bytes);', 'ret = 0;'),
     ('resize.c', 'ret = vhd_co_zero_range (s, at, round_up (n, VHD_SECTOR_SIZE));', 'ret = 0;'),
     ('resize.c', 'ret = clear_entries (s, s->blocks, blocks);', 'ret = 0;'),
-    ('open.c', 'if (!s->copy_valid || s->copies_differ)', 'if (false)'),
+    ('open.c', 'if (s->end_footer_valid && (!s->copy_valid || s->copies_differ))', 'if (false)'),
     ('compact.c', 'vhd_co_wait_old_requests (s);\n  /* From here', '/* From here'),
 ], 'vhdx': [
     ('alloc.c', 'epochs_is_over (&s->epochs, g_array_index (s->freed, VhdxFreed, n).epoch)', 'true'),
