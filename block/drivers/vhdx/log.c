@@ -221,11 +221,11 @@ find_active_sequence (VhdxState *s, GError **error)
       at += MAX (bytes, (uint64_t)VHDX_LOG_SECTOR);
     }
   if (!best)
-    bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
-                    "log at offset %" PRIu64
-                    ": the header says it must be replayed, and it holds no valid entry (if it has none at "
-                    "all, check -r log takes it for empty)",
-                    s->header.log_offset);
+    bdrv_set_error (
+        error, s->bs, VHDKIT_ERROR_CORRUPT,
+        "log at offset %" PRIu64 ": the header says it must be replayed, and it holds no valid entry%s",
+        s->header.log_offset,
+        vhdx_co_log_has_entry (s) == 0 ? ", and none of it at all (check -r log takes it for empty)" : "");
   return g_steal_pointer (&best);
 }
 
