@@ -237,6 +237,8 @@ vhdx_co_cut (VhdxState *s)
     ret = vhdx_co_end_log (s);
   if (ret < 0)
     return ret;
+  /* The next log must not ask for what goes now (I5). */
+  s->flushed_bytes = MIN (s->flushed_bytes, length);
   if (!bdrv_co_truncate (s->bs->file, length, NULL))
     return -EIO;
   s->file_bytes = bdrv_length (s->bs->file);
