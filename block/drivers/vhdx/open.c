@@ -243,8 +243,9 @@ vhdx_co_cut (VhdxState *s)
     return -EIO;
   s->file_bytes = bdrv_length (s->bs->file);
   ret = bdrv_co_flush (s->bs->file);
+  /* The room of lost blocks of a fixed image was not cut, and holds what it held. */
   if (ret == 0)
-    s->grown_is_zero = true;
+    s->grown_is_zero = length == s->data_end;
   return ret;
 }
 
