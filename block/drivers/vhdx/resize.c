@@ -162,6 +162,9 @@ set_new_entry (VhdxState *s, uint64_t index, uint64_t value)
 static int coroutine_fn
 clear_entry (VhdxState *s, uint64_t index, uint64_t value, void *opaque)
 {
+  /* The bitmap block of the last chunk stays in use. */
+  if (index < s->bat_entries && vhdx_bat_index_is_bitmap (s, index))
+    return 0;
   return set_new_entry (s, index, 0);
 }
 
@@ -172,8 +175,10 @@ set_new_entries (VhdxState *s, uint64_t entries, uint64_t blocks, int64_t old_by
   BlockDriverState *backing = s->bs->backing;
   bool fixed = s->metadata.leave_allocated && !s->metadata.has_parent;
   uint64_t with_value = blocks;
-  /* Of what is new, all that does not become something below is to be zero: an interrupted run may have been here. */
-  int ret = vhdx_co_for_each_entry_in (s, s->bat_entries, entries, clear_entry, NULL);
+  /* Of what is new, all that does not become something below is to be zero: an interrupted run may have been here, or
+   * another writer.  The last chunk of a child has entries already for blocks that come now. */
+  uint64_t first = MIN (vhdx_bat_index (s, s->payload_blocks), s->bat_entries);
+  int ret = vhdx_co_for_each_entry_in (s, first, entries, clear_entry, NULL);
 
   if (!fixed && !s->metadata.has_parent)
     return ret;
