@@ -112,7 +112,7 @@ zero_tail (VhdxState *s, int64_t old_bytes, int64_t bytes)
     return 0;
   ret = vhdx_co_lookup (s, old_bytes / s->metadata.block_size, &entry);
   /* Without a parent the block is zero, or not there; the core asks the parent as far as it reaches. */
-  if (ret < 0 || (!vhdx_is_present (entry.state) && !s->bs->backing))
+  if (ret < 0 || (!vhdx_is_present (entry.state) && !s->metadata.has_parent))
     return ret;
   return vhdx_co_zero_range (s, old_bytes, end - old_bytes);
 }

@@ -113,8 +113,11 @@ write_present (VhdxState *s, const VhdxBlock *entry, const VhdxPiece *piece, con
 static int coroutine_fn
 reads_zero (VhdxState *s, VhdxBlockState state, int64_t offset, int64_t bytes)
 {
-  if (state != VHDX_BLOCK_NOT_PRESENT || !s->bs->backing)
+  if (state != VHDX_BLOCK_NOT_PRESENT || !s->metadata.has_parent)
     return 1;
+  /* A parent that is not open may hold anything. */
+  if (!s->bs->backing)
+    return 0;
   return bdrv_co_is_zero (s->bs->backing, offset, bytes);
 }
 
