@@ -80,7 +80,8 @@ vhdx_co_log_write (VhdxState *s, const VhdxLogPage *pages, uint32_t n)
     .tail = s->log_at,
     .sequence_number = ++s->log_sequence,
     .flushed_file_offset = round_down (s->flushed_bytes, VHDX_MIB),
-    .last_file_offset = round_up (s->data_end, VHDX_MIB),
+    /* A device has the length it has, also if the last block is cut short by its end: replay must not ask for more. */
+    .last_file_offset = s->can_grow ? round_up (s->data_end, VHDX_MIB) : round_down (s->file_bytes, VHDX_MIB),
   };
   BdrvWrite writes[2] = {
     { s->header.log_offset + s->log_at, before_wrap, s->log_buffer },
