@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Writing VHDX images where something is odd: failures at each write after the file was cut, blocks of fixed images that
+ * are lost, entries behind the end of the disk, a parent that is not open, containers of fixed length. */
+#include <string.h>
+
+#include "test-core-util.h"
+
+#define KIB INT64_C (1024)
+#define MIB (1024 * KIB)
+
+/* Where create puts it, behind header section, log and metadata of a MiB each. */
+#define BAT (3 * MIB)
+
+enum
+{
+  NOT_PRESENT = 0,
+  ZERO = 2,
+  UNMAPPED = 3,
+  FULLY_PRESENT = 6,
+};
+
+/* --- images in memory ----------------------------------------------------------------------------------- */
+
+static void coroutine_fn
+co_create (MemFile *mem, int64_t bytes, const char *subformat, BlockDriverState *parent)
+{
+  const BlockDriver *drv = bdrv_find_driver ("vhdx");
+  const char *words[] = { "block_size=1M", subformat, NULL };
+  g_autoptr (GError) error = NULL;
+  g_autoptr (BlockOptions) options = block_options_parse (drv->create_options, words, &error);
+  BlockCreateParams params = {
+    .bytes = bytes, .options = options, .child_path = "/x.vhdx", .parent = parent, .parent_path = "/base.vhdx"
+  };
+  BlockDriverState *file = co_mem_open (mem, BDRV_O_RDWR);
+
+  file->fixed_length = mem->fixed_length;
+  bdrv_co_create (drv, file, &params, &error);
+  g_assert_no_error (error);
+  bdrv_co_unref (file);
+}
+
+static BlockDriverState *coroutine_fn
+co_open (MemFile *mem, int flags, BlockDriverState *parent)
+{
+  g_autoptr (GError) error = NULL;
+  BlockDriverState *file = co_mem_open (mem, flags), *bs;
+
+  file->fixed_length = mem->fixed_length;
+  bs = bdrv_node_new (bdrv_find_driver ("vhdx"), "x.vhdx", flags, file);
+  bs->backing = parent;
+  bdrv_co_node_open (bs, NULL, &error);
+  g_assert_no_error (error);
+  return bs;
+}
+
+/* The image, opened read-only from what the container holds, as after a crash. */
+static void coroutine_fn
+co_assert_opens (MemFile *mem, const char *when)
+{
+  g_autoptr (GError) error = NULL;
+  BlockDriverState *bs = bdrv_node_new (bdrv_find_driver ("vhdx"), "x.vhdx", 0, co_mem_open (mem, 0));
+
+  if (!bdrv_co_node_open (bs, NULL, &error))
+    g_error ("%s: %s", when, error->message);
+  bdrv_co_unref (bs);
+}
+
+static void coroutine_fn
+co_fill (BlockDriverState *bs, int64_t offset, int64_t bytes, int byte)
+{
+  g_autofree uint8_t *buf = g_malloc (bytes);
+
+  memset (buf, byte, bytes);
+  g_assert_cmpint (bdrv_co_pwrite (bs, offset, bytes, buf, 0), ==, 0);
+}
+
+static void coroutine_fn
+co_assert_filled (BlockDriverState *bs, int64_t offset, int64_t bytes, int byte)
+{
+  g_autofree uint8_t *buf = g_malloc (bytes);
+
+  memset (buf, ~byte, bytes);
+  g_assert_cmpint (bdrv_co_pread (bs, offset, bytes, buf), ==, 0);
+  for (int64_t i = 0; i < bytes; i++)
+    if (buf[i] != byte)
+      g_error ("byte %" G_GINT64_FORMAT " is %#x, not %#x", offset + i, buf[i], byte);
+}
+
+static void
+set_entry (MemFile *mem, int index, uint64_t value)
+{
+  for (int i = 0; i < 8; i++)
+    mem->data->data[BAT + index * 8 + i] = value >> 8 * i;
+}
+
+static uint64_t
+get_entry (const MemFile *mem, int index)
+{
+  uint64_t value = 0;
+
+  for (int i = 8; i-- > 0;)
+    value = value << 8 | mem->data->data[BAT + index * 8 + i];
+  return value;
+}
+
+/* --- the log after a cut -------------------------------------------------------------------------------- */
+
+/* Blocks are written and dropped, the file is cut, and the image is written to again; every write of that fails once.
+ * Whatever the container holds then, it opens: no entry knows of the length before. */
+static void coroutine_fn
+log_after_cut (void *opaque)
+{
+  for (int n = 0;; n++)
+    {
+      g_autofree char *when = g_strdup_printf ("write %d after the cut fails", n);
+      g_autofree uint8_t *buf = g_malloc0 (MIB);
+      BlockDriverState *bs;
+      MemFile mem;
+      int ret;
+
+      g_assert_cmpint (n, <, 100);
+      mem_file_init (&mem, 0);
+      co_create (&mem, 8 * MIB, NULL, NULL);
+      bs = co_open (&mem, BDRV_O_RDWR, NULL);
+      co_fill (bs, 0, 8 * MIB, 0xA5);
+      g_assert_cmpint (bdrv_co_flush (bs), ==, 0);
+      g_assert_cmpint (bdrv_co_pwrite_zeroes (bs, MIB, 7 * MIB, BDRV_REQ_MAY_UNMAP), ==, 0);
+      g_assert_cmpint (bs->drv->co_trim (bs), ==, 0);
+      g_assert_cmpint (mem.data->len, ==, 5 * MIB);
+
+      memset (mem.count, 0, sizeof mem.count);
+      mem.fail_ret[MEM_WRITE] = -EIO;
+      mem.fail_after[MEM_WRITE] = n;
+      ret = bdrv_co_pwrite (bs, 0, 512, buf, 0);
+      if (ret == 0)
+        ret = bdrv_co_pwrite_zeroes (bs, 0, MIB, BDRV_REQ_MAY_UNMAP);
+      if (ret == 0)
+        ret = bdrv_co_flush (bs);
+      co_assert_opens (&mem, when);
+      bdrv_co_unref (bs);
+      memset (mem.fail_ret, 0, sizeof mem.fail_ret);
+      co_assert_opens (&mem, when);
+      mem_file_clear (&mem);
+      if (ret == 0)
+        break;
+    }
+}
+
+/* --- fixed images --------------------------------------------------------------------------------------- */
+
+/* Blocks without a place, whose old ones are still there with what they held: a new one must not show it. */
+static void coroutine_fn
+lost_blocks (void *opaque)
+{
+  const int blocks = 20;
+  BlockDriverState *bs;
+  MemFile mem;
+
+  mem_file_init (&mem, 0);
+  co_create (&mem, blocks * MIB, "subformat=fixed", NULL);
+  for (int i = 1; i < blocks; i++)
+    set_entry (&mem, i, i % 2 ? ZERO : UNMAPPED);
+  memset (mem.data->data + 5 * MIB, 0xEE, mem.data->len - 5 * MIB);
+  bs = co_open (&mem, BDRV_O_RDWR, NULL);
+  co_assert_filled (bs, 0, blocks * MIB, 0);
+  for (int i = 1; i < blocks; i++)
+    {
+      co_fill (bs, i * MIB, 512, 0xA5);
+      co_assert_filled (bs, i * MIB, 512, 0xA5);
+      co_assert_filled (bs, i * MIB + 512, MIB - 512, 0);
+    }
+  g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
+  mem_file_clear (&mem);
+}
+
+/* --- growth --------------------------------------------------------------------------------------------- */
+
+/* Entries behind the end of a child, in the last chunk: a place that belongs to another block.  Behind the end of
+ * the parent, too, they say nothing when the disk grows. */
+static void coroutine_fn
+stale_entries_of_child (void *opaque)
+{
+  g_autoptr (GError) error = NULL;
+  BlockDriverState *base, *bs;
+  MemFile base_mem, mem;
+
+  mem_file_init (&base_mem, 0);
+  mem_file_init (&mem, 0);
+  co_create (&base_mem, 2 * MIB, NULL, NULL);
+  base = co_open (&base_mem, 0, NULL);
+  co_create (&mem, 3 * MIB, NULL, base);
+  bs = co_open (&mem, BDRV_O_RDWR, bdrv_ref (base));
+  co_fill (bs, 2 * MIB, MIB, 0xA5);
+  g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
+  g_assert_cmpint (get_entry (&mem, 2) & 7, ==, FULLY_PRESENT);
+  for (int i = 3; i < 7; i++)
+    set_entry (&mem, i, get_entry (&mem, 2));
+
+  bs = co_open (&mem, BDRV_O_RDWR, bdrv_ref (base));
+  bdrv_co_truncate (bs, 6 * MIB, &error);
+  g_assert_no_error (error);
+  co_assert_filled (bs, 2 * MIB, MIB, 0xA5);
+  co_assert_filled (bs, 3 * MIB, 3 * MIB, 0);
+  co_fill (bs, 4 * MIB, MIB, 0x5A);
+  co_assert_filled (bs, 2 * MIB, MIB, 0xA5);
+  g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
+  bs = co_open (&mem, BDRV_O_RDWR, bdrv_ref (base));
+  co_assert_filled (bs, 2 * MIB, MIB, 0xA5);
+  co_assert_filled (bs, 3 * MIB, MIB, 0);
+  co_assert_filled (bs, 4 * MIB, MIB, 0x5A);
+  co_assert_filled (bs, 5 * MIB, MIB, 0);
+  bdrv_co_unref (bs);
+  bdrv_co_unref (base);
+  mem_file_clear (&mem);
+  mem_file_clear (&base_mem);
+}
+
+/* --- a parent that is not open -------------------------------------------------------------------------- */
+
+/* Zeros are written to a child, and it grows, while its parent is not open: they are there when it is. */
+static void coroutine_fn
+parent_not_open (void *opaque)
+{
+  g_autoptr (GError) error = NULL;
+  BlockDriverState *base, *bs;
+  MemFile base_mem, mem;
+
+  mem_file_init (&base_mem, 0);
+  mem_file_init (&mem, 0);
+  co_create (&base_mem, 8 * MIB, NULL, NULL);
+  base = co_open (&base_mem, BDRV_O_RDWR, NULL);
+  co_fill (base, 0, 8 * MIB, 0xBB);
+  g_assert_cmpint (bdrv_co_unref (base), ==, 0);
+  base = co_open (&base_mem, 0, NULL);
+  co_create (&mem, 4 * MIB + 512 * KIB, NULL, base);
+
+  bs = co_open (&mem, BDRV_O_RDWR, NULL);
+  g_assert_cmpint (bdrv_co_pwrite_zeroes (bs, 512 * KIB, MIB, BDRV_REQ_MAY_UNMAP), ==, 0);
+  g_assert_cmpint (bdrv_co_pwrite_zeroes (bs, 2 * MIB, MIB, 0), ==, 0);
+  g_assert_true (bdrv_co_truncate (bs, 6 * MIB, &error));
+  g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
+
+  bs = co_open (&mem, 0, bdrv_ref (base));
+  co_assert_filled (bs, 0, 512 * KIB, 0xBB);
+  co_assert_filled (bs, 512 * KIB, MIB, 0);
+  co_assert_filled (bs, MIB + 512 * KIB, 512 * KIB, 0xBB);
+  co_assert_filled (bs, 2 * MIB, MIB, 0);
+  co_assert_filled (bs, 3 * MIB, MIB + 512 * KIB, 0xBB);
+  co_assert_filled (bs, 4 * MIB + 512 * KIB, MIB + 512 * KIB, 0);
+  bdrv_co_unref (bs);
+  bdrv_co_unref (base);
+  mem_file_clear (&mem);
+  mem_file_clear (&base_mem);
+}
+
+/* --- containers of fixed length ------------------------------------------------------------------------- */
+
+/* A device that ends inside of a MiB, with a last block only as long as the disk, as some writers leave it.  After a
+ * crash with a log, the image opens for reading and for writing. */
+static void coroutine_fn
+short_device (void *opaque)
+{
+  const int64_t bytes = 3 * MIB + 64 * KIB;
+  BlockDriverState *bs;
+  MemFile mem, crashed;
+
+  mem_file_init (&mem, 7 * MIB + 128 * KIB);
+  mem.fixed_length = true;
+  co_create (&mem, bytes, NULL, NULL);
+  memset (mem.data->data + 4 * MIB, 0xEE, mem.data->len - 4 * MIB);
+  set_entry (&mem, 3, (7 * MIB) | FULLY_PRESENT);
+  bs = co_open (&mem, BDRV_O_RDWR, NULL);
+  co_assert_filled (bs, 0, 3 * MIB, 0);
+  co_fill (bs, MIB, 512, 0xA5);
+  co_fill (bs, bytes - 512, 512, 0xA5);
+  g_assert_cmpint (bdrv_co_flush (bs), ==, 0);
+
+  mem_file_init (&crashed, mem.data->len);
+  crashed.fixed_length = true;
+  memcpy (crashed.data->data, mem.data->data, mem.data->len);
+  g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
+  for (int writable = 0; writable < 2; writable++)
+    {
+      bs = co_open (&crashed, writable ? BDRV_O_RDWR : 0, NULL);
+      co_assert_filled (bs, 0, MIB, 0);
+      co_assert_filled (bs, MIB, 512, 0xA5);
+      co_assert_filled (bs, MIB + 512, 2 * MIB - 512, 0);
+      co_assert_filled (bs, 3 * MIB, 64 * KIB - 512, 0xEE);
+      co_assert_filled (bs, bytes - 512, 512, 0xA5);
+      g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
+    }
+  g_assert_cmpint (crashed.data->len, ==, 7 * MIB + 128 * KIB);
+  mem_file_clear (&crashed);
+  mem_file_clear (&mem);
+}
+
+static void
+run (const void *data)
+{
+  CoroutineEntry *const *entry = data;
+
+  test_run (*entry, NULL);
+}
+
+int
+main (int argc, char **argv)
+{
+  static CoroutineEntry *const cut = log_after_cut, *const lost = lost_blocks,
+                               *const stale = stale_entries_of_child, *const not_open = parent_not_open,
+                               *const device = short_device;
+
+  g_test_init (&argc, &argv, NULL);
+  g_test_add_data_func ("/vhdx-write/log-after-cut", &cut, run);
+  g_test_add_data_func ("/vhdx-write/lost-blocks", &lost, run);
+  g_test_add_data_func ("/vhdx-write/stale-entries-of-child", &stale, run);
+  g_test_add_data_func ("/vhdx-write/parent-not-open", &not_open, run);
+  g_test_add_data_func ("/vhdx-write/short-device", &device, run);
+  return g_test_run ();
+}
