@@ -58,7 +58,6 @@ set_linkage (VhdxState *s, const VhdxGuid *linkage, const VhdxGuid *linkage2, GE
 {
   g_autoptr (GArray) entries = copy_entries (s->metadata.locator);
   g_autoptr (GByteArray) item = NULL;
-  int ret;
 
   set_entry (entries, "parent_linkage", linkage);
   set_entry (entries, "parent_linkage2", linkage2);
@@ -70,12 +69,6 @@ set_linkage (VhdxState *s, const VhdxGuid *linkage, const VhdxGuid *linkage2, GE
     }
   if (!vhdx_co_replace_item (s, &vhdx_guid_locator, item->data, item->len, error))
     return false;
-  ret = vhdx_co_publish (s);
-  if (ret < 0)
-    {
-      bdrv_set_error_errno (error, s->bs, ret, "cannot write the parent locator");
-      return false;
-    }
   g_array_unref (s->metadata.locator);
   s->metadata.locator = g_steal_pointer (&entries);
   return true;

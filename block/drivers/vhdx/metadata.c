@@ -359,8 +359,11 @@ vhdx_co_replace_item (VhdxState *s, const VhdxGuid *id, const void *content, uin
   if (ret == 0)
     ret = vhdx_co_log_metadata (s, s->metadata_region.file_offset + entry_offset, &entry, sizeof entry);
   co_mutex_unlock (&s->publish_lock);
+  if (ret == 0)
+    ret = vhdx_co_publish (s);
   if (ret < 0)
     {
+      /* The change is in memory: a later round must not make it durable when nobody counts on it. */
       bdrv_poison (s->bs);
       bdrv_set_error_errno (error, s->bs, ret, "cannot change the metadata at offset %" PRId64,
                             s->metadata_region.file_offset + item.offset);

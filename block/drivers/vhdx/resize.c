@@ -52,10 +52,13 @@ log_region_tables (VhdxState *s, const VhdxRegion *bat)
   ret = vhdx_co_log_metadata (s, VHDX_REGION_OFFSET_1, table, VHDX_REGION_TABLE_SIZE);
   if (ret == 0)
     ret = vhdx_co_log_metadata (s, VHDX_REGION_OFFSET_2, table, VHDX_REGION_TABLE_SIZE);
+  co_mutex_unlock (&s->publish_lock);
+  if (ret == 0)
+    ret = vhdx_co_publish (s);
+  /* The change is in memory: a later round must not make it durable when @bat is used for something else. */
   if (ret < 0)
     bdrv_poison (s->bs);
-  co_mutex_unlock (&s->publish_lock);
-  return ret < 0 ? ret : vhdx_co_publish (s);
+  return ret;
 }
 
 static void
@@ -221,9 +224,6 @@ grow (VhdxState *s, int64_t bytes, GError **error)
     return ret;
   if (!vhdx_co_replace_item (s, &vhdx_guid_disk_size, &size, sizeof size, error))
     return -EIO;
-  ret = vhdx_co_publish (s);
-  if (ret < 0)
-    return ret;
   s->metadata.bytes = bytes;
   return vhdx_refresh_sizes (s, error) ? 0 : -EIO;
 }

@@ -269,8 +269,8 @@ bool coroutine_fn vhdx_co_read_regions (VhdxState *s, GError **error);
 /* Signature and checksum, which is zeroed in @table (VHDX_REGION_TABLE_SIZE bytes). */
 bool vhdx_region_table_is_valid (uint8_t *table);
 bool coroutine_fn vhdx_co_read_metadata (VhdxState *s, GError **error);
-/* Item @id gets new content, in its old place or in free space of the region.  One change for a round; published by
- * the caller. */
+/* Item @id gets new content, in its old place or in free space of the region; durable on return.  Poisons the node
+ * when that fails. */
 bool coroutine_fn vhdx_co_replace_item (VhdxState *s, const VhdxGuid *id, const void *content, uint32_t bytes,
                                         GError **error);
 void vhdx_metadata_clear (VhdxMetadata *metadata);
