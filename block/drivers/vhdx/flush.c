@@ -31,19 +31,37 @@ round_clear (Round *round)
 
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Round, round_clear)
 
-/* W3: bitmaps from low to high, then the BAT from high to low. */
+typedef enum
+{
+  PAGE_OTHER, /* of region tables and metadata region */
+  PAGE_BITMAP,
+  PAGE_BAT,
+} PageKind;
+
+static PageKind
+page_kind (const VhdxState *s, int64_t file_offset)
+{
+  const VhdxRegion *bat = &s->bat_region, *metadata = &s->metadata_region;
+
+  if (ranges_overlap (file_offset, VHDX_PAGE, bat->file_offset, bat->bytes))
+    return PAGE_BAT;
+  if (file_offset < VHDX_HEADER_SECTION
+      || ranges_overlap (file_offset, VHDX_PAGE, metadata->file_offset, metadata->bytes))
+    return PAGE_OTHER;
+  return PAGE_BITMAP;
+}
+
+/* W3: what must be in one entry, bitmaps from low to high, then the BAT from high to low. */
 static int
 compare_pages (const void *a, const void *b, void *opaque)
 {
   const RoundPage *x = a, *y = b;
-  const VhdxRegion *bat = opaque;
-  bool x_bat = ranges_overlap (x->file_offset, VHDX_PAGE, bat->file_offset, bat->bytes);
-  bool y_bat = ranges_overlap (y->file_offset, VHDX_PAGE, bat->file_offset, bat->bytes);
+  PageKind x_kind = page_kind (opaque, x->file_offset), y_kind = page_kind (opaque, y->file_offset);
   int order = x->file_offset < y->file_offset ? -1 : x->file_offset > y->file_offset;
 
-  if (x_bat != y_bat)
-    return x_bat ? 1 : -1;
-  return x_bat ? -order : order;
+  if (x_kind != y_kind)
+    return x_kind < y_kind ? -1 : 1;
+  return x_kind == PAGE_BAT ? -order : order;
 }
 
 /* Step 1.  Does not yield, so the copy is of one moment. */
@@ -74,7 +92,7 @@ round_begin (VhdxState *s, Round *round)
       page->holds++;
     }
   s->changed = 0;
-  g_array_sort_with_data (round->pages, compare_pages, &s->bat_region);
+  g_array_sort_with_data (round->pages, compare_pages, s);
   round->dropped = s->dropped;
   s->dropped = g_array_new (false, false, sizeof (VhdxFreed));
   round->file_bytes = bdrv_length (s->bs->file);

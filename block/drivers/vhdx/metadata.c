@@ -336,7 +336,15 @@ vhdx_co_replace_item (VhdxState *s, const VhdxGuid *id, const void *content, uin
          && (!vhdx_guid_equal (&g_array_index (items, Item, found).id, id)
              || (g_array_index (items, Item, found).flags & VHDX_METADATA_USER)))
     found++;
-  g_assert (found < items->len);
+  /* It was there when the image was opened. */
+  if (found == items->len)
+    {
+      bdrv_poison (s->bs);
+      bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
+                      "metadata table at offset %" PRId64 ": it has changed while the image was open",
+                      s->metadata_region.file_offset);
+      return false;
+    }
 
   Item item = g_array_index (items, Item, found);
   if (bytes > item.length)
@@ -352,6 +360,15 @@ vhdx_co_replace_item (VhdxState *s, const VhdxGuid *id, const void *content, uin
   VhdxMetadataEntryDisk entry = { item.id, le32 (item.offset), le32 (item.length), le32 (item.flags),
                                   le32 (0) };
   int64_t entry_offset = sizeof (VhdxMetadataTableDisk) + (int64_t)found * sizeof entry;
+
+  /* Old or new, never a part of each. */
+  if (bytes / VHDX_PAGE + 3 > vhdx_log_capacity (s))
+    {
+      bdrv_set_error (error, s->bs, VHDKIT_ERROR_UNSUPPORTED,
+                      "metadata region at offset %" PRId64 ": an item of %u bytes is too long for the log",
+                      s->metadata_region.file_offset, bytes);
+      return false;
+    }
 
   /* No round comes between the two. */
   co_mutex_lock (&s->publish_lock);

@@ -25,8 +25,8 @@
  * W2  One entry is active at a time.  The next one starts where it ends and reaches over at most half of the ring,
  *     so a torn entry leaves its predecessor whole; what that says is in place and durable by flush A of
  *     the round that failed, so replaying it again changes nothing.
- * W3  When there are more pages than an entry may have, sector bitmaps go first, then the BAT from its end to its
- *     start: a payload entry is never durable before the bitmap block it relies on, which has its own BAT
+ * W3  When there are more pages than an entry may have, region tables and metadata go first, and fit in one; then
+ *     sector bitmaps, then the BAT from its end to its start: a payload entry is never durable before the bitmap block it relies on, which has its own BAT
  *     entry behind those of its chunk.  A flush comes between the pages in place and the next entry (W2).
  * W4  Space that a page gave up is used again only after flush B of its round (I3), and after all requests that
  *     began before have ended (epochs).  A held page of a bitmap block that was given up is forgotten, so no entry
