@@ -134,6 +134,9 @@ vhdx_co_reduce (BlockDriverState *bs)
     ret = vhdx_co_for_each_entry (s, reduce_entry, NULL);
   if (ret == 0)
     ret = vhdx_co_publish (s);
+  /* A read that began meanwhile may have found a block in state 7, and ask for its bits next. */
+  if (ret == 0)
+    vhdx_co_wait_old_requests (s);
   if (ret == 0 && s->metadata.has_parent)
     ret = vhdx_co_for_each_entry (s, look_at_bitmap, &scan);
   if (ret == 0)
