@@ -228,6 +228,9 @@ vhdx_co_relocate (BlockDriverState *bs, const BlockMove *moves, int n)
   s->moving++;
   vhdx_co_wait_old_requests (s);
   ret = vhdx_co_publish (s);
+  /* Copying may be the first change of this open (W7). */
+  if (ret == 0)
+    ret = vhdx_co_begin_changes (s, VHDX_SESSION_FILE);
   if (ret == 0)
     {
       vhdx_release_all_freed (s);
