@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which barriers do the crash tests prove?  Takes out one at a time and runs the tests.
 
-    python3 tests/crash/mutate.py [--format vhdx] [--keep DIRECTORY] [PATTERN]
+    python3 tests/crash/mutate.py [--driver vhd|vhdx] [--keep DIRECTORY] [PATTERN]
 
-Every call of bdrv_co_flush () in the driver (VHD's, if no other is asked for) is replaced by a success without a flush, and a few other lines are
+Every call of bdrv_co_flush () in the driver is replaced by a success without a flush, and a few other lines are
 made wrong by hand.  A mutant that a test fails on is "proven" needed; one that no test notices is "not noticed": the
 tests are too weak, or the line is not needed.  Works on a copy of the sources; takes some minutes.  Not part of the
 suites: run it by hand when the driver's order of writes or the tests change.
@@ -20,18 +20,10 @@ import sys
 import tempfile
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..'))
-# program and the cases it runs
-TESTS = {
-    'vhd': [('tests/crash/crash-grow', '/crash-grow/vhd'), ('tests/crash/crash-write', '/crash-write/vhd'),
-            ('tests/crash/crash-compact', '/crash-compact/vhd'), ('tests/crash/crash-commit', '/crash-commit/vhd'),
-            ('tests/unit/test-vhd-relocate', '/')],
-    'vhdx': [('tests/crash/crash-grow', '/crash-grow/vhdx'), ('tests/crash/crash-write', '/crash-write/vhdx'),
-             ('tests/crash/crash-replay', '/crash-replay/vhdx'), ('tests/crash/crash-compact', '/crash-compact/vhdx'),
-             ('tests/crash/crash-commit', '/crash-commit/vhdx')],
-}
+CRASH_TESTS = ['crash-grow', 'crash-write', 'crash-compact', 'crash-commit']
 
 # file, text that stands there once, what it becomes
-BY_HAND = {'vhd': [
+VHD = [
     ('flush.c', '*(fresh ? &round->new_writes : &round->old_writes)', '*(&round->old_writes)'),
     ('flush.c', '*(fresh ? &round->new_writes : &round->old_writes)', '*(&round->new_writes)'),
     ('flush.c', 'if (bitmap->all_set)\n        g_ptr_array_add (round->full, bitmap);', 'g_ptr_array_add (round->full, bitmap);'),
@@ -50,23 +42,60 @@ BY_HAND = {'vhd': [
     ('resize.c', 'ret = clear_entries (s, s->blocks, blocks);', 'ret = 0;'),
     ('open.c', 'if (s->end_footer_valid && (!s->copy_valid || s->copies_differ))', 'if (false)'),
     ('compact.c', 'vhd_co_wait_old_requests (s);\n  /* From here', '/* From here'),
-], 'vhdx': [
-    ('alloc.c', 'epochs_is_over (&s->epochs, g_array_index (s->freed, VhdxFreed, n).epoch)', 'true'),
-    ('alloc.c', 'bitset_fill (bits->bits[i]->data, in_page, n, false, BITSET_LSB_FIRST);', ';'),
+]
+VHDX = [
+    ('flush.c', 'ret = bdrv_co_flush (s->bs->file);\n      if (ret < 0)\n        return ret;',
+     'ret = done > 0 ? 0 : bdrv_co_flush (s->bs->file);\n      if (ret < 0)\n        return ret;'),
+    ('flush.c', 'x_kind < y_kind ? -1 : 1;', 'x_kind < y_kind ? 1 : -1;'),
+    ('flush.c', 'x_kind == PAGE_BAT ? -order : order;', 'order;'),
+    ('flush.c', 'vhdx_page_is_in_place (s, pages[i].page, pages[i].copy);', '{}'),
+    ('log-write.c', 's->header.log_length / 2 / VHDX_LOG_SECTOR, MAX_ENTRY_PAGES);\n\n'
+     '  while (vhdx_log_entry_bytes (n) > s->header.log_length / 2)',
+     's->header.log_length / VHDX_LOG_SECTOR, MAX_ENTRY_PAGES);\n\n'
+     '  while (vhdx_log_entry_bytes (n) > s->header.log_length)'),
+    ('log-write.c', 's->log_at = (s->log_at + bytes) % length;', ';'),
+    ('session.c', 'ret = vhdx_co_log_write (s, NULL, 0);', 'ret = 0;'),
+    ('session.c', 'header.data_write_guid = s->next_data_write_guid;', ';'),
     ('alloc.c', 'ret = bdrv_co_pwrite_zeroes (s->bs->file, *file_offset, bytes, BDRV_REQ_MAY_UNMAP);', 'ret = 0;'),
-    ('open.c', 's->grown_is_zero = s->can_grow && s->data_end == bdrv_length (s->bs->file);', 's->grown_is_zero = true;'),
+    ('alloc.c', 'bitset_fill (bits->bits[i]->data, in_page, n, false, BITSET_LSB_FIRST);', ';'),
+    ('alloc.c', '         && epochs_is_over (&s->epochs, g_array_index (s->freed, VhdxFreed, n).epoch))', ')'),
+    ('alloc.c', 'g_array_append_val (s->dropped, freed);', 'g_array_append_val (s->freed, freed);'),
+    ('alloc.c', 'vhdx_recent_forget (s, block);', ';'),
+    ('alloc.c', 'bdrv_meta_cache_invalidate (s->pages, bits->bitmap, VHDX_BITMAP_BLOCK_BYTES);', ';'),
+    ('write.c', '  int ret = write_payload (s, entry->file_offset + piece->in_block, piece->bytes, payload, done);\n',
+     '  int ret = entry->state == VHDX_BLOCK_PARTIALLY_PRESENT ? set_bits (s, piece) : 0;\n\n  if (ret == 0)\n'
+     '    ret = write_payload (s, entry->file_offset + piece->in_block, piece->bytes, payload, done);\n'),
+    ('compact.c', 'vhdx_co_wait_old_requests (s);\n  ret =', 'ret ='),
+    ('compact.c', 'vhdx_pages_forget (s, move->from, move->bytes);', ';'),
+    ('compact.c', '  /* Copies, flush, entry, flush: I1, I3. */\n  if (ret == 0)\n    ret = vhdx_co_publish (s);', ''),
+    ('reduce.c', 'ret = vhdx_co_publish (s);\n  if (ret == 0 && s->metadata.has_parent)',
+     'if (ret == 0 && s->metadata.has_parent)'),
+    ('reduce.c', 'vhdx_pages_forget (s, file_offset, VHDX_BITMAP_BLOCK_BYTES);', ';'),
+    ('link.c', 'if (!set_linkage (s, &now, &next, error))', 'if (false)'),
+    ('link.c', 'if (!set_linkage (s, &next, &none, error))', 'if (false)'),
+    ('link.c', 'ret = bdrv_co_take_next_identity (parent);', 'ret = 0;'),
     ('resize.c', 'ret = zero_tail (s, old_bytes, bytes);', 'ret = 0;'),
-]}
+    ('resize.c', 'int ret = vhdx_co_for_each_entry_in (s, first, entries, clear_entry, NULL);',
+     'int ret = first > entries && entries == 0 ? clear_entry (s, 0, 0, NULL) : 0;'),
+    ('resize.c', 'ret = copy_table (s, bat.file_offset);', 'ret = bat.bytes == 0 ? copy_table (s, 0) : 0;'),
+    ('open.c', '  if (ret == 0)\n    ret = vhdx_co_end_log (s);\n  if (ret < 0)', '  if (ret < 0)'),
+    ('open.c', 's->flushed_bytes = MIN (s->flushed_bytes, length);', ';'),
+    ('open.c', 's->grown_is_zero = length == s->data_end;', 's->grown_is_zero = true;'),
+]
+
+# of each driver: what is changed by hand, and the tests that are to notice, with their arguments
+DRIVERS = {
+    'vhd': (VHD, [('tests/crash/' + name, ['-p', '/%s/vhd' % name]) for name in CRASH_TESTS]
+            + [('tests/unit/test-vhd-relocate', [])]),
+    'vhdx': (VHDX, [('tests/unit/test-vhdx-write', [])]
+             + [('tests/crash/' + name, ['-p', '/%s/vhdx' % name]) for name in CRASH_TESTS + ['crash-replay']]),
+}
 
 
-def driver_of(file_format):
-    return os.path.join('block/drivers', file_format)
-
-
-def mutants(source, file_format):
+def mutants(source, driver):
     """(name, file, mutated text)"""
     found = []
-    for path in sorted(glob.glob(os.path.join(source, driver_of(file_format), '*.c'))):
+    for path in sorted(glob.glob(os.path.join(source, 'block/drivers', driver, '*.c'))):
         name = os.path.basename(path)
         if name == 'create.c':
             continue
@@ -80,7 +109,7 @@ def mutants(source, file_format):
             line = text.count('\n', 0, match.start()) + 1
             found.append(('%s:%d %s: no flush' % (name, line, function), name,
                           text[:match.start()] + '0' + text[match.end():]))
-        for wanted, old, new in BY_HAND[file_format]:
+        for wanted, old, new in DRIVERS[driver][0]:
             if wanted != name:
                 continue
             if text.count(old) != 1:
@@ -99,14 +128,14 @@ def run(*command, **kwargs):
         return subprocess.CompletedProcess(command, 124, 'timeout after %d s' % e.timeout)
 
 
-def judge(build, seeds, file_format):
+def judge(build, tests, seeds):
     """Which test fails, or None."""
-    done = run('ninja', '-C', build, *[program for program, _ in TESTS[file_format]])
+    done = run('ninja', '-j2', '-C', build, *(name for name, _ in tests))
     if done.returncode:
         return 'does not compile\n' + done.stdout[-2000:]
     for seed in range(1, seeds + 1):
-        for test, cases in TESTS[file_format]:
-            done = run(os.path.join(build, test), '-p', cases, env=dict(os.environ, VHDKIT_SEED=str(seed)))
+        for test, arguments in tests:
+            done = run(os.path.join(build, test), *arguments, env=dict(os.environ, VHDKIT_SEED=str(seed)))
             if done.returncode:
                 kept = re.search(r'files kept in (\S+)', done.stdout)
                 if kept:
@@ -118,8 +147,8 @@ def judge(build, seeds, file_format):
 
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument('--driver', choices=DRIVERS, default='vhd')
     parser.add_argument('--keep', metavar='DIRECTORY', help='work there, and use it again')
-    parser.add_argument('--format', choices=sorted(TESTS), default='vhd')
     parser.add_argument('--seeds', type=int, default=3, help='how often the tests run before a mutant has survived')
     parser.add_argument('pattern', nargs='?', default='', help='only mutants whose name has it')
     args = parser.parse_args()
@@ -132,20 +161,21 @@ def main():
         done = run('meson', 'setup', build, source, '-Dbuildtype=debugoptimized')
         if done.returncode:
             sys.exit(done.stdout)
-    verdict = judge(build, args.seeds, args.format)
+    tests = DRIVERS[args.driver][1]
+    verdict = judge(build, tests, args.seeds)
     if verdict:
         sys.exit('without a mutation: ' + verdict)
 
     missed = 0
-    for name, file, text in mutants(source, args.format):
+    for name, file, text in mutants(source, args.driver):
         if args.pattern not in name:
             continue
-        path = os.path.join(source, driver_of(args.format), file)
+        path = os.path.join(source, 'block/drivers', args.driver, file)
         with open(path, encoding='utf-8') as f:
             original = f.read()
         with open(path, 'w', encoding='utf-8') as f:
             f.write(text)
-        verdict = judge(build, args.seeds, args.format)
+        verdict = judge(build, tests, args.seeds)
         missed += verdict is None
         print('%s: %s' % (name, verdict or 'NOT NOTICED'), flush=True)
         with open(path, 'w', encoding='utf-8') as f:

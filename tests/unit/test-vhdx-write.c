@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Writing VHDX images where something is odd: failures at each write after the file was cut, blocks of fixed images that
  * are lost, entries behind the end of the disk, a parent that is not open, containers of fixed length. */
+#include <errno.h>
 #include <string.h>
 
 #include "test-core-util.h"
@@ -294,6 +295,203 @@ short_device (void *opaque)
   mem_file_clear (&mem);
 }
 
+/* --- rounds of several entries -------------------------------------------------------------------------- */
+
+static void coroutine_fn
+flush_entry (void *opaque)
+{
+  g_assert_cmpint (bdrv_co_flush (opaque), ==, 0);
+}
+
+/* What one round writes, from request @first on: the log at 1 MiB, the BAT of 4 MiB behind the metadata, blocks. */
+static void
+judge_round (const MemFile *mem, guint first)
+{
+  bool log_dirty = false, place_dirty = false;
+  int64_t at = -1, lowest = INT64_MAX, last_lowest = INT64_MAX;
+  int entries = 0, bitmap_pages = 0;
+
+  for (guint i = first; i < mem->log->len; i++)
+    {
+      const MemRequest *req = &g_array_index (mem->log, MemRequest, i);
+
+      if (req->op == MEM_FLUSH)
+        log_dirty = place_dirty = false;
+      if (req->op != MEM_WRITE)
+        continue;
+      if (req->offset >= MIB && req->offset < 2 * MIB)
+        {
+          /* Flush A, also between two entries; each follows the one before. */
+          g_assert_false (place_dirty);
+          g_assert_true (at < 0 || at == req->offset);
+          g_assert_cmpint (req->bytes, <=, MIB / 2);
+          at = req->offset + req->bytes == 2 * MIB ? MIB : req->offset + req->bytes;
+          entries += !log_dirty;
+          last_lowest = log_dirty ? last_lowest : MIN (last_lowest, lowest);
+          log_dirty = true;
+          continue;
+        }
+      /* Flush B. */
+      g_assert_false (log_dirty);
+      g_assert_cmpint (entries, >, 0);
+      place_dirty = true;
+      if (req->offset >= BAT + 4 * MIB)
+        {
+          g_assert_cmpint (entries, ==, 1);
+          bitmap_pages += req->bytes / (4 * KIB);
+          continue;
+        }
+      g_assert_cmpint (req->offset, >=, BAT);
+      g_assert_cmpint (req->offset + req->bytes, <=, last_lowest);
+      lowest = MIN (lowest, req->offset);
+    }
+  g_assert_cmpint (entries, >=, 3);
+  g_assert_cmpint (bitmap_pages, ==, 2);
+}
+
+/* More pages than an entry may have, changed while a round is under way: bitmaps first, then the BAT from its end to its
+ * start, with flushes around each entry. */
+static void coroutine_fn
+several_entries (void *opaque)
+{
+  BlockDriverState *base, *bs;
+  MemFile base_mem, mem;
+  unsigned running = 0;
+  guint first;
+
+  mem_file_init (&base_mem, 0);
+  mem_file_init (&mem, 0);
+  co_create (&base_mem, 2 * MIB, NULL, NULL);
+  base = co_open (&base_mem, 0, NULL);
+  co_create (&mem, 400 * 1024 * MIB, NULL, base);
+  bs = co_open (&mem, BDRV_O_RDWR, bdrv_ref (base));
+  co_fill (bs, 0, 512, 0xA5);
+  g_assert_cmpint (bdrv_co_flush (bs), ==, 0);
+  co_fill (bs, MIB, 512, 0xA5);
+  mem.max_delay = 10000;
+  test_start (flush_entry, bs, &running);
+  mem.max_delay = 0;
+  g_assert_cmpint (running, ==, 1);
+  for (int i = 300; i-- > 0;)
+    g_assert_cmpint (bdrv_co_pwrite_zeroes (bs, i * 512 * MIB + 8 * MIB, MIB, BDRV_REQ_MAY_UNMAP), ==, 0);
+  co_fill (bs, 3 * MIB, 512, 0x5A);
+  co_fill (bs, 300 * 1024 * MIB, 512, 0x5A);
+  g_assert_cmpint (running, ==, 1);
+  co_test_wait (&running);
+  first = mem.log->len;
+  g_assert_cmpint (bdrv_co_flush (bs), ==, 0);
+  judge_round (&mem, first);
+  g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
+  bdrv_co_unref (base);
+  mem_file_clear (&mem);
+  mem_file_clear (&base_mem);
+}
+
+/* --- a flush that fails once ---------------------------------------------------------------------------- */
+
+/* A filter over the container, the node of which is not poisoned by that. */
+static int flushes_left;
+
+static int coroutine_fn
+filter_co_flush (BlockDriverState *bs)
+{
+  return flushes_left-- == 0 ? -EIO : bdrv_co_flush (bs->file);
+}
+
+static bool coroutine_fn
+filter_co_open (BlockDriverState *bs, const BlockOptions *options, GError **error)
+{
+  return true;
+}
+
+static const BlockDriver flush_filter = {
+  .struct_size = sizeof (BlockDriver),
+  .abi = BLOCK_DRIVER_ABI,
+  .kind = BLOCK_DRIVER_FILTER,
+  .format_name = "flush-filter",
+  .co_open = filter_co_open,
+  .co_flush = filter_co_flush,
+};
+
+/* While the BAT moves into a larger region, each flush fails once.  What is flushed after that is there when the image
+ * is opened again, if anything could be written at all. */
+static void coroutine_fn
+flush_fails_in_growth (void *opaque)
+{
+  bool grown = false;
+
+  for (int n = 0; !grown; n++)
+    {
+      g_autoptr (GError) error = NULL;
+      g_autofree uint8_t *buf = g_malloc (MIB);
+      BlockDriverState *bs;
+      MemFile mem;
+      int ret;
+
+      g_assert_cmpint (n, <, 60);
+      memset (buf, 0x5A, MIB);
+      mem_file_init (&mem, 0);
+      co_create (&mem, 100 * 1024 * MIB, NULL, NULL);
+      bs = bdrv_node_new (bdrv_find_driver ("vhdx"), "x.vhdx", BDRV_O_RDWR,
+                          co_node_on (&flush_filter, co_mem_open (&mem, BDRV_O_RDWR), BDRV_O_RDWR));
+      flushes_left = -1;
+      bdrv_co_node_open (bs, NULL, &error);
+      g_assert_no_error (error);
+      co_fill (bs, 0, MIB, 0xA5);
+      g_assert_cmpint (bdrv_co_flush (bs), ==, 0);
+
+      flushes_left = n;
+      grown = bdrv_co_truncate (bs, 200 * 1024 * MIB, NULL);
+      g_assert_true (grown || flushes_left < 0);
+      flushes_left = -1;
+      ret = bdrv_co_pwrite (bs, 2 * MIB, MIB, buf, 0);
+      if (ret == 0)
+        ret = bdrv_co_flush (bs);
+      g_assert_true (ret == 0 || !grown);
+      bdrv_co_unref (bs);
+
+      bs = co_open (&mem, BDRV_O_RDWR, NULL);
+      co_assert_filled (bs, 0, MIB, 0xA5);
+      if (ret == 0)
+        co_assert_filled (bs, 2 * MIB, MIB, 0x5A);
+      g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
+      mem_file_clear (&mem);
+    }
+}
+
+/* --- headers -------------------------------------------------------------------------------------------- */
+
+/* Of an open that begins with moving a block, the first change is that of a header. */
+static void coroutine_fn
+headers_before_a_move (void *opaque)
+{
+  const BlockMove move = { 3 * MIB, 7 * MIB, 4 * MIB, MIB };
+  BlockDriverState *bs;
+  MemFile mem;
+  guint i;
+
+  mem_file_init (&mem, 0);
+  co_create (&mem, 4 * MIB, NULL, NULL);
+  bs = co_open (&mem, BDRV_O_RDWR, NULL);
+  for (int block = 0; block < 4; block++)
+    co_fill (bs, block * MIB, MIB, 0xA5);
+  g_assert_cmpint (bdrv_co_pwrite_zeroes (bs, 0, MIB, BDRV_REQ_MAY_UNMAP), ==, 0);
+  g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
+  i = mem.log->len;
+  bs = co_open (&mem, BDRV_O_RDWR, NULL);
+  g_assert_cmpint (bs->drv->co_relocate (bs, &move, 1), ==, 0);
+  while (g_array_index (mem.log, MemRequest, i).op == MEM_READ
+         || g_array_index (mem.log, MemRequest, i).op == MEM_FLUSH)
+    i++;
+  g_assert_cmpint (g_array_index (mem.log, MemRequest, i).op, ==, MEM_WRITE);
+  g_assert_cmpint (g_array_index (mem.log, MemRequest, i).offset, >=, 64 * KIB);
+  g_assert_cmpint (g_array_index (mem.log, MemRequest, i).offset, <=, 128 * KIB);
+  co_assert_filled (bs, MIB, 3 * MIB, 0xA5);
+  g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
+  g_assert_cmpint (mem.data->len, ==, 7 * MIB);
+  mem_file_clear (&mem);
+}
+
 static void
 run (const void *data)
 {
@@ -305,15 +503,23 @@ run (const void *data)
 int
 main (int argc, char **argv)
 {
-  static CoroutineEntry *const cut = log_after_cut, *const lost = lost_blocks,
-                               *const stale = stale_entries_of_child, *const not_open = parent_not_open,
-                               *const device = short_device;
+  static const struct
+  {
+    const char *path;
+    CoroutineEntry *entry;
+  } tests[] = {
+    { "/vhdx-write/log-after-cut", log_after_cut },
+    { "/vhdx-write/lost-blocks", lost_blocks },
+    { "/vhdx-write/stale-entries-of-child", stale_entries_of_child },
+    { "/vhdx-write/parent-not-open", parent_not_open },
+    { "/vhdx-write/short-device", short_device },
+    { "/vhdx-write/several-entries", several_entries },
+    { "/vhdx-write/flush-fails-in-growth", flush_fails_in_growth },
+    { "/vhdx-write/headers-before-a-move", headers_before_a_move },
+  };
 
   g_test_init (&argc, &argv, NULL);
-  g_test_add_data_func ("/vhdx-write/log-after-cut", &cut, run);
-  g_test_add_data_func ("/vhdx-write/lost-blocks", &lost, run);
-  g_test_add_data_func ("/vhdx-write/stale-entries-of-child", &stale, run);
-  g_test_add_data_func ("/vhdx-write/parent-not-open", &not_open, run);
-  g_test_add_data_func ("/vhdx-write/short-device", &device, run);
+  for (size_t i = 0; i < G_N_ELEMENTS (tests); i++)
+    g_test_add_data_func (tests[i].path, &tests[i].entry, run);
   return g_test_run ();
 }
