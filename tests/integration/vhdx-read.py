@@ -280,12 +280,25 @@ def a_partial_block_without_its_bitmap(t):
 
 
 @case
-def writing_is_refused(t):
-    path = Vhdx().write(t.path('x.vhdx'))
+def a_writer_puts_the_replayed_log_in_its_place(t):
+    """What a reader sees in memory is on disk after one write, and the log is empty."""
+    entry = log_entry(G, 7, [(3 * MiB, bat_page({0: ONE, 2: TWO}))], 0, SIX, SIX)
+    path = logged([entry]).write(t.path('x.vhdx'))
+    content = read_all(t, path)
+    t.io('-c', 'write -q -P 3 512 512', path)
+    t.equal([f.text for f in vhdxcheck.check(path).of('error')], [], 'independent check of the closed file')
+    t.same_content(read_all(t, path), content[:512] + b'\3' * 512 + content[1024:], 'content')
+
+
+@case
+def a_writer_refuses_a_log_without_an_entry(t):
+    v = Vhdx()
+    v.log_guid = G
+    path = v.write(t.path('x.vhdx'))
     unchanged = Unchanged(path)
-    t.refused(t.io('-c', 'write -P 1 0 512', path, rc=1), 'cannot be written')
-    t.refused(t.img('compact', path, rc=1))
-    unchanged.verify(t)
+    t.refused(t.io('-f', 'vhdx', '-c', 'write -q -P 1 0 512', path, rc=1), 'log')
+    t.refused(t.img('compact', '-q', '-f', 'vhdx', path, rc=1), 'log')
+    unchanged.verify(t, 'a refused write')
 
 
 @case
