@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Other people's readers of VHD, each as a function (t, path or chain) -> guest bytes.
+"""Other people's readers of VHD and VHDX, each as a function (t, path or chain) -> guest bytes; view () is for disks
+that are too large for that.
 
 Known faults, so that a difference is not taken for one of ours: qemu-img takes a differencing image for a
 dynamic one; libvhdi (20210425) misreads a bitmap byte in which present and absent sectors meet, and reads
 zeros in differencing images of other than 2 MiB blocks, so differencing images shown to it have runs of whole
-4 KiB and the usual block size; 7-Zip finds parents by name in the same directory only.
+4 KiB and the usual block size; 7-Zip finds parents by name in the same directory only.  Of VHDX: qemu-img takes
+sectors of 512 bytes alone and no differencing image; libvhdi and 7-Zip replay no log; libvhdi reads nothing behind the end of a
+smaller parent; 7-Zip 26.02 refuses a disk of an odd number of sectors.
 """
 
 import os
@@ -15,6 +18,7 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'integration'))
 
 import harness  # noqa: E402
+import views  # noqa: E402
 
 _LIBVHDI = r'''
 import sys, pyvhdi
@@ -100,3 +104,31 @@ def read(t, reader, chain):
     if reader == 'libvhdi':
         return libvhdi(t, *chain)
     return seven_zip(t, chain[0])
+
+
+def view(t, reader, chain, fmt='vhdx'):
+    """The same as a raw file with holes for zeros: a view, see views.py."""
+    need(t, reader)
+    out = t.path(reader + '.raw')
+    if reader == 'qemu':
+        t.run(harness.QEMU_IMG, 'convert', '-f', fmt, '-O', 'raw', chain[0], out)
+        return views.RawFile(out)
+    argv = ([_python_with_libvhdi(), '-c', _LIBVHDI, *chain] if reader == 'libvhdi' else
+            [_seven_zip(), 'x', '-so', '-t' + fmt.upper(), '-bso0', '-bse2', '-bd', chain[0]])
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+                               cwd=os.path.dirname(chain[0]))
+    zeros = bytes(64 * harness.KiB)
+    with open(out, 'wb') as f:
+        while True:
+            piece = process.stdout.read(len(zeros))
+            if not piece:
+                break
+            if piece == zeros:
+                f.seek(len(piece), 1)
+            else:
+                f.write(piece)
+        f.truncate(f.tell())
+    _, err = process.communicate(timeout=harness.TIMEOUT)
+    if process.returncode:
+        raise harness.Failed('%s: %s' % (reader, err.decode(errors='replace')[-500:]))
+    return views.RawFile(out)
