@@ -6,8 +6,9 @@ Known faults, so that a difference is not taken for one of ours: qemu-img takes 
 dynamic one; libvhdi (20210425) misreads a bitmap byte in which present and absent sectors meet, and reads
 zeros in differencing images of other than 2 MiB blocks, so differencing images shown to it have runs of whole
 4 KiB and the usual block size; 7-Zip finds parents by name in the same directory only.  Of VHDX: qemu-img takes
-sectors of 512 bytes alone and no differencing image; libvhdi and 7-Zip replay no log; libvhdi reads nothing behind the end of a
-smaller parent; 7-Zip 26.02 refuses a disk of an odd number of sectors.
+sectors of 512 bytes alone and no differencing image; libvhdi and 7-Zip replay no log; libvhdi takes blocks of zeros in a differencing
+image for blocks at offset 0; libvhdi and 7-Zip read nothing behind the end of a smaller parent; 7-Zip 26.02 refuses a
+disk of an odd number of sectors.
 """
 
 import os

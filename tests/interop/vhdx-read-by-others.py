@@ -38,25 +38,28 @@ def place(rng, size, block_size, unit):
     return max(0, min(at, size - length)) // unit * unit, length
 
 
-def one_round(t, rng, path, view, block_size, unit, grows):
-    """Opens, writes, zeroes, discards, grows and closes; the view then, discarded ranges apart."""
+ALL = ('write', 'zero', 'flush', 'grow', 'discard')
+
+
+def one_round(t, rng, path, view, block_size, unit, work):
+    """Opens, does some of @work and closes; the view then."""
     commands, discarded = [], []
     for _ in range(rng.randrange(4, 14)):
         offset, length = place(rng, view.size, block_size, unit)
-        kind = rng.random()
-        if kind < 0.5:
+        kind = rng.choice(('write', 'write', 'write') + work)
+        if kind == 'write':
             byte = rng.randrange(1, 256)
             commands.append('write -q -P %d %d %d' % (byte, offset, length))
             view = view.lay([(offset, bytes([byte]) * length)])
-        elif kind < 0.75:
+        elif kind == 'zero':
             if rng.random() < 0.4:
                 offset -= offset % block_size
                 length = min(block_size * rng.randrange(1, 3), view.size - offset)
             commands.append('write -q -z%s %d %d' % (rng.choice((' -u', '')), offset, length))
             view = view.lay([(offset, length)])
-        elif kind < 0.85:
+        elif kind == 'flush':
             commands.append('flush')
-        elif kind < 0.9 and grows:
+        elif kind == 'grow':
             # 7-Zip wants an even number of sectors.
             size = view.size + rng.randrange(1, 2000) * 2 * unit
             commands.append('truncate %d' % size)
@@ -85,9 +88,9 @@ def after_discard(t, path, view, offset, length, unit):
     return view
 
 
-def worked_on(t, rng, path, view, block_size, unit, rounds=ROUNDS, grows=True):
+def worked_on(t, rng, path, view, block_size, unit, rounds=ROUNDS, work=ALL):
     for _ in range(rounds):
-        view = one_round(t, rng, path, view, block_size, unit, grows)
+        view = one_round(t, rng, path, view, block_size, unit, work)
     return view
 
 
@@ -154,7 +157,7 @@ add('fixed-32M-sectors-512', single, 'fixed', 32 * MiB, 512)
 
 
 @seeded
-def chain(t, rng, sizes, sector, grows):
+def chain(t, rng, sizes, sector, work, readers_of_it):
     """A base and three children worked on; read; then the two upper merged into the one below, and compacted."""
     size = 9 * MiB + 512 * KiB
     view, files = views.Content(size), []
@@ -163,9 +166,9 @@ def chain(t, rng, sizes, sector, grows):
         parent = ['-b', files[0]] if files else []
         options = 'block_size=%d' % block_size + ('' if files else ',logical_sector_size=%d' % sector)
         t.img('create', '-q', '-f', 'vhdx', '-o', options, *parent, path, *([] if files else [size]))
-        view = worked_on(t, rng, path, view, block_size, 4096, rounds=2, grows=grows)
+        view = worked_on(t, rng, path, view, block_size, 4096, rounds=2, work=work)
         files.insert(0, path)
-    but = ('qemu', 'libvhdi') if grows else ('qemu',)
+    but = [reader for reader in READERS if reader not in readers_of_it]
     for path in files:
         nothing_found(t, path, qemu=False, leaks=True)
     all_agree(t, files, view, but)
@@ -182,10 +185,17 @@ def chain(t, rng, sizes, sector, grows):
     all_agree(t, files[1:], view, () if sector == 512 else ('qemu',))
 
 
-add('chain-of-2M-blocks', chain, (2 * MiB,) * 4, 512, False)
-add('chain-of-mixed-blocks', chain, (MiB, 32 * MiB, 2 * MiB, MiB), 512, False)
-add('chain-that-grows', chain, (32 * MiB, MiB, 2 * MiB, MiB), 512, True)
-add('chain-of-4096-byte-sectors', chain, (2 * MiB, MiB, 8 * MiB, MiB), 4096, False)
+WRITES = ('write', 'flush')
+STAYS = ('write', 'zero', 'flush', 'discard')
+BOTH = ('libvhdi', '7z')
+add('chain-of-2M-blocks', chain, (2 * MiB,) * 4, 512, WRITES, BOTH)
+add('chain-of-mixed-blocks', chain, (MiB, 32 * MiB, 2 * MiB, MiB), 512, WRITES, BOTH)
+add('chain-of-4096-byte-sectors', chain, (2 * MiB, MiB, 8 * MiB, MiB), 4096, WRITES, BOTH)
+add('chain-with-zeros', chain, (2 * MiB,) * 4, 512, STAYS, ('7z',))
+add('chain-with-zeros-of-mixed-blocks', chain, (MiB, 32 * MiB, 2 * MiB, MiB), 512, STAYS, ('7z',))
+add('chain-with-zeros-of-4096-byte-sectors', chain, (2 * MiB, MiB, 8 * MiB, MiB), 4096, STAYS, ('7z',))
+# Only what it was merged into is read by others.
+add('chain-that-grows', chain, (32 * MiB, MiB, 2 * MiB, MiB), 512, ALL, ())
 
 
 @seeded
