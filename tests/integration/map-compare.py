@@ -158,4 +158,43 @@ def trouble_is_2(t):
     t.img('compare', '-f', 'raw', '-F', 'vhd', t.path('a.raw'), t.path('b.vhd'), rc=(1, 2, 3, 4))
 
 
+
+def blocks_of_map(t, path, wanted):
+    extents = t.img('map', '-f', 'vhdx', '--output=json', path).json
+    t.equal(sum(x['length'] for x in extents), 4 << 40, 'length of the map')
+    t.equal(sorted({n for x in extents if x['present']
+                    for n in range(x['start'] // MiB, (x['start'] + x['length'] - 1) // MiB + 1)}), sorted(wanted),
+            'blocks of the map')
+
+
+def sparse_table(t, seed):
+    """Few blocks in a table of 32 MiB: found where the file has a hole, zeros, and what is not in the file yet."""
+    rng = random.Random(seed)
+    path = t.path('x.vhdx')
+    t.img('create', '-q', '-f', 'vhdx', '-o', 'block_size=1M', path, 4 << 40)
+    last = (4 << 20) - 1
+    wanted = {0, last} if rng.randrange(2) else set()
+    for _ in range(rng.randrange(1, 9)):
+        # Pages of the table begin at multiples of 512 entries, chunks end after 4096 blocks; pieces are 64 KiB.
+        near = rng.choice([512, 4096, 4097, 8192, 65536, 131072]) * rng.randrange(1, 32)
+        wanted.add(min(last, near + rng.randrange(-2, 3)))
+    written = sorted(wanted)
+    rng.shuffle(written)
+    commands = []
+    for n in written:
+        commands += ['-c', 'write -q -P 7 %d 512' % (n * MiB)]
+    held = t.io('-f', 'vhdx', *commands, '-c', 'map', '-c', 'flush', '-c', 'map', path).out.splitlines()
+    t.equal(len(held) % 2, 0, 'lines of two maps')
+    t.equal(held[:len(held) // 2], held[len(held) // 2:], 'maps before and after a flush')
+    blocks_of_map(t, path, wanted)
+    with open(path, 'rb') as source, open(t.path('full.vhdx'), 'wb') as copy:
+        for piece in iter(lambda: source.read(MiB), b''):
+            copy.write(piece)
+    blocks_of_map(t, t.path('full.vhdx'), wanted)
+
+
+for i in range(12):
+    add('map-of-sparse-table-%d' % i, sparse_table, 9000 + i)
+
+
 main()

@@ -128,33 +128,92 @@ vhdx_co_lookup_bitmap (VhdxState *s, uint64_t chunk, int64_t *file_offset)
   return 0;
 }
 
+/* --- runs -------------------------------------------------------------------------------------------------- */
+
+/* Less than this is looked at page by page; it doubles, so a run is found for at most twice the reading that its
+ * length takes. */
+#define LEAST_ZERO_BYTES (64 * VHDX_KIB)
+
+static int coroutine_fn
+stop_at_entry (VhdxState *s, uint64_t index, uint64_t value, void *opaque)
+{
+  *(uint64_t *)opaque = index;
+  return 1;
+}
+
+/* The first entry at @index or behind, below @end, that may not be zero; @end: there is none. */
+static int64_t coroutine_fn
+skip_zero_entries (VhdxState *s, uint64_t index, uint64_t end)
+{
+  GHashTableIter iter;
+  VhdxHeldPage *page;
+  uint64_t found;
+  int ret = 0;
+
+  /* The file has not what is held: that is for whoever looks at pages. */
+  if (s->held)
+    {
+      g_hash_table_iter_init (&iter, s->held);
+      while (g_hash_table_iter_next (&iter, NULL, (void **)&page))
+        if (page->file_offset + VHDX_PAGE > vhdx_bat_file_offset (s, index)
+            && page->file_offset < vhdx_bat_file_offset (s, end))
+          end = MAX (index, (uint64_t)(page->file_offset - s->bat_region.file_offset) / 8);
+    }
+  for (uint64_t n = LEAST_ZERO_BYTES / 8; index < end && ret == 0; n *= 2)
+    {
+      found = MIN (end, index + n);
+      ret = vhdx_co_for_each_entry_in (s, index, found, stop_at_entry, &found);
+      index = found;
+    }
+  return ret < 0 ? ret : (int64_t)index;
+}
+
+/* How many of the @max entries in @page from @index on are in @state. */
+static uint64_t
+state_run_in_page (const VhdxState *s, const uint8_t *page, uint64_t index, uint64_t max,
+                   VhdxBlockState state)
+{
+  const uint8_t *at = page + vhdx_bat_file_offset (s, index) % VHDX_PAGE;
+  uint64_t n;
+  Le64 disk;
+
+  for (n = 0; n < max; n++, at += 8)
+    {
+      memcpy (&disk, at, sizeof disk);
+      if ((le64_get (disk) & VHDX_BAT_STATE_MASK) != (uint64_t)state)
+        break;
+    }
+  return n;
+}
+
 int64_t coroutine_fn
 vhdx_co_state_run (VhdxState *s, uint64_t block, uint64_t max, VhdxBlockState state)
 {
-  uint64_t n = 0;
+  uint64_t first = block, stop = block + MIN (max, s->payload_blocks - block);
 
-  max = MIN (max, s->payload_blocks - block);
-  while (n < max)
+  while (block < stop)
     {
-      int64_t at = vhdx_bat_file_offset (s, vhdx_bat_index (s, block + n));
-      int64_t in_page = at % VHDX_PAGE;
+      uint64_t index = vhdx_bat_index (s, block), end = vhdx_bat_index (s, stop - 1) + 1;
+      int64_t at = vhdx_bat_file_offset (s, index);
+      uint64_t in_page = (VHDX_PAGE - at % VHDX_PAGE) / 8;
+      uint64_t n = MIN (MIN (in_page, stop - block), s->chunk_ratio - block % s->chunk_ratio), run;
       VhdxPage page;
-      int ret = vhdx_co_page_get (s, at, &page);
+      int64_t ret = vhdx_co_page_get (s, at, &page);
 
       if (ret < 0)
-        return n > 0 ? (int64_t)n : ret;
-      /* All that are in this page, up to the next bitmap entry. */
-      for (; in_page < VHDX_PAGE && n < max; in_page += 8)
-        {
-          Le64 disk;
-
-          memcpy (&disk, page.data + in_page, sizeof disk);
-          if ((le64_get (disk) & VHDX_BAT_STATE_MASK) != (uint64_t)state)
-            max = n;
-          else if ((block + ++n) % s->chunk_ratio == 0)
-            break;
-        }
+        return block > first ? (int64_t)(block - first) : ret;
+      run = state_run_in_page (s, page.data, index, n, state);
       vhdx_page_put (s, &page);
+      block += run;
+      if (run < n)
+        break;
+      /* Where a page of the table ends in nothing, much more of nothing may follow. */
+      index += in_page;
+      if (n < in_page || state != VHDX_BLOCK_NOT_PRESENT || index + LEAST_ZERO_BYTES / 8 > end)
+        continue;
+      ret = skip_zero_entries (s, index, end);
+      if (ret > (int64_t)index)
+        block = MIN (stop, vhdx_bat_index_block (s, ret));
     }
-  return n;
+  return block - first;
 }

@@ -16,7 +16,8 @@ typedef struct
   VhdxState *s;
   VhdxBatVisitor *visit;
   void *opaque;
-  uint8_t *buffer; /* PIECE_BYTES; NULL until something is to be read */
+  int64_t buffer_bytes;
+  uint8_t *buffer; /* NULL until something is to be read */
 } Scan;
 
 /* The length of the run at the start of the range of the container that is all zero or is to be read; sets *zero.
@@ -82,7 +83,7 @@ scan_data (Scan *scan, int64_t file_offset, int64_t bytes)
   VhdxState *s = scan->s;
 
   if (!scan->buffer)
-    scan->buffer = bdrv_try_alloc_buffer (s->bs->file, PIECE_BYTES);
+    scan->buffer = bdrv_try_alloc_buffer (s->bs->file, scan->buffer_bytes);
   if (!scan->buffer)
     return -ENOMEM;
   while (bytes > 0)
@@ -103,9 +104,8 @@ scan_data (Scan *scan, int64_t file_offset, int64_t bytes)
 int coroutine_fn
 vhdx_co_for_each_entry_in (VhdxState *s, uint64_t first, uint64_t end, VhdxBatVisitor *visit, void *opaque)
 {
-  Scan scan = { s, visit, opaque, NULL };
-  int64_t at = s->bat_region.file_offset + (int64_t)first * 8;
-  int64_t stop = s->bat_region.file_offset + (int64_t)end * 8;
+  int64_t at = vhdx_bat_file_offset (s, first), stop = vhdx_bat_file_offset (s, end);
+  Scan scan = { s, visit, opaque, MIN (stop - at, PIECE_BYTES), NULL };
   int ret = 0;
 
   while (at < stop && ret == 0)
