@@ -1,12 +1,36 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every request of a compaction fails once: one message, a status, a sound image, and a rerun that finishes."""
+"""Every request of a compaction fails once: one message, a status, a sound image, and a rerun that finishes.  Of VHD, or
+of VHDX with "vhdx" as first argument.
+"""
 
 import os
 import random
+import sys
 
 import chains
 import faults
-from harness import KiB, add, main, vhdfile
+import vhdxchains
+from harness import KiB, MiB, add, main, vhdfile
+
+maker = chains
+if sys.argv[1:2] == ['vhdx']:
+    maker = vhdxchains
+    del sys.argv[1]
+
+
+def build_vhdx(t, differencing):
+    """Blocks of data, of zeros and, over a parent, of what it shows."""
+    rng = random.Random(differencing)
+    count = 12
+    size = count * MiB - 512
+    parent = None
+    if differencing:
+        parent = vhdxchains.write_layer(t, 'parent.vhdx', size, [(0, b'\1' * (6 * MiB))], block_size=2 * MiB)
+    writes = [(i * MiB, rng.randbytes(4096)) for i in range(0, count, 4)]
+    writes += [(i * MiB, bytes(MiB)) for i in range(1, count - 1, 4)]
+    writes += [(i * MiB, b'\1' * 8192) for i in range(2, count - 1, 4)]
+    layer = vhdxchains.write_layer(t, 'x.vhdx', size, writes, 'differencing' if differencing else 'dynamic', parent)
+    return [parent, layer] if parent else [layer]
 
 
 def build(t, differencing):
@@ -30,7 +54,7 @@ def build(t, differencing):
 
 
 def compact(t, differencing, errno):
-    layers = build(t, differencing)
+    layers = (build if maker is chains else build_vhdx)(t, differencing)
     work = chains.copy_chain(t, layers, 'work')
     path, view = work[-1].path, layers[-1].view
     argv = ['compact', '-q', path]
@@ -44,14 +68,14 @@ def compact(t, differencing, errno):
     t.check(least < os.path.getsize(layers[-1].path), 'nothing was compacted')
 
     def finished():
-        t.same_content(chains.read_view(work, len(work) - 1), view, 'content')
-        t.sound(path, ours=False)
+        maker.reads_as(t, work, len(work) - 1, view, 'content')
+        maker.sound(t, work[-1])
         t.equal(os.path.getsize(path), least, 'size of the compacted file')
 
     def failed(n):
-        t.same_content(chains.read_view(work, len(work) - 1), view, 'content after the failure')
-        t.same_content(t.content(path), view, 'content after the failure, our reader')
-        t.img('check', '-q', '-f', 'vhd', path, rc=(0, 3))
+        maker.reads_as(t, work, len(work) - 1, view, 'content after the failure')
+        maker.tool_reads_as(t, work[-1], view, 'content after the failure, our reader')
+        t.img('check', '-q', '-f', maker.FORMAT, path, rc=(0, 3))
         t.img(*argv)
         finished()
 

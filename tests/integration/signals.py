@@ -1,42 +1,54 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Signals: SIGINT and SIGTERM end a job in order, kill -9 does no harm, SIGUSR1 shows progress."""
+"""Signals: SIGINT and SIGTERM end a job in order, kill -9 does no harm, SIGUSR1 shows progress.
+Of VHD, or of VHDX with "vhdx" as first argument.
+"""
 
 import os
 import random
 import signal
+import sys
 import time
 
 import chains
+import vhdxchains
+import vhdxread
 from harness import KiB, MiB, add, case, main, sha256, tool, vhdfile
 
-
+maker = chains
+if sys.argv[1:2] == ['vhdx']:
+    maker = vhdxchains
+    del sys.argv[1]
+FORMAT = maker.FORMAT
+PARENT, CHILD, OUT = 'p.' + FORMAT, 'c.' + FORMAT, 'o.' + FORMAT
 STOPS = int(os.environ.get('VHDKIT_STOPS', '14'))
 
 
 def chain(t):
-    """A child with enough in it that a job held back by -r can be met on its way."""
+    """A child with enough in it that a job held back by -r can be met on its way; what reads through it."""
     rng = random.Random(1)
     size = 24 * MiB
     base = [(i * MiB, rng.randbytes(4096)) for i in range(0, 24, 3)]
-    parent = vhdfile.write_sparse(t.path('p.vhd'), size, base, block_size=512 * KiB, rng=rng)
     writes = [(i * MiB + 4096, rng.randbytes(4096) * 200) for i in range(24)]
-    vhdfile.write_sparse(t.path('c.vhd'), size, writes, parent_id=parent.unique_id, parent_path=parent.path, rng=rng)
-    return chains.lay(chains.lay(b'', base, size), writes, size)
+    if maker is vhdxchains:
+        parent = vhdxchains.write_layer(t, PARENT, size, base)
+        return [parent, vhdxchains.write_layer(t, CHILD, size, writes, 'differencing', parent, block_size=2 * MiB)]
+    parent = vhdfile.write_sparse(t.path(PARENT), size, base, block_size=512 * KiB, rng=rng)
+    child = vhdfile.write_sparse(t.path(CHILD), size, writes, parent_id=parent.unique_id, parent_path=parent.path, rng=rng)
+    below = chains.lay(b'', base, size)
+    return [chains.Layer(parent.path, 'dynamic', below, parent.unique_id),
+            chains.Layer(child.path, 'diff', chains.lay(below, writes, size), child.unique_id)]
 
 
-def stopped(t, how, operation):
-    view = chain(t)
-    target = t.path('p.vhd')
-    child = chains.masked(t.path('c.vhd'))
-    t.run('cp', target, t.path('pristine'))
-    argv = [tool('vhd-img'), 'commit', '-q', '-r', '64M', t.path('c.vhd')]
+def met(t, how, argv, restore, judge):
+    """@argv is stopped by @how at any moment, many times; @judge (result) looks at what is left and runs it again."""
+    restore()
     began = time.monotonic()
     t.finish(t.start(*argv))
     whole = max(0.01, time.monotonic() - began)
     rng = random.Random(2)
     ended_early = 0
     for attempt in range(STOPS):
-        t.run('cp', t.path('pristine'), target)
+        restore()
         process = t.start(*argv)
         time.sleep(whole * rng.random())
         process.send_signal(how)
@@ -47,29 +59,80 @@ def stopped(t, how, operation):
             if result.rc > 0:
                 t.equal(result.rc, 128 + how, 'status')
                 t.check(result.err.strip(), 'no message', result)
-        t.check(chains.masked(t.path('c.vhd')) == child, 'the child changed')
-        t.same_content(vhdfile.open_chain(t.path('c.vhd')).read_all(), view, 'view after stop %d' % attempt)
-        t.img('check', '-q', '-f', 'vhd', target, rc=(0, 2, 3) if how == signal.SIGKILL else (0, 3))
-        t.img('commit', '-q', t.path('c.vhd'))
-        t.same_content(vhdfile.Vhd(target).read_all(), view, 'target after the rerun')
-        t.sound(target, ours=False)
+        judge('stop %d' % attempt)
     t.check(ended_early >= max(1, STOPS // 7), 'only %d of %d runs were met on their way' % (ended_early, STOPS))
 
 
-add('SIGINT-during-commit', stopped, signal.SIGINT, 'commit')
-add('SIGTERM-during-commit', stopped, signal.SIGTERM, 'commit')
-add('SIGKILL-during-commit', stopped, signal.SIGKILL, 'commit')
+def commit_stopped(t, how):
+    layers = chain(t)
+    target, child = layers[0].path, layers[1].path
+    child_before, view = maker.masked(child), layers[1].view
+    t.run('cp', target, t.path('pristine'))
+    t.run('cp', child, t.path('pristine-child'))
+
+    def restore():
+        t.run('cp', t.path('pristine'), target)
+        # Its link follows the parent's identity, which VHDX has anew for new content.
+        if maker is vhdxchains:
+            t.run('cp', t.path('pristine-child'), child)
+
+    def judge(when):
+        t.check(maker.masked(child) == child_before, 'the child changed')
+        maker.reads_as(t, layers, 1, view, 'view after ' + when)
+        t.img('check', '-q', '-f', FORMAT, target, rc=(0, 2, 3) if how == signal.SIGKILL else (0, 3))
+        t.img('commit', '-q', child)
+        maker.reads_as(t, layers, 0, view, 'target after the rerun')
+        maker.reads_as(t, layers, 1, view, 'child after the rerun')
+        maker.linked(t, layers, 1)
+        maker.sound(t, layers[0])
+
+    met(t, how, [tool('vhd-img'), 'commit', '-q', '-r', '64M', child], restore, judge)
+
+
+def compact_stopped(t, how):
+    """Half of the blocks go: zeros, and what the parent shows as well."""
+    rng = random.Random(3)
+    count = 40
+    writes = [(i * MiB, rng.randbytes(4096) * 256 if i % 2 else bytes(MiB)) for i in range(count)]
+    writes[20] = 20 * MiB, b'\1' * MiB
+    below = vhdxchains.write_layer(t, PARENT, count * MiB, [(20 * MiB, b'\1' * MiB)])
+    layers = [below, vhdxchains.write_layer(t, CHILD, count * MiB, writes, 'differencing', below)]
+    path = layers[1].path
+    t.run('cp', path, t.path('pristine'))
+    identity, digest = vhdxread.Image(path).data_write_guid, sha256(below.path)
+    t.img('compact', '-q', path)
+    least = os.path.getsize(path)
+
+    def judge(when):
+        maker.reads_as(t, layers, 1, layers[1].view, 'content after ' + when)
+        t.img('check', '-q', '-f', FORMAT, path, rc=(0, 3))
+        t.img('compact', '-q', path)
+        maker.reads_as(t, layers, 1, layers[1].view, 'content after the rerun')
+        maker.sound(t, layers[1])
+        t.equal(os.path.getsize(path), least, 'size after the rerun')
+        t.equal(vhdxread.Image(path).data_write_guid, identity, 'identity of the data')
+        t.equal(sha256(below.path), digest, 'bytes of the parent')
+
+    met(t, how, [tool('vhd-img'), 'compact', '-q', path], lambda: t.run('cp', t.path('pristine'), path), judge)
+
+
+for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+    add('%s-during-commit' % how.name, commit_stopped, how)
+    if maker is vhdxchains:
+        add('%s-during-compact' % how.name, compact_stopped, how)
 
 
 @case
 def SIGUSR1_shows_progress(t):
     """Progress on request, without -p; the job goes on."""
-    view = chain(t)
+    layers = chain(t)
+    t.run('cp', layers[1].path, t.path('pristine-child'))
     seen = False
-    t.run('cp', t.path('p.vhd'), t.path('pristine'))
+    t.run('cp', layers[0].path, t.path('pristine'))
     for attempt in range(30):
-        t.run('cp', t.path('pristine'), t.path('p.vhd'))
-        process = t.start(tool('vhd-img'), 'commit', '-r', '64M', t.path('c.vhd'))
+        t.run('cp', t.path('pristine'), layers[0].path)
+        t.run('cp', t.path('pristine-child'), layers[1].path)
+        process = t.start(tool('vhd-img'), 'commit', '-r', '64M', layers[1].path)
         time.sleep(0.01 * attempt)
         for _ in range(20):
             if process.poll() is None:
@@ -81,34 +144,34 @@ def SIGUSR1_shows_progress(t):
             t.equal(result.rc, 0, 'status of the job')
             break
     t.check(seen, 'no progress was ever shown')
-    t.same_content(vhdfile.Vhd(t.path('p.vhd')).read_all(), view, 'target')
+    maker.reads_as(t, layers, 0, layers[1].view, 'target')
 
 
 @case
 def SIGINT_during_convert(t):
     """A half-made result is not taken for a whole one: status and message say so."""
-    view = chain(t)
-    before = sha256(t.path('c.vhd')), sha256(t.path('p.vhd'))
-    met = 0
+    layers = chain(t)
+    before = sha256(layers[1].path), sha256(layers[0].path)
+    stops = 0
     for attempt in range(8):
-        process = t.start(tool('vhd-img'), 'convert', '-q', '-r', '64M', '-O', 'vhd', t.path('c.vhd'), t.path('o.vhd'))
+        process = t.start(tool('vhd-img'), 'convert', '-q', '-r', '64M', '-O', FORMAT, layers[1].path, t.path(OUT))
         time.sleep(0.04 * attempt)
         process.send_signal(signal.SIGINT)
         result = t.finish(process, signals=(signal.SIGINT,))
         if result.rc == 0:
-            t.same_content(vhdfile.Vhd(t.path('o.vhd')).read_all(), view, 'a conversion that ended well')
+            maker.reads_as(t, [chains.Layer(t.path(OUT), 'dynamic', None)], 0, layers[1].view, 'a conversion that ended well')
         elif result.rc > 0:
-            met += 1
+            stops += 1
             t.check(result.err.strip(), 'no message', result)
-    t.equal((sha256(t.path('c.vhd')), sha256(t.path('p.vhd'))), before, 'the sources')
-    t.check(met, 'no run was met on its way')
+    t.equal((sha256(layers[1].path), sha256(layers[0].path)), before, 'the sources')
+    t.check(stops, 'no run was met on its way')
 
 
 @case
 def output_that_nobody_reads(t):
     """A closed pipe ends the program, it does not crash it."""
-    chain(t)
-    process = t.start(tool('vhd-img'), 'map', '--output=json', t.path('c.vhd'))
+    layers = chain(t)
+    process = t.start(tool('vhd-img'), 'map', '--output=json', layers[1].path)
     process.stdout.close()
     process.stdout = open(os.devnull, 'rb')
     process.wait(20)

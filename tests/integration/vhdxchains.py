@@ -128,6 +128,17 @@ def make_chain(t, rng, depth, base_kind=None, allow_smaller=True, tool_made=None
     return layers
 
 
+def write_layer(t, name, size, writes, kind='dynamic', parent=None, rng=None, **options):
+    """One image of given writes; its links are relative ones."""
+    path, below = t.path(name), parent.view if parent else None
+    image = parent and vhdxread.Image(parent.path)
+    maker = Maker(path, size, writes, kind=kind, below=below, rng=rng, parent_path=parent and parent.path,
+                  parent_guid=image and image.data_write_guid, disk_id=image and image.disk_id, **options)
+    maker.write()
+    return Layer(path, 'diff' if parent else kind, maker.view(), maker.vhdx.data_write_guid,
+                 block_size=maker.geo.block_size)
+
+
 # --- judging, with the names of chains.py -----------------------------------------------------------------------
 
 
