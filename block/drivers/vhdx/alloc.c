@@ -42,14 +42,13 @@ vhdx_give_back_space (VhdxState *s, int64_t file_offset, int64_t bytes)
   s->hole_hint = MIN (s->hole_hint, file_offset);
 }
 
-/* Only a few looks: the list is short or its first entries are old enough. */
-static void
-release_freed (VhdxState *s)
+/* Entries are in the order of their epochs; a list that many discards made long goes at once. */
+void
+vhdx_release_old_freed (VhdxState *s)
 {
   guint n = 0;
 
-  while (n < s->freed->len && n < 64
-         && epochs_is_over (&s->epochs, g_array_index (s->freed, VhdxFreed, n).epoch))
+  while (n < s->freed->len && epochs_is_over (&s->epochs, g_array_index (s->freed, VhdxFreed, n).epoch))
     {
       const VhdxFreed *freed = &g_array_index (s->freed, VhdxFreed, n++);
 
@@ -120,7 +119,7 @@ vhdx_co_take_space (VhdxState *s, int64_t bytes, int64_t *file_offset)
   bool is_zero = false;
   int ret;
 
-  release_freed (s);
+  vhdx_release_old_freed (s);
   if (!find_hole (s, bytes, file_offset))
     {
       *file_offset = s->data_end;

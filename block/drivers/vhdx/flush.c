@@ -161,6 +161,20 @@ round_run (VhdxState *s, Round *round, bool *logging)
   return ret;
 }
 
+/* W4.  What rounds before freed goes first, so that the list does not grow as long as the disk. */
+static void
+round_free_space (VhdxState *s, const Round *round)
+{
+  vhdx_release_old_freed (s);
+  for (guint i = 0; i < round->dropped->len; i++)
+    {
+      VhdxFreed freed = g_array_index (round->dropped, VhdxFreed, i);
+
+      freed.epoch = s->epochs.current;
+      g_array_append_val (s->freed, freed);
+    }
+}
+
 static int coroutine_fn
 publish_locked (VhdxState *s)
 {
@@ -176,13 +190,7 @@ publish_locked (VhdxState *s)
     return -ENOMEM;
   ret = round_run (s, &round, &logging);
   if (ret == 0)
-    for (guint i = 0; i < round.dropped->len; i++)
-      {
-        VhdxFreed freed = g_array_index (round.dropped, VhdxFreed, i);
-
-        freed.epoch = s->epochs.current;
-        g_array_append_val (s->freed, freed);
-      }
+    round_free_space (s, &round);
   else
     round_undo (s, &round);
   /* The entry, or a page in its place, may be half written or not: what is in memory may not match. */

@@ -511,6 +511,8 @@ int coroutine_fn vhdx_co_promote_filled (VhdxState *s);
 int coroutine_fn vhdx_co_take_space (VhdxState *s, int64_t bytes, int64_t *file_offset);
 /* Space that was taken and that nothing speaks of. */
 void vhdx_give_back_space (VhdxState *s, int64_t file_offset, int64_t bytes);
+/* Gives back what is in s->freed and no request uses any more. */
+void vhdx_release_old_freed (VhdxState *s);
 /* Gives back all that is in s->freed: the caller has waited for old requests. */
 void vhdx_release_all_freed (VhdxState *s);
 /* Requests: every one that uses a block's place in the file is between begin and end. */
