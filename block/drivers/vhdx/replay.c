@@ -88,6 +88,8 @@ vhdx_co_replay_onto_file (VhdxState *s, GError **error)
       return false;
     }
   s->session = VHDX_SESSION_FILE;
+  /* A slow read may have had the bytes from before, and still lays the overlay over them. */
+  vhdx_co_wait_old_requests (s);
   vhdx_overlay_clear (&s->overlay);
   bdrv_meta_cache_invalidate (s->pages, 0, s->file_bytes);
   return true;
