@@ -226,6 +226,7 @@ int coroutine_fn
 vhdx_co_cut (VhdxState *s)
 {
   int64_t length = needed_length (s);
+  g_autoptr (GError) error = NULL;
   int ret;
 
   if (!s->can_grow || bdrv_length (s->bs->file) == length)
@@ -239,8 +240,8 @@ vhdx_co_cut (VhdxState *s)
     return ret;
   /* The next log must not ask for what goes now (I5). */
   s->flushed_bytes = MIN (s->flushed_bytes, length);
-  if (!bdrv_co_truncate (s->bs->file, length, NULL))
-    return -EIO;
+  if (!bdrv_co_truncate (s->bs->file, length, &error))
+    return bdrv_errno_from_error (error);
   s->file_bytes = bdrv_length (s->bs->file);
   ret = bdrv_co_flush (s->bs->file);
   /* The room of lost blocks of a fixed image was not cut, and holds what it held. */
