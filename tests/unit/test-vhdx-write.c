@@ -295,6 +295,42 @@ short_device (void *opaque)
   mem_file_clear (&mem);
 }
 
+/* --- bits ----------------------------------------------------------------------------------------------- */
+
+/* A block that was partially present, and is so again in another place, has lost its bits (W6). */
+static void coroutine_fn
+bits_are_cleared (void *opaque)
+{
+  BlockDriverState *base, *bs;
+  MemFile base_mem, mem;
+
+  mem_file_init (&base_mem, 0);
+  mem_file_init (&mem, 0);
+  co_create (&base_mem, 2 * MIB, NULL, NULL);
+  base = co_open (&base_mem, BDRV_O_RDWR, NULL);
+  co_fill (base, 0, 2 * MIB, 0xBB);
+  g_assert_cmpint (bdrv_co_unref (base), ==, 0);
+  base = co_open (&base_mem, 0, NULL);
+  co_create (&mem, 2 * MIB, NULL, base);
+  bs = co_open (&mem, BDRV_O_RDWR, bdrv_ref (base));
+  co_fill (bs, 0, 4 * KIB, 0xBB);
+  g_assert_cmpint (bs->drv->co_drop_block (bs, 0, BLOCK_DROP_UNALLOCATED), ==, 0);
+  g_assert_cmpint (bdrv_co_flush (bs), ==, 0);
+  co_fill (bs, 8 * KIB, 4 * KIB, 0xA5);
+  for (int reopened = 0; reopened < 2; reopened++)
+    {
+      co_assert_filled (bs, 0, 8 * KIB, 0xBB);
+      co_assert_filled (bs, 8 * KIB, 4 * KIB, 0xA5);
+      co_assert_filled (bs, 12 * KIB, MIB - 12 * KIB, 0xBB);
+      g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
+      bs = co_open (&mem, 0, bdrv_ref (base));
+    }
+  bdrv_co_unref (bs);
+  bdrv_co_unref (base);
+  mem_file_clear (&mem);
+  mem_file_clear (&base_mem);
+}
+
 /* --- rounds of several entries -------------------------------------------------------------------------- */
 
 static void coroutine_fn
@@ -513,6 +549,7 @@ main (int argc, char **argv)
     { "/vhdx-write/stale-entries-of-child", stale_entries_of_child },
     { "/vhdx-write/parent-not-open", parent_not_open },
     { "/vhdx-write/short-device", short_device },
+    { "/vhdx-write/bits-are-cleared", bits_are_cleared },
     { "/vhdx-write/several-entries", several_entries },
     { "/vhdx-write/flush-fails-in-growth", flush_fails_in_growth },
     { "/vhdx-write/headers-before-a-move", headers_before_a_move },
