@@ -331,6 +331,64 @@ bits_are_cleared (void *opaque)
   mem_file_clear (&base_mem);
 }
 
+typedef struct
+{
+  BlockDriverState *bs;
+  int64_t offset;
+} SlowWrite;
+
+static void coroutine_fn
+write_entry (void *opaque)
+{
+  const SlowWrite *write = opaque;
+
+  co_fill (write->bs, write->offset, 4 * KIB, 0xA5);
+}
+
+/* While data is on its way, a round makes other bits of the same page durable: not those of this data (I2). */
+static void coroutine_fn
+bits_after_data (void *opaque)
+{
+  BlockDriverState *base, *bs;
+  MemFile base_mem, mem, crashed;
+  unsigned running = 0;
+
+  mem_file_init (&base_mem, 0);
+  mem_file_init (&mem, 0);
+  co_create (&base_mem, 2 * MIB, NULL, NULL);
+  base = co_open (&base_mem, BDRV_O_RDWR, NULL);
+  co_fill (base, 0, 2 * MIB, 0xBB);
+  g_assert_cmpint (bdrv_co_unref (base), ==, 0);
+  base = co_open (&base_mem, 0, NULL);
+  co_create (&mem, 2 * MIB, NULL, base);
+  bs = co_open (&mem, BDRV_O_RDWR, bdrv_ref (base));
+  co_fill (bs, 0, 4 * KIB, 0xA5);
+  g_assert_cmpint (bdrv_co_flush (bs), ==, 0);
+
+  SlowWrite write = { bs, 8 * KIB };
+  mem.max_delay = 100000;
+  test_start (write_entry, &write, &running);
+  mem.max_delay = 0;
+  co_fill (bs, 64 * KIB, 4 * KIB, 0xA5);
+  g_assert_cmpint (bdrv_co_flush (bs), ==, 0);
+  g_assert_cmpint (running, ==, 1);
+  mem_file_init (&crashed, mem.data->len);
+  memcpy (crashed.data->data, mem.data->data, mem.data->len);
+  co_test_wait (&running);
+  co_assert_filled (bs, 8 * KIB, 4 * KIB, 0xA5);
+  g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
+
+  bs = co_open (&crashed, 0, bdrv_ref (base));
+  co_assert_filled (bs, 0, 4 * KIB, 0xA5);
+  co_assert_filled (bs, 4 * KIB, 60 * KIB, 0xBB);
+  co_assert_filled (bs, 64 * KIB, 4 * KIB, 0xA5);
+  bdrv_co_unref (bs);
+  bdrv_co_unref (base);
+  mem_file_clear (&crashed);
+  mem_file_clear (&mem);
+  mem_file_clear (&base_mem);
+}
+
 /* --- rounds of several entries -------------------------------------------------------------------------- */
 
 static void coroutine_fn
@@ -497,6 +555,39 @@ flush_fails_in_growth (void *opaque)
 
 /* --- headers -------------------------------------------------------------------------------------------- */
 
+/* Whatever a header allows or ends is durable before the header is written: the entry of a log that it names, the pages
+ * of one that it names no more, the other header. */
+static void coroutine_fn
+headers_after_flushes (void *opaque)
+{
+  BlockDriverState *bs;
+  bool dirty = false;
+  MemFile mem;
+  int headers = 0;
+  guint i;
+
+  mem_file_init (&mem, 0);
+  co_create (&mem, 4 * MIB, NULL, NULL);
+  i = mem.log->len;
+  bs = co_open (&mem, BDRV_O_RDWR, NULL);
+  co_fill (bs, 0, MIB, 0xA5);
+  g_assert_cmpint (bdrv_co_flush (bs), ==, 0);
+  co_fill (bs, MIB, MIB, 0xA5);
+  g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
+  for (; i < mem.log->len; i++)
+    {
+      const MemRequest *req = &g_array_index (mem.log, MemRequest, i);
+      bool header = req->op == MEM_WRITE && (req->offset == 64 * KIB || req->offset == 128 * KIB);
+
+      g_assert_false (header && dirty);
+      headers += header;
+      dirty = req->op == MEM_FLUSH ? false : dirty || req->op != MEM_READ;
+    }
+  /* New GUIDs, a log, no log. */
+  g_assert_cmpint (headers, ==, 6);
+  mem_file_clear (&mem);
+}
+
 /* Of an open that begins with moving a block, the first change is that of a header. */
 static void coroutine_fn
 headers_before_a_move (void *opaque)
@@ -550,6 +641,8 @@ main (int argc, char **argv)
     { "/vhdx-write/parent-not-open", parent_not_open },
     { "/vhdx-write/short-device", short_device },
     { "/vhdx-write/bits-are-cleared", bits_are_cleared },
+    { "/vhdx-write/bits-after-data", bits_after_data },
+    { "/vhdx-write/headers-after-flushes", headers_after_flushes },
     { "/vhdx-write/several-entries", several_entries },
     { "/vhdx-write/flush-fails-in-growth", flush_fails_in_growth },
     { "/vhdx-write/headers-before-a-move", headers_before_a_move },
