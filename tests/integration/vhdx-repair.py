@@ -47,7 +47,33 @@ def a_log_without_an_entry_is_taken_for_empty(t):
 
 
 @case
-def a_log_with_a_torn_entry_is_not(t):
+def a_first_entry_that_was_never_whole_counts_as_none(t):
+    """What QEMU leaves when it is killed behind the header that names the log."""
+    entry = bytearray(log_entry(G, 1, [(3 * MiB, bytes(4096))], 0, 6 * MiB, 6 * MiB))
+    entry[4096:] = bytes(4096)
+    path = image(t, log_guid=G, log=bytes(entry))
+    unchanged = Unchanged(path)
+    t.check('check -r log' in t.img('info', path, rc=1).err, 'the refusal does not name the repair')
+    unchanged.verify(t, 'without -r log')
+    t.img('check', '-r', 'log', path)
+    is_sound(t, path)
+    t.check(content(t, path)[:MiB] == BLOCK, 'block 0')
+
+
+@case
+def an_unfinished_entry_behind_another_is_not_the_first(t):
+    first = bytearray(log_entry(G, 1, [(3 * MiB, bytes(4096))], 0, 6 * MiB, 6 * MiB))
+    second = bytearray(log_entry(G, 2, [(3 * MiB, bytes(4096))], 8192, 6 * MiB, 6 * MiB))
+    first[6000] ^= 1
+    second[4096:] = bytes(4096)
+    path = image(t, log_guid=G, log=bytes(first + second))
+    unchanged = Unchanged(path)
+    t.img('check', '-r', 'log', path, rc=2)
+    unchanged.verify(t, 'a refused repair')
+
+
+@case
+def a_log_with_a_damaged_entry_is_not_empty(t):
     torn = bytearray(log_entry(G, 1, [(3 * MiB, bytes(4096))], 0, 6 * MiB, 6 * MiB))
     torn[6000] ^= 1
     path = image(t, log_guid=G, log=bytes(torn))

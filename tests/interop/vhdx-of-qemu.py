@@ -134,11 +134,9 @@ def left_by_a_kill(t, rng, path, block_size):
         unchanged = Unchanged(path)
         for result in (t.img('info', '-f', 'vhdx', path, rc=1), t.img('compact', '-q', '-f', 'vhdx', path, rc=1),
                        t.io('-f', 'vhdx', '-c', 'write -q 0 512', path, rc=1)):
-            t.refused(result, 'log', *(['-r log'] if state == 'none' else []))
+            t.refused(result, 'log', '-r log')
         unchanged.verify(t, 'a refusal')
-        if t.img('check', '-q', '-f', 'vhdx', '-r', 'log', path, rc=0 if state == 'none' else (0, 2)).rc:
-            unchanged.verify(t, 'a repair that was refused')
-            return state
+        t.img('check', '-q', '-f', 'vhdx', '-r', 'log', path)
     t.run(QEMU_IMG, 'check', '-q', '-r', 'all', '-f', 'vhdx', copy)
     expected = readers.view(t, 'qemu', [copy])
     unchanged = Unchanged(path)

@@ -87,28 +87,6 @@ check_header_values (const VhdxState *s, BlockCheckResult *result)
 
 /* --- the log --------------------------------------------------------------------------------------------------- */
 
-int coroutine_fn
-vhdx_co_log_has_entry (VhdxState *s)
-{
-  const VhdxHeader *header = &s->header;
-  uint8_t *buffer = bdrv_try_alloc_buffer (s->bs->file, VHDX_MIB);
-  int ret = buffer ? 0 : -ENOMEM;
-
-  for (int64_t at = 0; ret == 0 && at < header->log_length; at += VHDX_MIB)
-    {
-      ret = bdrv_co_pread (s->bs->file, header->log_offset + at, VHDX_MIB, buffer);
-      for (int64_t sector = 0; ret == 0 && sector < VHDX_MIB; sector += VHDX_LOG_SECTOR)
-        {
-          const VhdxLogEntryDisk *disk = (const void *)(buffer + sector);
-
-          ret = memcmp (disk->signature, VHDX_LOG_ENTRY_SIGNATURE, sizeof disk->signature) == 0
-                && vhdx_guid_equal (&disk->log_guid, &header->log_guid);
-        }
-    }
-  bdrv_free_buffer (buffer);
-  return ret;
-}
-
 static void
 check_log (const VhdxState *s, BlockCheckResult *result)
 {
@@ -117,11 +95,12 @@ check_log (const VhdxState *s, BlockCheckResult *result)
   if (s->log_without_entry)
     {
       vhdx_guid_format (&s->header.log_guid, guid);
-      block_check_report (result, BLOCK_CHECK_ERROR,
-                          "log at offset %" PRIu64
-                          ", %u bytes: the header names log %s, and the log holds no entry of it; "
-                          "the image is judged as it stands (check -r log makes the header name no log)",
-                          s->header.log_offset, s->header.log_length, guid);
+      block_check_report (
+          result, BLOCK_CHECK_ERROR,
+          "log at offset %" PRIu64
+          ", %u bytes: the header names log %s, and the log holds no entry of it that was ever "
+          "whole; the image is judged as it stands (check -r log makes the header name no log)",
+          s->header.log_offset, s->header.log_length, guid);
     }
   else if (s->overlay.pages)
     {

@@ -107,15 +107,17 @@ descriptor_sectors (const LogEntry *entry)
                        VHDX_LOG_SECTOR);
 }
 
-/* 1: a valid entry starts at @start, 0: none does, or -errno. */
+/* 1: a valid entry starts at @start, 0: none does, or -errno.  *unfinished: its header does, and other parts of it are
+ * not there. */
 static int coroutine_fn
-read_entry (VhdxState *s, uint32_t start, LogEntry *entry)
+read_entry (VhdxState *s, uint32_t start, LogEntry *entry, bool *unfinished)
 {
   uint8_t sector[VHDX_LOG_SECTOR];
   VhdxLogEntryDisk disk;
   uint32_t crc, area, data = 0, first = 0;
   int ret = read_sector (s, start, sector);
 
+  *unfinished = false;
   if (ret < 0)
     return ret;
   memcpy (&disk, sector, sizeof disk);
@@ -123,6 +125,7 @@ read_entry (VhdxState *s, uint32_t start, LogEntry *entry)
   if (!entry_header_is_sound (s, &disk, entry))
     return 0;
 
+  *unfinished = true;
   area = descriptor_sectors (entry);
   memset (sector + offsetof (VhdxLogEntryDisk, checksum), 0, 4);
   crc = crc32c (0, sector, sizeof sector);
@@ -149,7 +152,51 @@ read_entry (VhdxState *s, uint32_t start, LogEntry *entry)
         return ret;
       crc = crc32c (crc, sector, sizeof sector);
     }
+  *unfinished = false;
   return crc == le32_get (disk.checksum);
+}
+
+/* --- a log that never held an entry ---------------------------------------------------------------------------- */
+
+/* Where entries of the log start that the header names, whether whole or not; stops at the second. */
+static int coroutine_fn
+find_entries (VhdxState *s, uint32_t *first, unsigned *n)
+{
+  const VhdxHeader *header = &s->header;
+  uint8_t *buffer = bdrv_try_alloc_buffer (s->bs->file, VHDX_MIB);
+  int ret = buffer ? 0 : -ENOMEM;
+
+  *n = 0;
+  for (int64_t at = 0; ret == 0 && *n < 2 && at < header->log_length; at += VHDX_MIB)
+    {
+      ret = bdrv_co_pread (s->bs->file, header->log_offset + at, VHDX_MIB, buffer);
+      for (int64_t sector = 0; ret == 0 && sector < VHDX_MIB; sector += VHDX_LOG_SECTOR)
+        {
+          const VhdxLogEntryDisk *disk = (const void *)(buffer + sector);
+
+          if (memcmp (disk->signature, VHDX_LOG_ENTRY_SIGNATURE, sizeof disk->signature) == 0
+              && vhdx_guid_equal (&disk->log_guid, &header->log_guid) && (*n)++ == 0)
+            *first = at + sector;
+        }
+    }
+  bdrv_free_buffer (buffer);
+  return ret;
+}
+
+int coroutine_fn
+vhdx_co_log_is_empty (VhdxState *s)
+{
+  uint32_t first = 0;
+  unsigned n;
+  LogEntry entry;
+  bool unfinished;
+  int ret = find_entries (s, &first, &n);
+
+  if (ret < 0 || n != 1)
+    return ret < 0 ? ret : n == 0;
+  /* COMPAT: QEMU 7.2, killed while it writes the first entry behind the header that names the log. */
+  ret = read_entry (s, first, &entry, &unfinished);
+  return ret < 0 ? ret : unfinished && entry.tail == first;
 }
 
 /* --- the active sequence --------------------------------------------------------------------------------------- */
@@ -175,7 +222,8 @@ read_run (VhdxState *s, uint32_t start, GArray *run, uint64_t *bytes)
   while (*bytes < s->header.log_length)
     {
       LogEntry entry;
-      int ret = read_entry (s, at, &entry);
+      bool unfinished;
+      int ret = read_entry (s, at, &entry, &unfinished);
 
       if (ret <= 0)
         return ret;
@@ -225,7 +273,7 @@ find_active_sequence (VhdxState *s, GError **error)
         error, s->bs, VHDKIT_ERROR_CORRUPT,
         "log at offset %" PRIu64 ": the header says it must be replayed, and it holds no valid entry%s",
         s->header.log_offset,
-        vhdx_co_log_has_entry (s) == 0 ? ", and none of it at all (check -r log takes it for empty)" : "");
+        vhdx_co_log_is_empty (s) > 0 ? " and never held one (check -r log takes it for empty)" : "");
   return g_steal_pointer (&best);
 }
 

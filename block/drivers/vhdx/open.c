@@ -99,7 +99,7 @@ replay_in_memory (VhdxState *s, bool lenient, GError **error)
   if (vhdx_co_replay_in_memory (s, &failure))
     return true;
   s->log_without_entry = lenient && g_error_matches (failure, VHDKIT_ERROR, VHDKIT_ERROR_CORRUPT)
-                         && vhdx_co_log_has_entry (s) == 0;
+                         && vhdx_co_log_is_empty (s) > 0;
   if (!s->log_without_entry)
     g_propagate_error (error, g_steal_pointer (&failure));
   return s->log_without_entry;

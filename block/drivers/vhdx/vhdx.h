@@ -237,6 +237,10 @@ bool vhdx_header_is_valid (const VhdxHeaderDisk *disk);
 /* log.c */
 /* Finds the active sequence and replays it into s->overlay; nothing to do when the log is empty. */
 bool coroutine_fn vhdx_co_replay_in_memory (VhdxState *s, GError **error);
+/* Whether no entry of the log that the header names was ever whole: there is none, or a single one whose tail is itself
+ * and parts of which were never written (it was the first of its session, and nothing of it is in place).  1, 0 or
+ * -errno. */
+int coroutine_fn vhdx_co_log_is_empty (VhdxState *s);
 
 /* overlay.c */
 void vhdx_overlay_init (VhdxOverlay *overlay, int64_t file_bytes);
@@ -494,9 +498,6 @@ bool coroutine_fn vhdx_co_collect_space (VhdxState *s, VhdxSpace **space, GError
 bool coroutine_fn vhdx_co_check (BlockDriverState *bs, BlockCheckResult *result, bool fix, GError **error);
 /* Whether an image that could not be opened can be checked: keeps what was wrong for that. */
 bool vhdx_check_takes (VhdxState *s, const GError *failure);
-/* Whether an entry of the log that the header names, sound or not, is anywhere in the log.  1, 0 or -errno. */
-int coroutine_fn vhdx_co_log_has_entry (VhdxState *s);
-
 /* alloc.c */
 /* Makes payload block @block present: a block that shows the parent becomes partially present without a bit, any
  * other fully present and zero.  Called without alloc_lock. */
