@@ -619,6 +619,74 @@ headers_before_a_move (void *opaque)
   mem_file_clear (&mem);
 }
 
+/* A writable open that reads, and flushes, changes nothing. */
+static void coroutine_fn
+nothing_is_written (void *opaque)
+{
+  BlockDriverState *bs;
+  MemFile mem;
+
+  mem_file_init (&mem, 0);
+  co_create (&mem, 4 * MIB, NULL, NULL);
+  bs = co_open (&mem, BDRV_O_RDWR, NULL);
+  co_fill (bs, 0, MIB, 0xA5);
+  g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
+  memset (mem.count, 0, sizeof mem.count);
+  bs = co_open (&mem, BDRV_O_RDWR, NULL);
+  co_assert_filled (bs, 0, MIB, 0xA5);
+  g_assert_cmpint (bdrv_co_flush (bs), ==, 0);
+  g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
+  g_assert_cmpint (
+      mem.count[MEM_WRITE] + mem.count[MEM_ZEROES] + mem.count[MEM_TRUNCATE] + mem.count[MEM_DISCARD], ==, 0);
+  mem_file_clear (&mem);
+}
+
+/* Before data moves into a parent, parent_linkage is what the parent has then, for readers that know nothing else, and no
+ * log must be replayed to see it; the same when it is done again in this open and in the next. */
+static void coroutine_fn
+link_is_settled (void *opaque)
+{
+  uint8_t before[16], last[16] = { 0 };
+  MemFile base_mem, mem;
+  BlockDriverState *base;
+
+  mem_file_init (&base_mem, 0);
+  mem_file_init (&mem, 0);
+  co_create (&base_mem, 2 * MIB, NULL, NULL);
+  base = co_open (&base_mem, 0, NULL);
+  g_assert_true (base->drv->get_identity (base, last));
+  co_create (&mem, 2 * MIB, NULL, base);
+  g_assert_cmpint (bdrv_co_unref (base), ==, 0);
+  for (int i = 0; i < 4; i++)
+    {
+      g_autoptr (GError) error = NULL;
+      BlockDriverState *bs;
+
+      base = co_open (&base_mem, BDRV_O_RDWR, NULL);
+      bs = co_open (&mem, BDRV_O_RDWR, bdrv_ref (base));
+      for (int again = 0; again < 2; again++)
+        {
+          BlockParentLink link = { 0 };
+          uint8_t now[16];
+
+          memcpy (before, last, sizeof before);
+          bs->drv->co_parent_changed (bs, base, true, &error);
+          g_assert_no_error (error);
+          g_assert_true (base->drv->get_identity (base, now));
+          g_assert_cmpint (memcmp (now, before, sizeof now) != 0, ==, again == 0);
+          memcpy (last, now, sizeof last);
+          g_assert_true (bs->drv->get_parent_link (bs, &link));
+          g_assert_cmpint (link.identities, ==, 1);
+          g_assert_cmpmem (link.identity[0], sizeof now, now, sizeof now);
+          g_clear_pointer (&link.paths, g_ptr_array_unref);
+        }
+      g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
+      g_assert_cmpint (bdrv_co_unref (base), ==, 0);
+    }
+  mem_file_clear (&mem);
+  mem_file_clear (&base_mem);
+}
+
 static void
 run (const void *data)
 {
@@ -646,6 +714,8 @@ main (int argc, char **argv)
     { "/vhdx-write/several-entries", several_entries },
     { "/vhdx-write/flush-fails-in-growth", flush_fails_in_growth },
     { "/vhdx-write/headers-before-a-move", headers_before_a_move },
+    { "/vhdx-write/nothing-is-written", nothing_is_written },
+    { "/vhdx-write/link-is-settled", link_is_settled },
   };
 
   g_test_init (&argc, &argv, NULL);
