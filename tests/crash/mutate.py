@@ -58,7 +58,7 @@ VHDX = [
     ('session.c', 'header.data_write_guid = s->next_data_write_guid;', ';'),
     ('alloc.c', 'ret = bdrv_co_pwrite_zeroes (s->bs->file, *file_offset, bytes, BDRV_REQ_MAY_UNMAP);', 'ret = 0;'),
     ('alloc.c', 'bitset_fill (bits->bits[i]->data, in_page, n, false, BITSET_LSB_FIRST);', ';'),
-    ('alloc.c', '         && epochs_is_over (&s->epochs, g_array_index (s->freed, VhdxFreed, n).epoch))', ')'),
+    ('alloc.c', 'epochs_is_over (&s->epochs, g_array_index (s->freed, VhdxFreed, n).epoch)', 'true'),
     ('alloc.c', 'g_array_append_val (s->dropped, freed);', 'g_array_append_val (s->freed, freed);'),
     ('alloc.c', 'vhdx_recent_forget (s, block);', ';'),
     ('alloc.c', 'bdrv_meta_cache_invalidate (s->pages, bits->bitmap, VHDX_BITMAP_BLOCK_BYTES);', ';'),

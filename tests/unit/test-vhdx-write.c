@@ -619,6 +619,41 @@ headers_before_a_move (void *opaque)
   mem_file_clear (&mem);
 }
 
+/* A slow read is where a block was; another one is moved there only when it has ended. */
+static void coroutine_fn
+read_entry (void *opaque)
+{
+  co_assert_filled (opaque, 3 * MIB, MIB, 3);
+}
+
+static void coroutine_fn
+slow_read_and_moves (void *opaque)
+{
+  const BlockMove moves[] = { { 3 * MIB, 7 * MIB, 4 * MIB, MIB }, { 4 * MIB, 8 * MIB, 7 * MIB, MIB } };
+  BlockDriverState *bs;
+  unsigned running = 0;
+  MemFile mem;
+
+  mem_file_init (&mem, 0);
+  co_create (&mem, 5 * MIB, NULL, NULL);
+  bs = co_open (&mem, BDRV_O_RDWR, NULL);
+  for (int block = 0; block < 5; block++)
+    co_fill (bs, block * MIB, MIB, block);
+  g_assert_cmpint (bdrv_co_pwrite_zeroes (bs, 0, MIB, BDRV_REQ_MAY_UNMAP), ==, 0);
+  g_assert_cmpint (bdrv_co_flush (bs), ==, 0);
+  mem.max_delay = 100000;
+  test_start (read_entry, bs, &running);
+  mem.max_delay = 0;
+  g_assert_cmpint (running, ==, 1);
+  for (size_t i = 0; i < G_N_ELEMENTS (moves); i++)
+    g_assert_cmpint (bs->drv->co_relocate (bs, &moves[i], 1), ==, 0);
+  co_test_wait (&running);
+  for (int block = 1; block < 5; block++)
+    co_assert_filled (bs, block * MIB, MIB, block);
+  g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
+  mem_file_clear (&mem);
+}
+
 /* A writable open that reads, and flushes, changes nothing. */
 static void coroutine_fn
 nothing_is_written (void *opaque)
@@ -714,6 +749,7 @@ main (int argc, char **argv)
     { "/vhdx-write/several-entries", several_entries },
     { "/vhdx-write/flush-fails-in-growth", flush_fails_in_growth },
     { "/vhdx-write/headers-before-a-move", headers_before_a_move },
+    { "/vhdx-write/slow-read-and-moves", slow_read_and_moves },
     { "/vhdx-write/nothing-is-written", nothing_is_written },
     { "/vhdx-write/link-is-settled", link_is_settled },
   };
