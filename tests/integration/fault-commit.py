@@ -86,6 +86,8 @@ def commit(t, kind, grown, errno, op='any'):
 
 for errno in faults.ERRORS:
     add('into-dynamic-' + errno, commit, 'dynamic', False, errno)
+    if maker is vhdxchains and errno != 'EIO':
+        continue  # the same requests, at length
     add('into-differencing-' + errno, commit, 'diff', False, errno)
     add('into-fixed-' + errno, commit, 'fixed', False, errno)
     if maker is chains:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every request of a compaction fails once: one message, a status, a sound image, and a rerun that finishes.  Of VHD, or
-of VHDX with "vhdx" as first argument.
+"""Every request of a compaction fails once: one message, a status, a sound image, and a rerun that finishes.
+Of VHD, or of VHDX with "vhdx" as first argument.
 """
 
 import os

@@ -1,10 +1,28 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""map and compare."""
+"""map and compare; with "vhdx" as first argument, map of VHDX and compare across the formats."""
 
 import random
+import sys
 
 import chains
+import vhdxchains
 from harness import KiB, MiB, Unchanged, add, case, main, vhdfile
+
+
+maker = chains
+if sys.argv[1:2] == ['vhdx']:
+    maker = vhdxchains
+    del sys.argv[1]
+
+
+def shown(view, start, end):
+    return view[start:end] if isinstance(view, bytes) else view.read(start, end - start)
+
+
+def all_zero(view, start, end):
+    if isinstance(view, bytes):
+        return not any(view[start:end])
+    return not any(any(blob) for _, blob in view.runs(start, end))
 
 
 def check_map(t, extents, layers, view):
@@ -15,14 +33,14 @@ def check_map(t, extents, layers, view):
         end = at + extent['length']
         t.check(end > at, 'an empty extent', extent)
         if extent['zero']:
-            t.check(not any(view[at:end]), 'not zero', extent)
+            t.check(all_zero(view, at, end), 'not zero', extent)
         if not extent['data'] and not extent['zero']:
-            t.check(not any(view[at:end]), 'neither data nor zero, and not zero either', extent)
+            t.check(all_zero(view, at, end), 'neither data nor zero, and not zero either', extent)
         if 'offset' in extent and extent['data']:
             path = layers[len(layers) - 1 - extent['depth']].path
             with open(path, 'rb') as f:
                 f.seek(extent['offset'])
-                t.same_content(f.read(end - at), view[at:end], 'bytes at the offset told, in ' + path)
+                t.same_content(f.read(end - at), shown(view, at, end), 'bytes at the offset told, in ' + path)
         at = end
     t.equal(at, len(view), 'end of the map')
     for a, b in zip(extents, extents[1:]):
@@ -33,18 +51,47 @@ def check_map(t, extents, layers, view):
 
 def random_map(t, seed):
     rng = random.Random(seed)
-    layers = chains.make_chain(t, rng, rng.randrange(0, 5), tool_made=False)
-    raw = ['--raw-parent'] if layers[0].kind == 'raw' and len(layers) > 1 else []
+    layers = maker.make_chain(t, rng, rng.randrange(0, 5), tool_made=False)
+    raw = maker.parent_options(layers) if len(layers) > 1 else []
     leaf = layers[-1]
-    fmt = 'raw' if leaf.kind == 'raw' else 'vhd'
+    fmt = maker.format_of(leaf)
     unchanged = Unchanged(*(x.path for x in layers))
     check_map(t, t.img('map', '-f', fmt, '--output=json', *raw, leaf.path).json, layers, leaf.view)
     t.img('map', '-f', fmt, *raw, leaf.path)
     unchanged.verify(t)
 
 
-for i in range(25):
+for i in range(25 if maker is chains else 12):
     add('map-of-random-chain-%d' % i, random_map, 7000 + i)
+
+
+def random_compare(t, seed):
+    """A chain, its content as a raw file, and the same with one byte changed."""
+    rng = random.Random(seed)
+    layers = vhdxchains.make_chain(t, rng, rng.randrange(0, 4))
+    path, view, raw = layers[-1].path, layers[-1].view, t.path('content.raw')
+    with open(raw, 'wb') as f:
+        f.truncate(view.size)
+        for offset, blob in view.runs():
+            f.seek(offset)
+            f.write(blob)
+    unchanged = Unchanged(*(x.path for x in layers))
+    t.img('compare', '-q', '-f', 'vhdx', '-F', 'raw', path, raw)
+    where = rng.choice([0, view.size - 1, rng.randrange(view.size)])
+    with open(raw, 'r+b') as f:
+        f.seek(where)
+        f.write(bytes([view.read(where, 1)[0] ^ 0x80]))
+    for argv in (('-f', 'vhdx', '-F', 'raw', path, raw), ('-f', 'raw', '-F', 'vhdx', raw, path)):
+        result = t.img('compare', *argv, rc=1)
+        t.check(str(where // 512 * 512) in result.out or str(where) in result.out, 'where %d' % where, result)
+    unchanged.verify(t)
+
+
+if maker is vhdxchains:
+    for i in range(8):
+        add('compare-of-random-chain-%d' % i, random_compare, 7500 + i)
+    main()
+    sys.exit()
 
 
 @case
