@@ -1,8 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Eight bytes at a time with eight tables (Kounavis and Berry's "slicing-by-8"); the tables are made once. */
+/* By the processor's own instruction where it has one (x86 since SSE 4.2); else eight bytes at a time with eight
+ * tables (Kounavis and Berry's "slicing-by-8"), which are made once. */
 #include "crc32c.h"
 
+#include <string.h>
+
 #include <glib.h>
+
+#if defined __x86_64__
+#include <nmmintrin.h>
+#endif
 
 #define POLYNOMIAL 0x82F63B78u /* reflected */
 
@@ -24,11 +31,11 @@ make_tables (void)
       tables[t][i] = tables[t - 1][i] >> 8 ^ tables[0][tables[t - 1][i] & 0xFF];
 }
 
-uint32_t
-crc32c (uint32_t crc, const void *data, size_t bytes)
+/* @crc is inverted here and below. */
+static uint32_t
+crc32c_tables (uint32_t crc, const uint8_t *p, size_t bytes)
 {
   static gsize made;
-  const uint8_t *p = data;
 
   if (g_once_init_enter (&made))
     {
@@ -36,7 +43,6 @@ crc32c (uint32_t crc, const void *data, size_t bytes)
       g_once_init_leave (&made, 1);
     }
 
-  crc = ~crc;
   for (; bytes >= 8; p += 8, bytes -= 8)
     {
       uint32_t low =
@@ -47,5 +53,41 @@ crc32c (uint32_t crc, const void *data, size_t bytes)
     }
   while (bytes-- > 0)
     crc = crc >> 8 ^ tables[0][(crc ^ *p++) & 0xFF];
-  return ~crc;
+  return crc;
+}
+
+#if defined __x86_64__
+__attribute__ ((target ("sse4.2"))) static uint32_t
+crc32c_sse42 (uint32_t crc, const uint8_t *p, size_t bytes)
+{
+  uint64_t wide = crc;
+
+  for (; bytes >= 8; p += 8, bytes -= 8)
+    {
+      uint64_t piece;
+
+      memcpy (&piece, p, sizeof piece);
+      wide = _mm_crc32_u64 (wide, piece);
+    }
+  crc = (uint32_t)wide;
+  while (bytes-- > 0)
+    crc = _mm_crc32_u8 (crc, *p++);
+  return crc;
+}
+#endif
+
+uint32_t
+crc32c_portable (uint32_t crc, const void *data, size_t bytes)
+{
+  return ~crc32c_tables (~crc, data, bytes);
+}
+
+uint32_t
+crc32c (uint32_t crc, const void *data, size_t bytes)
+{
+#if defined __x86_64__
+  if (__builtin_cpu_supports ("sse4.2"))
+    return ~crc32c_sse42 (~crc, data, bytes);
+#endif
+  return crc32c_portable (crc, data, bytes);
 }
