@@ -217,9 +217,13 @@ vhdx_co_publish (VhdxState *s)
 int coroutine_fn
 vhdx_co_maybe_publish (VhdxState *s)
 {
-  unsigned threshold = vhdx_log_capacity (s);
+  unsigned threshold;
 
-  if (G_LIKELY (s->changed < threshold))
+  /* After nearly every write. */
+  if (G_LIKELY (s->changed == 0))
+    return 0;
+  threshold = vhdx_log_capacity (s);
+  if (s->changed < threshold)
     return 0;
   /* A round is under way, and makes room for the next: only a flood waits for it. */
   if (s->publishing && s->changed < 4 * threshold)
