@@ -262,6 +262,34 @@ test_loops (void)
   scratch_clear ();
 }
 
+/* What a parent shows that is not open, nobody knows: zeros are stored, and nothing grows over it unseen. */
+static void
+test_without_parents (gconstpointer format)
+{
+  scratch_init ();
+  const char *base = scratch_path ("base"), *child = scratch_path ("child");
+  create_image (base, format, 8 * MIB, MIB, NULL);
+  VhdkitImage *image = open_image (base, VHDKIT_OPEN_RDWR);
+  write_byte (image, 0, 8 * MIB, 0x5A);
+  close_image (image);
+  create_image (child, format, 6 * MIB, MIB, base);
+
+  image = open_image (child, VHDKIT_OPEN_RDWR | VHDKIT_OPEN_NO_PARENTS);
+  g_assert_cmpint (vhdkit_image_pwrite_zeroes (image, 0, 4 * KIB, false), ==, 0);
+  g_assert_cmpint (vhdkit_image_pwrite_zeroes (image, MIB, MIB, true), ==, 0);
+  bool grown = vhdkit_image_truncate (image, 8 * MIB, NULL);
+  close_image (image);
+
+  g_autofree uint8_t *view = read_file_view (child);
+  int64_t end = grown ? 8 * MIB : 6 * MIB;
+  for (int64_t i = 0; i < end; i++)
+    {
+      bool zero = i < 4 * KIB || (i >= MIB && i < 2 * MIB) || i >= 6 * MIB;
+      g_assert_cmpint (view[i], ==, zero ? 0 : 0x5A);
+    }
+  scratch_clear ();
+}
+
 int
 main (int argc, char **argv)
 {
@@ -278,5 +306,7 @@ main (int argc, char **argv)
   g_test_add_data_func ("/api-io/async/nested-sync", GINT_TO_POINTER (true), test_async);
   g_test_add_func ("/api-io/nested-iteration", test_nested_iteration);
   g_test_add_func ("/api-io/loops", test_loops);
+  g_test_add_data_func ("/api-io/vhd/without-parents", "vhd", test_without_parents);
+  g_test_add_data_func ("/api-io/vhdx/without-parents", "vhdx", test_without_parents);
   return g_test_run ();
 }

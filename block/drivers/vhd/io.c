@@ -171,11 +171,13 @@ fill_dynamic_bitmap (VhdState *s, VhdBitmap *bitmap)
   return ret;
 }
 
-/* Whether the range reads as zeros without being stored here. */
+/* Whether the range reads as zeros without being stored here.  What a parent shows that is not open, nobody knows. */
 static int coroutine_fn
 parent_is_zero (VhdState *s, int64_t offset, int64_t bytes)
 {
-  return s->bs->backing ? bdrv_co_is_zero (s->bs->backing, offset, bytes) : 1;
+  if (s->bs->backing)
+    return bdrv_co_is_zero (s->bs->backing, offset, bytes);
+  return !vhd_is_differencing (s);
 }
 
 static int coroutine_fn

@@ -395,6 +395,13 @@ vhd_co_truncate (BlockDriverState *bs, int64_t bytes, GError **error)
                       bytes, s->block_size);
       return false;
     }
+  if (vhd_is_differencing (s) && !bs->backing)
+    {
+      /* A larger one would shine through behind the old end. */
+      bdrv_set_error (error, bs, VHDKIT_ERROR_INVALID_ARGUMENT,
+                      "has a parent that is not open: what it shows must be known to grow");
+      return false;
+    }
   if (vhd_is_fixed (s))
     {
       ret = grow_fixed (s, bytes);
