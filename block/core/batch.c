@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Several writes at a time, and copies inside one file: what drivers do with their containers. */
+/* Writes of any source, several writes at a time, and copies inside one file: what drivers do with their
+ * containers. */
 #include "core-int.h"
 
 #include <checked.h>
@@ -8,6 +9,17 @@
 
 /* Writes of a batch in flight at a time. */
 #define BATCH_PARALLEL 16
+
+int coroutine_fn
+bdrv_co_write_payload (BlockDriverState *child, int64_t file_offset, int64_t bytes,
+                       const BdrvPayload *payload, int64_t done)
+{
+  if (payload->qiov)
+    return bdrv_co_pwritev (child, file_offset, bytes, payload->qiov, payload->qiov_offset + done, 0);
+  if (payload->src)
+    return bdrv_co_copy_range_to (child, file_offset, bytes, payload->src, payload->src_offset + done);
+  return bdrv_co_pwrite_zeroes (child, file_offset, bytes, payload->zero_flags);
+}
 
 typedef struct
 {

@@ -415,6 +415,26 @@ bool coroutine_fn bdrv_co_clear_file (BlockDriverState *file, int64_t bytes, GEr
 bool bdrv_check_parent_format (const BlockDriverState *file, const BlockDriverState *parent,
                                const char *const *formats, GError **error);
 
+/* Where the bytes of a write come from. */
+typedef struct
+{
+  const IoVector *qiov; /* memory, or … */
+  size_t qiov_offset;
+  BlockDriverState *src; /* … a range of a protocol node, or neither: zeros */
+  int64_t src_offset;
+  int zero_flags; /* BdrvRequestFlags of a write of zeros */
+} BdrvPayload;
+
+static inline bool
+bdrv_payload_is_zero (const BdrvPayload *payload)
+{
+  return !payload->qiov && !payload->src;
+}
+
+/* Writes @bytes of @payload, from @done on, at @file_offset of the child. */
+int coroutine_fn bdrv_co_write_payload (BlockDriverState *child, int64_t file_offset, int64_t bytes,
+                                        const BdrvPayload *payload, int64_t done);
+
 /* One write of a batch. */
 typedef struct
 {

@@ -4,32 +4,6 @@
 
 #include "vhd.h"
 
-/* --- epochs --------------------------------------------------------------------------------------------- */
-
-uint64_t
-vhd_request_begin (VhdState *s)
-{
-  return epochs_enter (&s->epochs);
-}
-
-void coroutine_fn
-vhd_request_end (VhdState *s, uint64_t epoch)
-{
-  if (epochs_leave (&s->epochs, epoch))
-    co_queue_restart_all (&s->old_requests_done);
-}
-
-void coroutine_fn
-vhd_co_wait_old_requests (VhdState *s)
-{
-  /* The first wait is for the epoch before, which keeps the present one from being closed. */
-  while (s->epochs.active_old > 0)
-    co_queue_wait (&s->old_requests_done, NULL);
-  epochs_advance (&s->epochs);
-  while (s->epochs.active_old > 0)
-    co_queue_wait (&s->old_requests_done, NULL);
-}
-
 void
 vhd_free_slot (VhdState *s, uint32_t sector)
 {

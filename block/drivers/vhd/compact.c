@@ -174,7 +174,7 @@ vhd_co_relocate (BlockDriverState *bs, const BlockMove *moves, int n)
   if (!buffer)
     return -ENOMEM;
   /* The targets are space that blocks gave up: a slow read may still be there. */
-  vhd_co_wait_old_requests (s);
+  epochs_co_wait (&s->epochs);
   /* From here on free space is what the job's plan says. */
   g_array_set_size (s->free_slots, 0);
 
@@ -214,7 +214,7 @@ vhd_co_trim (BlockDriverState *bs)
   used = vhd_co_collect_blocks (s, NULL);
   if (!used)
     return -EIO;
-  vhd_co_wait_old_requests (s);
+  epochs_co_wait (&s->epochs);
   g_array_set_size (s->free_slots, 0);
   s->data_end = vhd_metadata_space_end (s);
   if (used->len > 0)

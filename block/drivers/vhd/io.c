@@ -109,41 +109,13 @@ vhd_co_preadv (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVect
 
   if (vhd_is_fixed (s))
     return bdrv_co_preadv (bs->file, offset, bytes, qiov, qiov_offset);
-  epoch = vhd_request_begin (s);
+  epoch = epochs_enter (&s->epochs);
   ret = read_pieces (s, offset, bytes, qiov, qiov_offset);
-  vhd_request_end (s, epoch);
+  epochs_co_leave (&s->epochs, epoch);
   return ret;
 }
 
 /* --- writing -------------------------------------------------------------------------------------------- */
-
-/* Where the bytes of a write come from. */
-typedef struct
-{
-  const IoVector *qiov; /* memory, or … */
-  size_t qiov_offset;
-  BlockDriverState *src; /* … a range of a file, or neither: zeros */
-  int64_t src_offset;
-  int zero_flags;
-} Payload;
-
-static int coroutine_fn
-write_payload (VhdState *s, int64_t file_offset, int64_t bytes, const Payload *payload, int64_t done)
-{
-  BlockDriverState *file = s->bs->file;
-
-  if (payload->qiov)
-    return bdrv_co_pwritev (file, file_offset, bytes, payload->qiov, payload->qiov_offset + done, 0);
-  if (payload->src)
-    return bdrv_co_copy_range_to (file, file_offset, bytes, payload->src, payload->src_offset + done);
-  return bdrv_co_pwrite_zeroes (file, file_offset, bytes, payload->zero_flags);
-}
-
-static bool
-payload_is_zero (const Payload *payload)
-{
-  return !payload->qiov && !payload->src;
-}
 
 /* Before data goes below a zero bit of a dynamic image, all bits of the block are set, durably: what is there
  * is zero until then, and readers that honour bits and readers that do not must see the same. */
@@ -181,7 +153,7 @@ parent_is_zero (VhdState *s, int64_t offset, int64_t bytes)
 }
 
 static int coroutine_fn
-write_existing (VhdState *s, uint32_t sector, const Piece *piece, const Payload *payload, int64_t done)
+write_existing (VhdState *s, uint32_t sector, const Piece *piece, const BdrvPayload *payload, int64_t done)
 {
   int64_t file_offset = payload_offset (s, sector, piece->in_block);
   VhdRecent *recent = vhd_recent (s, piece->block);
@@ -190,7 +162,7 @@ write_existing (VhdState *s, uint32_t sector, const Piece *piece, const Payload 
 
   /* No bitmap changes: what every write after the first into a dynamic block finds. */
   if (vhd_recent_is (recent, piece->block) && recent->full)
-    return write_payload (s, file_offset, piece->bytes, payload, done);
+    return bdrv_co_write_payload (s->bs->file, file_offset, piece->bytes, payload, done);
 
   ret = vhd_co_bitmap_get (s, piece->block, sector, &bitmap);
   if (ret < 0)
@@ -205,7 +177,7 @@ write_existing (VhdState *s, uint32_t sector, const Piece *piece, const Payload 
         recent->full = true;
     }
   if (ret == 0)
-    ret = write_payload (s, file_offset, piece->bytes, payload, done);
+    ret = bdrv_co_write_payload (s->bs->file, file_offset, piece->bytes, payload, done);
   /* After the data (I2): a round that copies the bits before this point does not claim it. */
   if (ret == 0)
     vhd_bitmap_set (s, bitmap, piece->in_block / VHD_SECTOR_SIZE, piece->bytes / VHD_SECTOR_SIZE);
@@ -214,12 +186,12 @@ write_existing (VhdState *s, uint32_t sector, const Piece *piece, const Payload 
 }
 
 static int coroutine_fn
-write_new (VhdState *s, int64_t offset, const Piece *piece, const Payload *payload, int64_t done)
+write_new (VhdState *s, int64_t offset, const Piece *piece, const BdrvPayload *payload, int64_t done)
 {
   uint32_t sector;
   int ret;
 
-  if (payload_is_zero (payload))
+  if (bdrv_payload_is_zero (payload))
     {
       ret = parent_is_zero (s, offset, piece->bytes);
       if (ret != 0)
@@ -232,7 +204,7 @@ write_new (VhdState *s, int64_t offset, const Piece *piece, const Payload *paylo
 }
 
 static int coroutine_fn
-write_pieces (VhdState *s, int64_t offset, int64_t bytes, const Payload *payload)
+write_pieces (VhdState *s, int64_t offset, int64_t bytes, const BdrvPayload *payload)
 {
   int64_t done = 0;
 
@@ -254,12 +226,12 @@ write_pieces (VhdState *s, int64_t offset, int64_t bytes, const Payload *payload
 }
 
 static int coroutine_fn
-write_range (VhdState *s, int64_t offset, int64_t bytes, const Payload *payload)
+write_range (VhdState *s, int64_t offset, int64_t bytes, const BdrvPayload *payload)
 {
-  uint64_t epoch = vhd_request_begin (s);
+  uint64_t epoch = epochs_enter (&s->epochs);
   int ret = write_pieces (s, offset, bytes, payload);
 
-  vhd_request_end (s, epoch);
+  epochs_co_leave (&s->epochs, epoch);
   if (ret == 0)
     ret = vhd_co_maybe_publish (s);
   return ret;
@@ -269,7 +241,7 @@ int coroutine_fn
 vhd_co_pwritev (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVector *qiov, size_t qiov_offset)
 {
   VhdState *s = bs->opaque;
-  Payload payload = { .qiov = qiov, .qiov_offset = qiov_offset };
+  BdrvPayload payload = { .qiov = qiov, .qiov_offset = qiov_offset };
 
   if (vhd_is_fixed (s))
     return bdrv_co_pwritev (bs->file, offset, bytes, qiov, qiov_offset, 0);
@@ -281,7 +253,7 @@ vhd_co_copy_range_to (BlockDriverState *bs, int64_t offset, int64_t bytes, Block
                       int64_t src_offset)
 {
   VhdState *s = bs->opaque;
-  Payload payload = { .src = src, .src_offset = src_offset };
+  BdrvPayload payload = { .src = src, .src_offset = src_offset };
 
   if (vhd_is_fixed (s))
     return bdrv_co_copy_range_to (bs->file, offset, bytes, src, src_offset);
@@ -291,7 +263,7 @@ vhd_co_copy_range_to (BlockDriverState *bs, int64_t offset, int64_t bytes, Block
 int coroutine_fn
 vhd_co_zero_range (VhdState *s, int64_t offset, int64_t bytes)
 {
-  Payload payload = { 0 };
+  BdrvPayload payload = { 0 };
 
   return write_range (s, offset, bytes, &payload);
 }
@@ -328,7 +300,7 @@ int coroutine_fn
 vhd_co_pwrite_zeroes (BlockDriverState *bs, int64_t offset, int64_t bytes, int flags)
 {
   VhdState *s = bs->opaque;
-  Payload payload = { .zero_flags = flags };
+  BdrvPayload payload = { .zero_flags = flags };
   int64_t dropped;
   int ret;
 

@@ -429,12 +429,11 @@ state_init (VhdState *s, BlockDriverState *bs)
   s->bs = bs;
   co_mutex_init (&s->publish_lock);
   co_mutex_init (&s->alloc_lock);
-  co_queue_init (&s->old_requests_done);
+  epochs_init (&s->epochs);
   s->changes = g_hash_table_new_full (NULL, NULL, NULL, free_change);
   s->bitmaps = g_hash_table_new (NULL, NULL);
   g_queue_init (&s->bitmap_lru);
   s->free_slots = g_array_new (false, false, sizeof (VhdFreeSlot));
-  s->epochs.current = 1;
   s->clone_in_file = true;
 }
 
@@ -450,7 +449,7 @@ state_clear (VhdState *s)
   if (s->parent_paths)
     g_ptr_array_unref (s->parent_paths);
   vhd_batmap_clear (s);
-  co_queue_clear (&s->old_requests_done);
+  epochs_clear (&s->epochs);
   co_mutex_clear (&s->alloc_lock);
   co_mutex_clear (&s->publish_lock);
 }

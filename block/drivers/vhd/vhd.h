@@ -175,8 +175,7 @@ typedef struct
   bool end_footer_stale; /* a failed write may have left no footer at the end; close writes it again */
   GArray *free_slots;    /* of VhdFreeSlot */
 
-  Epochs epochs;
-  CoQueue old_requests_done;
+  Epochs epochs; /* every request that uses a block's place in the file is in one */
 } VhdState;
 
 static inline int64_t
@@ -299,11 +298,6 @@ int coroutine_fn vhd_co_drop (VhdState *s, uint32_t block);
 void vhd_free_slot (VhdState *s, uint32_t sector);
 /* The change of @block, made if there is none. */
 VhdChange *vhd_change_for (VhdState *s, uint32_t block, uint32_t old_sector);
-/* Requests: every one that uses a block's place in the file is between begin and end. */
-uint64_t vhd_request_begin (VhdState *s);
-void coroutine_fn vhd_request_end (VhdState *s, uint64_t epoch);
-/* Waits until all requests that began before have ended. */
-void coroutine_fn vhd_co_wait_old_requests (VhdState *s);
 
 /* flush.c */
 int coroutine_fn vhd_co_publish (VhdState *s);

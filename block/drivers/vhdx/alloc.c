@@ -6,32 +6,6 @@
 #include "bitset.h"
 #include "vhdx.h"
 
-/* --- requests --------------------------------------------------------------------------------------------- */
-
-uint64_t
-vhdx_request_begin (VhdxState *s)
-{
-  return epochs_enter (&s->epochs);
-}
-
-void coroutine_fn
-vhdx_request_end (VhdxState *s, uint64_t epoch)
-{
-  if (epochs_leave (&s->epochs, epoch))
-    co_queue_restart_all (&s->old_requests_done);
-}
-
-void coroutine_fn
-vhdx_co_wait_old_requests (VhdxState *s)
-{
-  /* The first wait is for the epoch before, which keeps the present one from being closed. */
-  while (s->epochs.active_old > 0)
-    co_queue_wait (&s->old_requests_done, NULL);
-  epochs_advance (&s->epochs);
-  while (s->epochs.active_old > 0)
-    co_queue_wait (&s->old_requests_done, NULL);
-}
-
 /* --- space ------------------------------------------------------------------------------------------------ */
 
 void

@@ -225,7 +225,7 @@ check_space (const VhdxState *s, VhdxSpace *space, const VhdxBatFacts *facts, Bl
 
   result->image_end_offset = MIN (end, s->file_bytes);
   /* COMPAT: QEMU 7.2 makes fixed disks of full length whose blocks are not placed yet. */
-  if (s->metadata.leave_allocated && !s->metadata.has_parent)
+  if (vhdx_is_fixed (s))
     kept = (int64_t)(s->payload_blocks - facts->present_blocks) * s->metadata.block_size;
   if (gaps > 0)
     block_check_report (result, BLOCK_CHECK_INFO,

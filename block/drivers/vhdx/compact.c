@@ -72,7 +72,7 @@ vhdx_co_get_layout (BlockDriverState *bs, BlockLayout *layout, GError **error)
   g_autoptr (VhdxSpace) space = NULL;
   int ret;
 
-  if (s->metadata.leave_allocated && !s->metadata.has_parent)
+  if (vhdx_is_fixed (s))
     {
       bdrv_set_error (error, bs, VHDKIT_ERROR_UNSUPPORTED,
                       "a fixed VHDX keeps all its blocks: none can be dropped or moved");
@@ -226,7 +226,7 @@ vhdx_co_relocate (BlockDriverState *bs, const BlockMove *moves, int n)
 
   /* Writers wait, so that what is copied is all there is; and a slow read may still be where a block is to go. */
   s->moving++;
-  vhdx_co_wait_old_requests (s);
+  epochs_co_wait (&s->epochs);
   ret = vhdx_co_publish (s);
   /* Copying may be the first change of this open (W7). */
   if (ret == 0)
@@ -252,7 +252,7 @@ vhdx_co_trim (BlockDriverState *bs)
 
   if (ret < 0)
     return ret;
-  vhdx_co_wait_old_requests (s);
+  epochs_co_wait (&s->epochs);
   vhdx_release_all_freed (s);
   s->data_end = vhdx_space_end (s->space);
   return vhdx_co_cut (s);

@@ -101,7 +101,7 @@ int coroutine_fn
 vhdx_co_preadv (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVector *qiov, size_t qiov_offset)
 {
   VhdxState *s = bs->opaque;
-  uint64_t epoch = vhdx_request_begin (s);
+  uint64_t epoch = epochs_enter (&s->epochs);
   int ret = 0;
 
   while (bytes > 0 && ret == 0)
@@ -113,7 +113,7 @@ vhdx_co_preadv (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVec
       qiov_offset += piece.bytes;
       bytes -= piece.bytes;
     }
-  vhdx_request_end (s, epoch);
+  epochs_co_leave (&s->epochs, epoch);
   return ret;
 }
 

@@ -15,9 +15,8 @@ state_init (VhdxState *s, BlockDriverState *bs)
   co_mutex_init (&s->publish_lock);
   co_mutex_init (&s->alloc_lock);
   co_mutex_init (&s->session_lock);
-  co_queue_init (&s->old_requests_done);
+  epochs_init (&s->epochs);
   co_queue_init (&s->moving_done);
-  s->epochs.current = 1;
 }
 
 /* What was read of the image. */
@@ -57,7 +56,7 @@ state_clear (VhdxState *s)
   structures_clear (s);
   g_clear_pointer (&s->damage, g_free);
   co_queue_clear (&s->moving_done);
-  co_queue_clear (&s->old_requests_done);
+  epochs_clear (&s->epochs);
   co_mutex_clear (&s->session_lock);
   co_mutex_clear (&s->alloc_lock);
   co_mutex_clear (&s->publish_lock);
@@ -217,7 +216,7 @@ needed_length (const VhdxState *s)
   int64_t blocks = 0;
 
   /* Blocks of a fixed image that were lost must have their room, [MS-VHDX] 2.5.1.1. */
-  if (s->metadata.leave_allocated && !s->metadata.has_parent)
+  if (vhdx_is_fixed (s))
     blocks = (int64_t)s->payload_blocks * s->metadata.block_size;
   return MAX (s->data_end, MIN (blocks, bdrv_length (s->bs->file)));
 }

@@ -124,11 +124,11 @@ vhdx_co_reduce (BlockDriverState *bs)
   int ret;
 
   /* A fixed image keeps its blocks; nothing in an image without a parent is in state 7. */
-  if (s->metadata.leave_allocated && !s->metadata.has_parent)
+  if (vhdx_is_fixed (s))
     return 0;
   /* Writers wait: they might need the bitmap block that goes. */
   s->moving++;
-  vhdx_co_wait_old_requests (s);
+  epochs_co_wait (&s->epochs);
   ret = vhdx_co_publish (s);
   if (ret == 0)
     ret = vhdx_co_for_each_entry (s, reduce_entry, NULL);
@@ -136,7 +136,7 @@ vhdx_co_reduce (BlockDriverState *bs)
     ret = vhdx_co_publish (s);
   /* A read that began meanwhile may have found a block in state 7, and ask for its bits next. */
   if (ret == 0)
-    vhdx_co_wait_old_requests (s);
+    epochs_co_wait (&s->epochs);
   if (ret == 0 && s->metadata.has_parent)
     ret = vhdx_co_for_each_entry (s, look_at_bitmap, &scan);
   if (ret == 0)

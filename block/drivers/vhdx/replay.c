@@ -89,7 +89,7 @@ vhdx_co_replay_onto_file (VhdxState *s, GError **error)
     }
   s->session = VHDX_SESSION_FILE;
   /* A slow read may have had the bytes from before, and still lays the overlay over them. */
-  vhdx_co_wait_old_requests (s);
+  epochs_co_wait (&s->epochs);
   vhdx_overlay_clear (&s->overlay);
   bdrv_meta_cache_invalidate (s->pages, 0, s->file_bytes);
   return true;

@@ -131,7 +131,7 @@ new_entry (VhdxState *s, uint64_t block, int64_t old_bytes, uint64_t *value)
   int ret;
 
   *value = VHDX_BLOCK_NOT_PRESENT;
-  if (s->metadata.leave_allocated && !s->metadata.has_parent)
+  if (vhdx_is_fixed (s))
     {
       co_mutex_lock (&s->alloc_lock);
       ret = vhdx_co_take_space (s, s->metadata.block_size, &file_offset);
@@ -176,7 +176,7 @@ static int coroutine_fn
 set_new_entries (VhdxState *s, uint64_t entries, uint64_t blocks, int64_t old_bytes)
 {
   BlockDriverState *backing = s->bs->backing;
-  bool fixed = s->metadata.leave_allocated && !s->metadata.has_parent;
+  bool fixed = vhdx_is_fixed (s);
   uint64_t with_value = blocks;
   /* Of what is new, all that does not become something below is to be zero: an interrupted run may have been here, or
    * another writer.  The last chunk of a child has entries already for blocks that come now. */

@@ -176,10 +176,9 @@ typedef struct
   uint64_t payload_blocks;
   uint64_t bat_entries; /* that must be there */
 
-  bool identified; /* it is a VHDX, whatever state it is in */
-  bool
-      log_without_entry; /* opened, to be checked or to drop it, though the log to be replayed is not there */
-  char *damage;          /* the same, without content: what kept it from being opened; NULL: it is open */
+  bool identified;        /* it is a VHDX, whatever state it is in */
+  bool log_without_entry; /* opened though the log to be replayed is not there: to check it, or to drop it */
+  char *damage;           /* the same, without content: what kept it from being opened; NULL: it is open */
 
   VhdxRecent recent[VHDX_RECENT];
 
@@ -190,14 +189,12 @@ typedef struct
   bool grown_is_zero; /* space behind data_end reads as zeros (not so on a device) */
   VhdxSpace *space;   /* what of the file is in use */
   int64_t data_end;   /* bytes; nothing behind it is in use */
-  int64_t
-      hole_bytes; /* holes below data_end shorter than this may exist: longer ones were looked for in vain */
-  int64_t hole_hint; /* where to look next */
-  GArray *dropped;   /* of VhdxFreed: given up since the last round began */
-  GArray *freed;     /* of VhdxFreed: no round speaks of it any more */
-  Epochs epochs;
-  CoQueue old_requests_done;
-  unsigned moving; /* blocks are being moved: writers wait */
+  int64_t hole_bytes; /* there may be holes below data_end up to this long; longer ones were not found */
+  int64_t hole_hint;  /* where to look next */
+  GArray *dropped;    /* of VhdxFreed: given up since the last round began */
+  GArray *freed;      /* of VhdxFreed: no round speaks of it any more */
+  Epochs epochs;      /* every request that uses a block's place in the file is in one */
+  unsigned moving;    /* blocks are being moved: writers wait */
   CoQueue moving_done;
 
   GHashTable *held;    /* file offset / VHDX_PAGE -> VhdxHeldPage */
@@ -215,6 +212,13 @@ typedef struct
   uint8_t *log_buffer;   /* for the longest entry */
   int64_t flushed_bytes; /* length of the file at the last flush */
 } VhdxState;
+
+/* A fixed image keeps its blocks, whatever they hold ([MS-VHDX] 2.6.2.1). */
+static inline bool
+vhdx_is_fixed (const VhdxState *s)
+{
+  return s->metadata.leave_allocated && !s->metadata.has_parent;
+}
 
 /* guid.c */
 extern const VhdxGuid vhdx_guid_bat, vhdx_guid_metadata, vhdx_guid_parameters, vhdx_guid_disk_size,
@@ -516,11 +520,6 @@ void vhdx_give_back_space (VhdxState *s, int64_t file_offset, int64_t bytes);
 void vhdx_release_old_freed (VhdxState *s);
 /* Gives back all that is in s->freed: the caller has waited for old requests. */
 void vhdx_release_all_freed (VhdxState *s);
-/* Requests: every one that uses a block's place in the file is between begin and end. */
-uint64_t vhdx_request_begin (VhdxState *s);
-void coroutine_fn vhdx_request_end (VhdxState *s, uint64_t epoch);
-/* Waits until all requests that began before have ended. */
-void coroutine_fn vhdx_co_wait_old_requests (VhdxState *s);
 
 /* open.c */
 extern const BlockOptionDef vhdx_open_options[];

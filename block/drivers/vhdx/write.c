@@ -13,40 +13,6 @@
 #include "bitset.h"
 #include "vhdx.h"
 
-/* Where the bytes of a write come from. */
-typedef struct
-{
-  const IoVector *qiov; /* memory, or … */
-  size_t qiov_offset;
-  BlockDriverState *src; /* … a range of a file, or neither: zeros */
-  int64_t src_offset;
-  int zero_flags;
-} Payload;
-
-static inline bool
-is_fixed (const VhdxState *s)
-{
-  return s->metadata.leave_allocated && !s->metadata.has_parent;
-}
-
-static int coroutine_fn
-write_payload (VhdxState *s, int64_t file_offset, int64_t bytes, const Payload *payload, int64_t done)
-{
-  BlockDriverState *file = s->bs->file;
-
-  if (payload->qiov)
-    return bdrv_co_pwritev (file, file_offset, bytes, payload->qiov, payload->qiov_offset + done, 0);
-  if (payload->src)
-    return bdrv_co_copy_range_to (file, file_offset, bytes, payload->src, payload->src_offset + done);
-  return bdrv_co_pwrite_zeroes (file, file_offset, bytes, payload->zero_flags);
-}
-
-static bool
-payload_is_zero (const Payload *payload)
-{
-  return !payload->qiov && !payload->src;
-}
-
 /* Sets [@bit, @bit + @n) of one page of a bitmap; *set: they were not all set before. */
 static int coroutine_fn
 set_bits_in_page (VhdxState *s, int64_t file_offset, uint64_t bit, uint64_t n, bool *set)
@@ -96,10 +62,11 @@ set_bits (VhdxState *s, const VhdxPiece *piece)
 }
 
 static int coroutine_fn
-write_present (VhdxState *s, const VhdxBlock *entry, const VhdxPiece *piece, const Payload *payload,
+write_present (VhdxState *s, const VhdxBlock *entry, const VhdxPiece *piece, const BdrvPayload *payload,
                int64_t done)
 {
-  int ret = write_payload (s, entry->file_offset + piece->in_block, piece->bytes, payload, done);
+  int ret =
+      bdrv_co_write_payload (s->bs->file, entry->file_offset + piece->in_block, piece->bytes, payload, done);
 
   if (ret < 0 || entry->state == VHDX_BLOCK_FULLY_PRESENT)
     return ret;
@@ -122,7 +89,7 @@ reads_zero (VhdxState *s, VhdxBlockState state, int64_t offset, int64_t bytes)
 }
 
 static int coroutine_fn
-write_piece (VhdxState *s, int64_t offset, const VhdxPiece *piece, const Payload *payload, int64_t done)
+write_piece (VhdxState *s, int64_t offset, const VhdxPiece *piece, const BdrvPayload *payload, int64_t done)
 {
   VhdxBlock entry;
   int ret = vhdx_co_lookup (s, piece->block, &entry);
@@ -131,7 +98,7 @@ write_piece (VhdxState *s, int64_t offset, const VhdxPiece *piece, const Payload
     return ret;
   if (!vhdx_is_present (entry.state))
     {
-      if (payload_is_zero (payload))
+      if (bdrv_payload_is_zero (payload))
         {
           ret = reads_zero (s, entry.state, offset, piece->bytes);
           if (ret != 0)
@@ -150,19 +117,19 @@ change_begin (VhdxState *s, uint64_t *epoch)
 {
   while (G_UNLIKELY (s->moving > 0))
     co_queue_wait (&s->moving_done, NULL);
-  *epoch = vhdx_request_begin (s);
+  *epoch = epochs_enter (&s->epochs);
   return vhdx_co_begin_changes (s, VHDX_SESSION_DATA);
 }
 
 static int coroutine_fn
 change_end (VhdxState *s, uint64_t epoch, int ret)
 {
-  vhdx_request_end (s, epoch);
+  epochs_co_leave (&s->epochs, epoch);
   return ret < 0 ? ret : vhdx_co_maybe_publish (s);
 }
 
 static int coroutine_fn
-write_range (VhdxState *s, int64_t offset, int64_t bytes, const Payload *payload)
+write_range (VhdxState *s, int64_t offset, int64_t bytes, const BdrvPayload *payload)
 {
   uint64_t epoch;
   int ret = change_begin (s, &epoch);
@@ -181,7 +148,7 @@ int coroutine_fn
 vhdx_co_pwritev (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVector *qiov,
                  size_t qiov_offset)
 {
-  Payload payload = { .qiov = qiov, .qiov_offset = qiov_offset };
+  BdrvPayload payload = { .qiov = qiov, .qiov_offset = qiov_offset };
 
   return write_range (bs->opaque, offset, bytes, &payload);
 }
@@ -190,7 +157,7 @@ int coroutine_fn
 vhdx_co_copy_range_to (BlockDriverState *bs, int64_t offset, int64_t bytes, BlockDriverState *src,
                        int64_t src_offset)
 {
-  Payload payload = { .src = src, .src_offset = src_offset };
+  BdrvPayload payload = { .src = src, .src_offset = src_offset };
 
   return write_range (bs->opaque, offset, bytes, &payload);
 }
@@ -198,7 +165,7 @@ vhdx_co_copy_range_to (BlockDriverState *bs, int64_t offset, int64_t bytes, Bloc
 int coroutine_fn
 vhdx_co_zero_range (VhdxState *s, int64_t offset, int64_t bytes)
 {
-  Payload payload = { 0 };
+  BdrvPayload payload = { 0 };
 
   return write_range (s, offset, bytes, &payload);
 }
@@ -234,7 +201,7 @@ int coroutine_fn
 vhdx_co_pwrite_zeroes (BlockDriverState *bs, int64_t offset, int64_t bytes, int flags)
 {
   VhdxState *s = bs->opaque;
-  Payload payload = { .zero_flags = flags };
+  BdrvPayload payload = { .zero_flags = flags };
 
   while (bytes > 0)
     {
@@ -242,7 +209,7 @@ vhdx_co_pwrite_zeroes (BlockDriverState *bs, int64_t offset, int64_t bytes, int 
       uint64_t epoch;
       int ret = change_begin (s, &epoch);
 
-      if (ret == 0 && is_whole_block (s, offset, &piece) && !is_fixed (s))
+      if (ret == 0 && is_whole_block (s, offset, &piece) && !vhdx_is_fixed (s))
         ret = zero_whole_block (s, piece.block, flags);
       if (ret == 0)
         ret = write_piece (s, offset, &piece, &payload, 0);
@@ -263,7 +230,7 @@ discard_piece (VhdxState *s, int64_t offset, const VhdxPiece *piece)
 
   if (ret < 0 || !vhdx_is_present (entry.state))
     return ret;
-  if (is_fixed (s))
+  if (vhdx_is_fixed (s))
     return bdrv_co_pdiscard (s->bs->file, entry.file_offset + piece->in_block, piece->bytes);
   /* Part of a block stays; and a block that shows the parent is not touched. */
   if (!is_whole_block (s, offset, piece))
