@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The project's benchmark: how far from the raw device, or from the least work a job can do, we are.
 
-    python3 tests/bench/run.py [GROUP ...]      groups: engine format allocate commit compact info
+    python3 tests/bench/run.py [GROUP ...]      groups: engine format allocate commit compact info, of VHD;
+                                                vhdx-open vhdx-format vhdx-allocate vhdx-convert, or vhdx: these
 
 Every figure is a ratio of interleaved runs, the median of the pairs, with its quartiles; a ratio of rates is
 better when larger, one of times when smaller.  A time of day on a shared disk says little: BENCH_DIR on tmpfs
@@ -20,6 +21,7 @@ import atexit
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import statistics
@@ -57,6 +59,38 @@ def timed(command):
 
 def tool(*argv):
     return shlex.join([VHD_IMG] + [str(a) for a in argv])
+
+
+def cpu_time(command):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    sh(command)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def each(command, n=20):
+    """A function that gives the seconds one run of a short command takes."""
+    return lambda: timed('i=0; while [ $i -lt %d ]; do %s > /dev/null || exit 1; i=$((i+1)); done' % (n, command)) / n
+
+
+def report_time(group, name, command, limit, n=20):
+    milliseconds = statistics.median(each(command, n)() for _ in range(RUNS)) * 1e3
+    report(group, name, milliseconds, limit, '%.2f' % milliseconds, limit, 'ms', min)
+
+
+def report_memory(group, name, command, limit):
+    # /usr/bin/time because the launcher's own memory would be counted otherwise.
+    if shutil.which('time'):
+        sh('%s -f %%M -o rss %s > /dev/null' % (shutil.which('time'), command))
+        with open('rss') as f:
+            mib = int(f.read().split()[-1]) / 1024
+        report(group, name, mib, limit, '%.1f' % mib, limit, 'MiB', min)
+
+
+def count_flushes(command):
+    sh('strace -f -c -o calls -e trace=fdatasync,fsync,io_submit ' + command)
+    with open('calls') as f:
+        return sum(int(line.split()[3]) for line in f if line.split()[-1:] in (['fdatasync'], ['fsync']))
 
 
 def report(group, name, ratio, limit, ours, other, unit, best, spread=''):
@@ -162,19 +196,16 @@ class Metadata:
         os.close(fd)
 
 
-def format_layer():
-    """Allocated dynamic VHD against raw, same engine: the very same file, once by its format, once as raw."""
+def compare_with_raw(group, fmt, cells, limit):
+    """Allocated dynamic image against raw, same engine: the very same file, once by its format, once as raw."""
     size = max(64 * MiB, int(GiB * SCALE))
-    fill('d.vhd', 'vhd', size)
-    metadata = Metadata('d.vhd')
-    limit = 0.9 if on_tmpfs() else 0.95
+    path = 'd.' + fmt
+    fill(path, fmt, size)
+    metadata = Metadata(path)
     for write in (False, True):
-        for bytes_, step, depth, label in ((4096, SCATTERED, 1, '4k random'), (4096, SCATTERED, 32, '4k random'),
-                                           (64 * KiB, 64 * KiB, 1, '64k sequential'),
-                                           (64 * KiB, 64 * KiB, 16, '64k sequential'),
-                                           (MiB, MiB, 16, '1M sequential')):
-            vhd = bench_rate('d.vhd', 'vhd', bytes_, step, depth, write)
-            raw = bench_rate('d.vhd', 'raw', bytes_, step, depth, write)
+        for bytes_, step, depth, label in cells:
+            ours = bench_rate(path, fmt, bytes_, step, depth, write)
+            raw = bench_rate(path, 'raw', bytes_, step, depth, write)
 
             def raw_and_repair():
                 rate = raw()
@@ -183,32 +214,49 @@ def format_layer():
                 return rate
             if write:
                 metadata.put_back()
-            compare('format', '%s %s depth %d, vhd / raw' % (label, 'write' if write else 'read', depth), vhd,
+            compare(group, '%s %s depth %d, %s / raw' % (label, 'write' if write else 'read', depth, fmt), ours,
                     raw_and_repair, limit, 'requests/s', max, RATE_RUNS)
+
+
+def format_layer():
+    compare_with_raw('format', 'vhd', ((4096, SCATTERED, 1, '4k random'), (4096, SCATTERED, 32, '4k random'),
+                                       (64 * KiB, 64 * KiB, 1, '64k sequential'),
+                                       (64 * KiB, 64 * KiB, 16, '64k sequential'), (MiB, MiB, 16, '1M sequential')),
+                     0.9 if on_tmpfs() else 0.95)
+
+
+def first_writes(fmt, size, bytes_, depth, img=None, options=()):
+    """A function that gives the rate of writes that each are the first of their MiB; @img: as our tool, by qemu-img."""
+    def run():
+        path = 'a.' + fmt
+        sh(shlex.join([img or VHD_IMG, 'create', '-q', '-f', fmt, *options, path, str(size)]))
+        count = size // MiB
+        seconds = float(COMPLETED.search(sh(shlex.join(
+            [img or VHD_IMG, 'bench', '-f', fmt, '-n', '-t', 'none', '-c', str(count), '-d', str(depth), '-s', str(bytes_),
+             '-S', str(max(bytes_, MiB)), '-w', path]))).group(1))
+        os.unlink(path)
+        return count / max(seconds, 1e-3)
+    return run
+
+
+def report_flushes_of_blocks(group, fmt, size, block, options=()):
+    path = 'a.' + fmt
+    sh(tool('create', '-q', '-f', fmt, *options, path, size))
+    flushes = count_flushes(tool('bench', '-f', fmt, '-n', '-t', 'none', '-c', size // block, '-d', 1, '-s', 65536, '-S',
+                                 block, '-w', path))
+    report(group, 'fdatasync for each block allocated', flushes / (size // block), 0.1, flushes, size // block,
+           'calls, blocks', min)
+    os.unlink(path)
 
 
 def allocate():
     """First writes: a new dynamic VHD against a new raw file, and the flushes they cost."""
     size = max(256 * MiB, int(GiB * SCALE))
     for bytes_, depth in ((64 * KiB, 1), (64 * KiB, 16), (MiB, 16)):
-        def once(fmt):
-            path = 'a.' + fmt
-            sh(tool('create', '-q', '-f', fmt, path, size))
-            rate = bench_rate(path, fmt, bytes_, max(bytes_, MiB), depth, True, count=size // MiB)()
-            os.unlink(path)
-            return rate
-        compare('allocate', '%dk in each MiB, depth %d, vhd / raw' % (bytes_ // KiB, depth), lambda: once('vhd'),
-                lambda: once('raw'), 0.8, 'requests/s', max)
+        compare('allocate', '%dk in each MiB, depth %d, vhd / raw' % (bytes_ // KiB, depth),
+                first_writes('vhd', size, bytes_, depth), first_writes('raw', size, bytes_, depth), 0.8, 'requests/s', max)
     if shutil.which('strace'):
-        sh(tool('create', '-q', '-f', 'vhd', 'a.vhd', size))
-        sh('strace -f -c -o calls -e trace=fdatasync,fsync,io_submit ' +
-           tool('bench', '-f', 'vhd', '-n', '-t', 'none', '-c', size // (2 * MiB), '-d', 1, '-s', 65536, '-S', 2 * MiB, '-w',
-                'a.vhd'))
-        with open('calls') as f:
-            flushes = sum(int(line.split()[3]) for line in f if line.split()[-1:] in (['fdatasync'], ['fsync']))
-        blocks = size // (2 * MiB)
-        report('allocate', 'fdatasync for each block allocated', flushes / blocks, 0.1, flushes, blocks, 'calls, blocks',
-               min)
+        report_flushes_of_blocks('allocate', 'vhd', size, 2 * MiB)
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------
@@ -287,28 +335,132 @@ def info():
     """Start-up: one process, a table for 2 TiB."""
     sh(tool('create', '-q', '-f', 'vhd', 'e.vhd', '2040G'))
 
-    def each(command, n=20):
-        return lambda: timed('i=0; while [ $i -lt %d ]; do %s > /dev/null || exit 1; i=$((i+1)); done' % (n, command)) / n
-    ours = each(tool('info', '-f', 'vhd', 'e.vhd'))
-    seconds = statistics.median(ours() for _ in range(RUNS))
-    report('info', '2040 GiB, milliseconds', seconds * 1e3, 5, '%.2f' % (seconds * 1e3), '5', 'ms', min)
+    info_ = tool('info', '-f', 'vhd', 'e.vhd')
+    report_time('info', '2040 GiB, milliseconds', info_, 5)
     if shutil.which(QEMU_IMG):
-        compare('info', '2040 GiB, time / qemu-img', ours, each(QEMU_IMG + ' info -f vpc e.vhd'), 0.5, 's', min)
-    # /usr/bin/time because the launcher's own memory would be counted otherwise.
-    if shutil.which('time'):
-        for label, command in (('info', tool('info', 'e.vhd')), ('map', tool('map', '--output=json', 'e.vhd')),
-                               ('check', tool('check', '-q', 'e.vhd'))):
-            sh('%s -f %%M -o rss %s > /dev/null' % (shutil.which('time'), command))
-            with open('rss') as f:
-                mib = int(f.read().split()[-1]) / 1024
-            report('info', '%s of 2040 GiB, memory' % label, mib, 64, '%.1f' % mib, '64', 'MiB', min)
+        compare('info', '2040 GiB, time / qemu-img', each(info_), each(QEMU_IMG + ' info -f vpc e.vhd'), 0.5, 's', min)
+    for label, command in (('info', tool('info', 'e.vhd')), ('map', tool('map', '--output=json', 'e.vhd')),
+                           ('check', tool('check', '-q', 'e.vhd'))):
+        report_memory('info', '%s of 2040 GiB, memory' % label, command, 64)
 
 
-GROUPS = {'engine': engine, 'format': format_layer, 'allocate': allocate, 'commit': commit, 'compact': compact, 'info': info}
+# --- VHDX ---------------------------------------------------------------------------------------------------
+
+SMALL_BLOCKS = ('-o', 'block_size=1M')
+
+
+def new_vhdx(path, size):
+    sh(tool('create', '-q', '-f', 'vhdx', *SMALL_BLOCKS, path, size))
+
+
+def vhdx_open():
+    """Half a gigabyte of table in which there is nothing, or next to nothing; and long chains."""
+    group = 'vhdx-open'
+    create = tool('create', '-q', '-f', 'vhdx', *SMALL_BLOCKS, 'e.vhdx', '64T')
+    report_time(group, 'create 64 TiB, milliseconds', create, 20)
+    report(group, 'create 64 TiB, MiB on disk', os.stat('e.vhdx').st_blocks / 2048, 4, os.stat('e.vhdx').st_blocks, 8192,
+           'sectors', min)
+    few = ('-c', 5, '-d', 1, '-s', 65536, '-S', '10T')
+    info_ = tool('info', '-f', 'vhdx', 'e.vhdx')
+    report_time(group, 'info, milliseconds', info_, 5)
+    report_memory(group, 'info, memory', info_, 16)
+    report_memory(group, 'bench of 5 new blocks, memory', tool('bench', '-f', 'vhdx', *few, '-w', '--pattern', 1, 'e.vhdx'), 32)
+    for verb, command in (('map', tool('map', '--output=json', 'e.vhdx')), ('check', tool('check', '-q', 'e.vhdx')),
+                          ('compact', tool('compact', '-q', 'e.vhdx')),
+                          ('convert to vhdx', tool('convert', '-q', '-O', 'vhdx', 'e.vhdx', 'o.vhdx'))):
+        report_time(group, verb + ' of 5 blocks, milliseconds', command, 100)
+        report_memory(group, verb + ' of 5 blocks, memory', command, 32)
+    # A commit leaves the child empty: every run has one of its own.
+    fill_child = '%s && %s' % (tool('create', '-q', '-f', 'vhdx', '-b', 'e.vhdx', 'c.vhdx'),
+                               tool('bench', '-f', 'vhdx', *few, '-w', '--pattern', 2, 'c.vhdx'))
+    commit_ = tool('commit', '-q', 'c.vhdx')
+    report_time(group, 'create, bench and commit of 5, milliseconds', '%s && %s' % (fill_child, commit_), 100, n=3)
+    sh(fill_child)
+    report_memory(group, 'commit of 5 blocks, memory', commit_, 32)
+
+    new_vhdx('z.vhdx', '63T')
+    # ext4 has no raw files of 63 TiB.
+    if on_tmpfs():
+        report_time(group, 'convert empty 63 TiB to raw, milliseconds', tool('convert', '-q', '-O', 'raw', 'z.vhdx', 'z.raw'),
+                    100, n=1)
+
+    new_vhdx('l0.vhdx', '64G')
+    depths = (64, 128, 255)
+    for i in range(1, max(depths) + 1):
+        sh(tool('create', '-q', '-f', 'vhdx', '-b', 'l%d.vhdx' % (i - 1), 'l%d.vhdx' % i))
+    for depth in depths:
+        opened = statistics.median(each(tool('bench', '-f', 'vhdx', '-c', 1, 'l%d.vhdx' % depth), 5)() for _ in range(RUNS))
+        report(group, 'chain of %d, milliseconds a layer to open' % (depth + 1), opened * 1e3 / (depth + 1), 0.3,
+               '%.2f' % (opened * 1e3), depth + 1, 'ms, layers', min)
+    read = {depth: bench_rate('l%d.vhdx' % depth, 'vhdx', 4096, MiB, 1, False, count=10000, direct=False) for depth in depths}
+    compare(group, 'read at depth 256, time of a layer / depth 65', lambda: 1 / read[255]() / 256, lambda: 1 / read[64]() / 65,
+            2.5, 's', min)
+
+
+def vhdx_format():
+    compare_with_raw('vhdx-format', 'vhdx', ((4096, SCATTERED, 1, '4k random'), (4096, SCATTERED, 32, '4k random'),
+                                             (64 * KiB, 64 * KiB, 1, '64k sequential'),
+                                             (64 * KiB, 64 * KiB, 32, '64k sequential'), (MiB, MiB, 16, '1M sequential')),
+                     0.95 if on_tmpfs() else 0.97)
+
+
+def vhdx_allocate():
+    """First writes into blocks of 1 MiB, and the flushes they cost."""
+    group = 'vhdx-allocate'
+    size = max(256 * MiB, int(GiB * SCALE))
+    for depth in (1, 16):
+        ours = first_writes('vhdx', size, 64 * KiB, depth, options=SMALL_BLOCKS)
+        if shutil.which(QEMU_IMG):
+            # That one flushes for every block: on tmpfs it costs nothing.
+            compare(group, '64k in each MiB, depth %d, ours / qemu-img' % depth, ours,
+                    first_writes('vhdx', size, 64 * KiB, depth, QEMU_IMG, SMALL_BLOCKS), None if on_tmpfs() else 20,
+                    'requests/s', max)
+            compare(group, '64k in each MiB, depth %d, ours / qcow2' % depth, ours,
+                    first_writes('qcow2', size, 64 * KiB, depth, QEMU_IMG), 0.8, 'requests/s', max)
+        compare(group, '64k in each MiB, depth %d, vhdx / raw' % depth, ours,
+                first_writes('raw', size, 64 * KiB, depth), None, 'requests/s', max)
+    if shutil.which('strace'):
+        report_flushes_of_blocks(group, 'vhdx', size, MiB, SMALL_BLOCKS)
+        new_vhdx('a.vhdx', size)
+        flushes = count_flushes(tool('bench', '-f', 'vhdx', '-n', '-t', 'none', '-c', 200, '-d', 1, '-s', 4096, '-S', MiB,
+                                     '--flush-interval', 1, '-w', 'a.vhdx'))
+        report(group, 'fdatasync for a 4k write and flush', flushes / 200, 3, flushes, 200, 'calls, flushes', min)
+
+
+def vhdx_convert():
+    """An image half of which is data, until the target is on the disk."""
+    group = 'vhdx-convert'
+    size = max(256 * MiB, int(2 * GiB * SCALE))
+    with open('s.raw', 'wb') as f:
+        f.truncate(size)
+        for at in range(0, size, 2 * MiB):
+            f.seek(at)
+            f.write(os.urandom(MiB))
+    sh(tool('convert', '-q', '-O', 'vhdx', 's.raw', 's.vhdx'))
+    for source, target in (('raw', 'vhdx'), ('vhdx', 'raw')):
+        for label, mode in (('', ()), (', -t none', ('-t', 'none'))):
+            def command(img, measure):
+                def run():
+                    sh('rm -f o.%s; sync' % target)
+                    return measure(shlex.join([img, 'convert', '-f', source, '-O', target, *mode, 's.' + source, 'o.' + target]) +
+                                   ' && sync o.' + target)
+                return run
+            for what, measure, limit in (('time', timed, 1), ('CPU', cpu_time, 0.6)):
+                compare(group, '%s to %s%s, %s / qemu-img' % (source, target, label, what), command(VHD_IMG, measure),
+                        command(QEMU_IMG, measure), limit, 's', min)
+            report_memory(group, '%s to %s%s, memory' % (source, target, label),
+                          tool('convert', '-O', target, *mode, 's.' + source, 'o.' + target), 32)
+
+
+VHDX_GROUPS = {'vhdx-open': vhdx_open, 'vhdx-format': vhdx_format, 'vhdx-allocate': vhdx_allocate,
+               'vhdx-convert': vhdx_convert}
+GROUPS = {'engine': engine, 'format': format_layer, 'allocate': allocate, 'commit': commit, 'compact': compact, 'info': info,
+          **VHDX_GROUPS}
 
 
 def main():
     wanted = [a for a in sys.argv[1:] if not a.startswith('-')] or list(GROUPS)
+    wanted = [name for a in wanted for name in (VHDX_GROUPS if a == 'vhdx' else [a])]
     unknown = set(wanted) - set(GROUPS)
     if unknown or '--help' in sys.argv:
         sys.exit(__doc__.strip() + ('\n\nunknown: ' + ' '.join(unknown) if unknown else ''))
