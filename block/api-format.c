@@ -73,7 +73,9 @@ vhdkit_list_formats (void)
       size_t n = 0;
 
       for (size_t i = 0; i < count; i++)
-        if (drivers[i]->kind == BLOCK_DRIVER_FORMAT)
+        /* Not those that are only told apart, to be refused. */
+        if (drivers[i]->kind == BLOCK_DRIVER_FORMAT
+            && (drivers[i]->co_create != NULL || drivers[i]->co_block_status != NULL))
           list[n++] = format_info_new (drivers[i]);
       formats = list;
       drivers_seen = count;

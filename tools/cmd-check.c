@@ -104,8 +104,7 @@ print_human (const VhdkitCheckResult *result, const GArray *findings)
   if (result->corruptions > 0)
     printf ("%" PRId64 " errors were found on the image: do not write to it.\n", result->corruptions);
   if (result->leaks > 0)
-    printf ("%" PRId64 " leaks were found on the image: space that nothing uses; no data is lost.\n",
-            result->leaks);
+    printf ("%" PRId64 " leaks were found on the image: space that nothing uses.\n", result->leaks);
   if (result->check_errors > 0)
     printf ("%" PRId64 " parts of the image could not be checked.\n", result->check_errors);
   print_percentages (result);
@@ -267,7 +266,8 @@ run (const Command *command, void *opaque, char **operands)
     return status;
   if (result.corruptions > 0)
     return STATUS_CORRUPT;
-  if (result.check_errors > 0)
+  /* Sound, perhaps; but not what was asked for. */
+  if (result.check_errors > 0 || (args->repair != NULL && !repair))
     return STATUS_NOT_CHECKED;
   return result.leaks > 0 ? STATUS_LEAKS : STATUS_SOUND;
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "output.h"
 #include "progress.h"
 
 typedef struct
@@ -25,8 +26,8 @@ static const OptionDef options[] = {
   { 'd', NULL, NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, keep_sources),
     "Leave the merged images as they are. They always stay; accepted for scripts made for qemu-img" },
   { 0, "shrink", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, shrink),
-    "The merged image is smaller than the target: cut the target to its size (a raw file; no VHD can "
-    "shrink)" },
+    "The merged image is smaller than the target: cut the target to its size (a raw file; neither VHD "
+    "nor VHDX can shrink)" },
   OPTIONS_PARALLEL (CommitArgs),
   { 'r', "rate-limit", "RATE", OPTION_SIZE, OPTION_MAIN, offsetof (CommitArgs, rate),
     "Bytes per second at most" },
@@ -63,6 +64,34 @@ find_target (VhdkitImage *image, const CommitArgs *args, const char *path)
       return -1;
     }
   return args->depth > 0 ? (int)args->depth : 1;
+}
+
+static char *
+layer_name (VhdkitImage *image, int layer)
+{
+  VhdkitLayerInfo info = { 0 };
+  char *name =
+      vhdkit_image_get_layer_info (image, layer, &info, NULL) ? printable (info.filename) : g_strdup ("?");
+
+  vhdkit_layer_info_clear (&info);
+  return name;
+}
+
+/* What the merge into layer @target means for the files: for people who are about to delete some of them. */
+static char *
+describe_outcome (VhdkitImage *image, int target)
+{
+  g_autofree char *source = layer_name (image, 0), *into = layer_name (image, target);
+  GString *text = g_string_new (NULL);
+
+  g_string_printf (text, "%s now holds what %s shows.\n", into, source);
+  for (int layer = 1; layer < target; layer++)
+    {
+      g_autofree char *between = layer_name (image, layer);
+      g_string_append_printf (
+          text, "%s no longer shows what it did: neither use it by itself nor merge it.\n", between);
+    }
+  return g_string_free (text, FALSE);
 }
 
 static int
@@ -103,9 +132,10 @@ run (const Command *command, void *opaque, char **operands)
   int status = run_job (job, path, args->progress && !args->quiet,
                         "the chain is whole and reads as before; run the command again to finish the merge");
   vhdkit_job_free (job);
+  g_autofree char *outcome = describe_outcome (image, target);
   status = tool_close_with (status, g_steal_pointer (&image), path);
   if (status == EXIT_SUCCESS && !args->quiet)
-    printf ("Image committed.\n");
+    printf ("Image committed.\n%s", outcome);
   return status;
 }
 

@@ -175,19 +175,26 @@ run (const Command *command, void *opaque, char **operands)
   const InfoArgs *args = opaque;
   const char *path = operands[0];
   unsigned flags = VHDKIT_OPEN_EXAMINE | (args->backing_chain ? 0 : VHDKIT_OPEN_NO_PARENTS);
-  g_autoptr (ToolImage) image = tool_open (path, &args->image, flags, args->source_cache);
+  g_autoptr (GError) chain_error = NULL;
+  g_autoptr (ToolImage) image = tool_open_quiet (path, &args->image, flags, args->source_cache, &chain_error);
+  /* Of a broken chain at least what its first image looks for. */
+  if (image == NULL && args->backing_chain)
+    image = tool_open_quiet (path, &args->image, flags | VHDKIT_OPEN_NO_PARENTS, args->source_cache, NULL);
+  if (chain_error != NULL)
+    report_error (path, chain_error);
   if (image == NULL)
     return EXIT_FAILURE;
 
   JsonWriter json = { 0 };
   JsonWriter *writer = args->output == OUTPUT_JSON ? &json : NULL;
   bool array = writer != NULL && args->backing_chain;
-  bool ok = true;
+  bool ok = chain_error == NULL, shown = true;
   if (array)
     json_begin (&json, NULL, '[');
   int layers = args->backing_chain ? vhdkit_image_get_depth (image) : 1;
-  for (int layer = 0; ok && layer < layers; layer++)
-    ok = show_layer (image, layer, writer, path);
+  for (int layer = 0; shown && layer < layers; layer++)
+    shown = show_layer (image, layer, writer, path);
+  ok = ok && shown;
   if (array)
     json_end (&json, ']');
   if (writer != NULL)

@@ -155,6 +155,14 @@ is_direct (VhdkitCacheMode cache)
   return cache == VHDKIT_CACHE_NONE || cache == VHDKIT_CACHE_DIRECTSYNC;
 }
 
+/* "C:=/mnt/c"; the left side may be any beginning of a Windows path. */
+static bool
+is_drive_mapping (const char *text)
+{
+  const char *equals = strchr (text, '=');
+  return equals != NULL && equals != text && equals[1] != '\0';
+}
+
 VhdkitImage *
 tool_open_quiet (const char *path, const ImageOptions *options, unsigned flags, VhdkitCacheMode cache,
                  GError **error)
@@ -164,6 +172,9 @@ tool_open_quiet (const char *path, const ImageOptions *options, unsigned flags, 
     refusal = "-U is for images that are only read";
   else if (g_strcmp0 (options->aio, "native") == 0 && !is_direct (cache))
     refusal = "native I/O needs cache mode none or directsync";
+  for (const char *const *map = list_strings (options->drive_map); map != NULL && *map != NULL; map++)
+    if (!is_drive_mapping (*map))
+      refusal = "--map-drive needs a drive and a folder, as in C:=/mnt/c";
   if (refusal != NULL)
     {
       g_set_error_literal (error, VHDKIT_ERROR, VHDKIT_ERROR_INVALID_ARGUMENT, refusal);

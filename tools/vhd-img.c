@@ -19,13 +19,16 @@ static const ManSection sections[] = {
   { "Sizes", "Sizes are bytes, in decimal or as 0x and hexadecimal digits. A suffix k, M, G, T, P or E "
              "multiplies by a "
              "power of 1024; with a suffix the number may have a fraction (1.5G)." },
-  { "Formats", "vhd (alias vpc): Virtual PC, Hyper-V and XenServer images, fixed, dynamic and differencing. "
-               "raw: the bytes "
-               "of the disk, nothing else. The format of an image is found by its content, never by its "
-               "name; a file with "
-               "no sign of a format is raw, which -f FMT refuses. \"vhd-img create -f FMT -o help\" lists "
-               "the options that "
-               "images of a format are made with." },
+  { "Formats",
+    "vhdx: images of Hyper-V, Azure, WSL2 and Docker Desktop, checkpoints (AVHDX) included, fixed, dynamic "
+    "and differencing. "
+    "vhd (alias vpc): Virtual PC, Hyper-V and XenServer images, fixed, dynamic and differencing. "
+    "raw: the bytes "
+    "of the disk, nothing else. The format of an image is found by its content, never by its "
+    "name; a file with "
+    "no sign of a format is raw, which -f FMT refuses. \"vhd-img create -f FMT -o help\" lists "
+    "the options that "
+    "images of a format are made with." },
   { "Parents", "A differencing image names its parent. The file is used only if it is a regular file whose "
                "identity is the "
                "one the image recorded. A parent that has no identity (raw) is opened with --raw-parent, or "
@@ -49,12 +52,12 @@ static const ManSection sections[] = {
                    "an image could not "
                    "be opened or the command line is wrong, 4 an image could not be read." },
   { "Examples", "Merge the uppermost of four images down to the base, then shrink the base:\n\n"
-                "  vhd-img commit -p --depth 3 leaf.vhd\n"
-                "  vhd-img compact -p base.vhd\n\n"
+                "  vhd-img commit -p --depth 3 leaf.avhdx\n"
+                "  vhd-img compact -p base.vhdx\n\n"
                 "Show what a chain is made of:\n\n"
-                "  vhd-img info --backing-chain leaf.vhd\n\n"
+                "  vhd-img info --backing-chain leaf.avhdx\n\n"
                 "Make a fixed image of a raw one:\n\n"
-                "  vhd-img convert -O vhd -o subformat=fixed disk.raw disk.vhd" },
+                "  vhd-img convert -O vhdx -o subformat=fixed disk.raw disk.vhdx" },
   { "See also", "vhd-io(1), qemu-img(1)" },
   { NULL, NULL },
 };

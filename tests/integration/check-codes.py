@@ -177,6 +177,17 @@ def child_without_its_parent_can_be_checked(t):
 
 
 @case
+def repair_that_cannot_be_done_is_no_success(t):
+    made = image(t)
+    with open(made.path, 'r+b') as f:
+        f.write(bytes(512))
+    unchanged = Unchanged(made.path)
+    result = t.img('check', '-U', '-r', 'all', made.path, rc=1)
+    t.check('cannot be repaired' in result.err, 'no word about the repair', result)
+    unchanged.verify(t, 'a repair that was not done')
+
+
+@case
 def quiet(t):
     image(t)
     t.equal(t.img('check', '-q', t.path('x.vhd')).out, '', 'output of -q')

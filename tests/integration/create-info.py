@@ -231,6 +231,27 @@ def info_of_a_chain(t):
 
 
 @case
+def info_of_a_broken_chain(t):
+    """What is there is shown, with where its parent was looked for; the status says that it is not all."""
+    for fmt in ('vhd', 'vhdx'):
+        base = made(t, 'base.' + fmt, '-f', fmt, '8M')
+        child = t.path('child.' + fmt)
+        t.img('create', '-q', '-f', fmt, '-b', base, child)
+        os.unlink(base)
+        result = t.img('info', '--backing-chain', child, rc=1)
+        t.check('file format: ' + fmt in result.out and 'base.' + fmt in result.out, 'the child is not shown', result)
+        t.refused(result, 'not found')
+
+
+@case
+def drive_maps_must_be_maps(t):
+    path = made(t, 'd.vhd', '-f', 'vhd', '1M')
+    for text in ('foo', 'C:/dir', '=dir', 'C:='):
+        t.refused(t.img('info', '--map-drive', text, path, rc=1), '--map-drive')
+    t.img('info', '--map-drive', 'C:=' + t.dir, path)
+
+
+@case
 def info_tells_what_is_odd(t):
     made_ = vhdfile.write_sparse(t.path('x.vhd'), MiB, creator=b'vpc ')
     vhdfile.write_at(made_.path, 0, bytes(512))

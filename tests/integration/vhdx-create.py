@@ -685,4 +685,13 @@ def seven_zip_reads_ours(t):
         t.run(program, 'x', '-y', '-tVHDX', '-o' + t.path('out'), path)
 
 
+@case
+def the_log_has_space_of_its_own(t):
+    """On a full disk it is needed to give space back."""
+    for size in (1, 4):
+        path = t.path('log-%d.vhdx' % size)
+        t.img('create', '-q', '-f', 'vhdx', '-o', 'log_size=%dM' % size, path, '1T')
+        t.check(os.stat(path).st_blocks * 512 >= size * MiB, 'less on disk than the log')
+
+
 main()

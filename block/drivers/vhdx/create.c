@@ -5,8 +5,8 @@
  *   0        1 MiB              + log                   + metadata         + BAT, whole MiB
  *   | header section | log, zeros | metadata region, 1 MiB | BAT region       | payload, fixed images only |
  *
- * A file is emptied first, and what is not written here stays a hole: the log, the BAT of a dynamic or
- * differencing image, the payload of a fixed one.  A device is not empty, so there all of these are zeroed.
+ * A file is emptied first, and what is not written here stays a hole: the BAT of a dynamic or differencing image, the
+ * payload of a fixed one.  A device is not empty, so there all of these are zeroed.
  *
  * The headers come last.  What a crash leaves:
  *   while the file is emptied       the old file, or an empty one; on a device, no valid header and with it no image
@@ -344,6 +344,9 @@ write_tables (Layout *layout)
                           layout->metadata_region->data, 0);
   if (ret == 0 && is_fixed (layout))
     ret = write_bat_of_fixed (layout);
+  /* Space of its own: without a log nothing can be changed, not even to give space back on a full disk. */
+  if (ret == 0)
+    ret = bdrv_co_pwrite_zeroes (file, layout->header.log_offset, layout->header.log_length, 0);
   return ret;
 }
 
