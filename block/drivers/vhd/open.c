@@ -550,6 +550,24 @@ vhd_co_write_footer (VhdState *s, int64_t file_offset)
   return bdrv_co_pwrite (s->bs->file, file_offset, sizeof disk, &disk, 0);
 }
 
+/* Writes the footer at @end, where the file system may have no space for it, being full.  Then what is about to be cut
+ * is given back first; the end footer stays. */
+static int coroutine_fn
+write_footer_at_cut (VhdState *s, int64_t end)
+{
+  BlockDriverState *file = s->bs->file;
+  int64_t from = round_up (end + VHD_FOOTER_SIZE, 4096), to = round_down (s->footer_offset, 4096);
+  int ret = vhd_co_write_footer (s, end);
+
+  if (ret != -ENOSPC || !s->can_grow || !s->end_footer_valid || s->end_footer_stale || to <= from)
+    return ret;
+  ret = bdrv_co_pdiscard (file, from, to - from);
+  /* Between the punch and the write that relies on its space. */
+  if (ret == 0)
+    ret = bdrv_co_flush (file);
+  return ret < 0 ? -ENOSPC : vhd_co_write_footer (s, end);
+}
+
 int coroutine_fn
 vhd_co_cut (VhdState *s)
 {
@@ -576,7 +594,7 @@ vhd_co_cut (VhdState *s)
 
   /* What is behind the blocks is not zero until all of it has gone. */
   s->grown_is_zero = false;
-  ret = vhd_co_write_footer (s, end);
+  ret = write_footer_at_cut (s, end);
   /* Between the new footer and the end of the old one: what reads the end only finds one. */
   if (ret == 0)
     ret = bdrv_co_flush (file);
