@@ -130,7 +130,10 @@ if [ "$mode" != quick ]; then
 
   if command -v valgrind > /dev/null; then
     say "unit tests under valgrind"
-    run valgrind build --setup valgrind --suite unit
+    (
+      export VHDKIT_ITERATIONS="${VHDKIT_ITERATIONS:-1}"
+      run valgrind build --setup valgrind --suite unit
+    )
   fi
 fi
 
