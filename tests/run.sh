@@ -102,7 +102,7 @@ if [ "$mode" != quick ]; then
   if [ -n "${VHDKIT_TEST_REFLINK_DIR-}" ]; then
     (
       export VHDKIT_TEST_DIR="$reflink" VHDKIT_CHAINS="${VHDKIT_CHAINS:-30}"
-      run "shared extents" build chain-commit compact convert
+      run "shared extents" build chain-commit compact convert chain-commit-vhdx vhdx-compact vhdx-convert
     )
   else
     left_out "jobs on a file system that shares extents: $why"

@@ -281,15 +281,18 @@ def bytes_of(path):
     """A hash of all of a file's bytes; zeros, stored or not, cost little."""
     digest = hashlib.sha256(b'%d' % os.path.getsize(path))
     zeros = bytes(64 * KiB)
+    done = 0
     with open(path, 'rb') as f:
         for start, end in data_extents(path):
-            start -= start % len(zeros)
+            # Several extents may lie in one piece, and which there are may change while the bytes do not.
+            start = max(start - start % len(zeros), done)
             f.seek(start)
             while start < end:
                 piece = f.read(len(zeros))
                 if piece != zeros[:len(piece)]:
                     digest.update(b'%d %d ' % (start, len(piece)) + piece)
                 start += len(zeros)
+                done = start
     return digest.hexdigest()
 
 
