@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Random chains, committed from any layer into any ancestor; of VHD, or of VHDX with "vhdx" as first argument.
 
-VHDKIT_CHAINS: how many (60; of VHDX 40).  VHDKIT_SEED: of the first one; each chain has its own seed, named in its case,
+VHDKIT_CHAINS: how many (60; of VHDX 25).  VHDKIT_SEED: of the first one; each chain has its own seed, named in its case,
 so VHDKIT_SEED=n VHDKIT_CHAINS=1 repeats one.
 """
 
@@ -18,7 +18,7 @@ if sys.argv[1:2] == ['vhdx']:
     maker = vhdxchains
     del sys.argv[1]
 
-COUNT = int(os.environ.get('VHDKIT_CHAINS', '60' if maker is chains else '40'))
+COUNT = int(os.environ.get('VHDKIT_CHAINS', '60' if maker is chains else '25'))
 SEED = int(os.environ.get('VHDKIT_SEED', '1000'))
 
 
