@@ -16,15 +16,13 @@ vhdx_give_back_space (VhdxState *s, int64_t file_offset, int64_t bytes)
   s->hole_hint = MIN (s->hole_hint, file_offset);
 }
 
-/* Entries are in the order of their epochs; a list that many discards made long goes at once. */
-void
-vhdx_release_old_freed (VhdxState *s)
+/* The first @n of s->freed. */
+static void
+release_freed (VhdxState *s, guint n)
 {
-  guint n = 0;
-
-  while (n < s->freed->len && epochs_is_over (&s->epochs, g_array_index (s->freed, VhdxFreed, n).epoch))
+  for (guint i = 0; i < n; i++)
     {
-      const VhdxFreed *freed = &g_array_index (s->freed, VhdxFreed, n++);
+      const VhdxFreed *freed = &g_array_index (s->freed, VhdxFreed, i);
 
       vhdx_give_back_space (s, freed->file_offset, freed->bytes);
     }
@@ -32,16 +30,35 @@ vhdx_release_old_freed (VhdxState *s)
     g_array_remove_range (s->freed, 0, n);
 }
 
+/* Entries are in the order of their epochs; a list that many discards made long goes at once. */
+void
+vhdx_release_old_freed (VhdxState *s)
+{
+  guint n = 0;
+
+  while (n < s->freed->len && epochs_is_over (&s->epochs, g_array_index (s->freed, VhdxFreed, n).epoch))
+    n++;
+  release_freed (s, n);
+}
+
 void
 vhdx_release_all_freed (VhdxState *s)
 {
-  for (guint i = 0; i < s->freed->len; i++)
-    {
-      const VhdxFreed *freed = &g_array_index (s->freed, VhdxFreed, i);
+  release_freed (s, s->freed->len);
+}
 
-      vhdx_give_back_space (s, freed->file_offset, freed->bytes);
-    }
-  g_array_set_size (s->freed, 0);
+void coroutine_fn
+vhdx_co_hold_writers (VhdxState *s)
+{
+  s->moving++;
+  epochs_co_wait (&s->epochs);
+}
+
+void coroutine_fn
+vhdx_co_release_writers (VhdxState *s)
+{
+  if (--s->moving == 0)
+    co_queue_restart_all (&s->moving_done);
 }
 
 static bool

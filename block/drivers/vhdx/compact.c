@@ -225,8 +225,7 @@ vhdx_co_relocate (BlockDriverState *bs, const BlockMove *moves, int n)
   int ret;
 
   /* Writers wait, so that what is copied is all there is; and a slow read may still be where a block is to go. */
-  s->moving++;
-  epochs_co_wait (&s->epochs);
+  vhdx_co_hold_writers (s);
   ret = vhdx_co_publish (s);
   /* Copying may be the first change of this open (W7). */
   if (ret == 0)
@@ -239,8 +238,7 @@ vhdx_co_relocate (BlockDriverState *bs, const BlockMove *moves, int n)
   /* Copies, flush, entry, flush: I1, I3. */
   if (ret == 0)
     ret = vhdx_co_publish (s);
-  if (--s->moving == 0)
-    co_queue_restart_all (&s->moving_done);
+  vhdx_co_release_writers (s);
   return ret;
 }
 

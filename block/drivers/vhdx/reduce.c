@@ -127,8 +127,7 @@ vhdx_co_reduce (BlockDriverState *bs)
   if (vhdx_is_fixed (s))
     return 0;
   /* Writers wait: they might need the bitmap block that goes. */
-  s->moving++;
-  epochs_co_wait (&s->epochs);
+  vhdx_co_hold_writers (s);
   ret = vhdx_co_publish (s);
   if (ret == 0)
     ret = vhdx_co_for_each_entry (s, reduce_entry, NULL);
@@ -141,7 +140,6 @@ vhdx_co_reduce (BlockDriverState *bs)
     ret = vhdx_co_for_each_entry (s, look_at_bitmap, &scan);
   if (ret == 0)
     ret = vhdx_co_publish (s);
-  if (--s->moving == 0)
-    co_queue_restart_all (&s->moving_done);
+  vhdx_co_release_writers (s);
   return ret;
 }

@@ -520,6 +520,10 @@ void vhdx_give_back_space (VhdxState *s, int64_t file_offset, int64_t bytes);
 void vhdx_release_old_freed (VhdxState *s);
 /* Gives back all that is in s->freed: the caller has waited for old requests. */
 void vhdx_release_all_freed (VhdxState *s);
+/* From here on, until vhdx_co_release_writers (), guests' changes wait, and all requests that began before have
+ * ended. */
+void coroutine_fn vhdx_co_hold_writers (VhdxState *s);
+void coroutine_fn vhdx_co_release_writers (VhdxState *s);
 
 /* open.c */
 extern const BlockOptionDef vhdx_open_options[];
