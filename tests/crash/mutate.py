@@ -30,7 +30,7 @@ VHD = [
     ('flush.c', 'vhd_batmap_set (s, g_array_index (round->changes, VhdChange, i).block, false);', ';'),
     ('flush.c', 'if (change->sector == copy->sector)', 'if (true)'),
     ('alloc.c', 'if (change->fresh && !(change->publishing && change->publishing_sector == sector))', 'if (true)'),
-    ('alloc.c', 'if (!epoch_is_over (s, slot->epoch))', 'if (false)'),
+    ('alloc.c', 'if (!epochs_is_over (&s->epochs, slot->epoch))', 'if (false)'),
     ('alloc.c', 'ret = bdrv_co_pwrite_zeroes (s->bs->file, file_offset, s->block_span, BDRV_REQ_MAY_UNMAP);', 'ret = 0;'),
     ('alloc.c', 'ret = bdrv_co_pwrite (s->bs->file, old_footer, sizeof zeros, zeros, 0);', 'ret = 0;'),
     ('io.c', '  if (ret == 0)\n    ret = write_payload (s, file_offset, piece->bytes, payload, done);\n',
@@ -41,7 +41,7 @@ VHD = [
     ('resize.c', 'ret = vhd_co_zero_range (s, at, round_up (n, VHD_SECTOR_SIZE));', 'ret = 0;'),
     ('resize.c', 'ret = clear_entries (s, s->blocks, blocks);', 'ret = 0;'),
     ('open.c', 'if (s->end_footer_valid && (!s->copy_valid || s->copies_differ))', 'if (false)'),
-    ('compact.c', 'vhd_co_wait_old_requests (s);\n  /* From here', '/* From here'),
+    ('compact.c', 'epochs_co_wait (&s->epochs);\n  /* From here', '/* From here'),
 ]
 VHDX = [
     ('flush.c', 'ret = bdrv_co_flush (s->bs->file);\n      if (ret < 0)\n        return ret;',
@@ -62,10 +62,10 @@ VHDX = [
     ('alloc.c', 'g_array_append_val (s->dropped, freed);', 'g_array_append_val (s->freed, freed);'),
     ('alloc.c', 'vhdx_recent_forget (s, block);', ';'),
     ('alloc.c', 'bdrv_meta_cache_invalidate (s->pages, bits->bitmap, VHDX_BITMAP_BLOCK_BYTES);', ';'),
-    ('write.c', '  int ret = write_payload (s, entry->file_offset + piece->in_block, piece->bytes, payload, done);\n',
+    ('write.c', '  int ret =\n      bdrv_co_write_payload (s->bs->file, entry->file_offset + piece->in_block, piece->bytes, payload, done);\n',
      '  int ret = entry->state == VHDX_BLOCK_PARTIALLY_PRESENT ? set_bits (s, piece) : 0;\n\n  if (ret == 0)\n'
-     '    ret = write_payload (s, entry->file_offset + piece->in_block, piece->bytes, payload, done);\n'),
-    ('compact.c', 'vhdx_co_wait_old_requests (s);\n  ret =', 'ret ='),
+     '    ret = bdrv_co_write_payload (s->bs->file, entry->file_offset + piece->in_block, piece->bytes, payload, done);\n'),
+    ('alloc.c', 's->moving++;\n  epochs_co_wait (&s->epochs);', 's->moving++;'),
     ('compact.c', 'vhdx_pages_forget (s, move->from, move->bytes);', ';'),
     ('compact.c', 'ret = vhdx_co_begin_changes (s, VHDX_SESSION_FILE);', 'ret = 0;'),
     ('compact.c', '  /* Copies, flush, entry, flush: I1, I3. */\n  if (ret == 0)\n    ret = vhdx_co_publish (s);', ''),
