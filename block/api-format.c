@@ -179,6 +179,7 @@ create_co_with_parent (CreateCall *call, BlockDriverState *parent)
     .parent = parent,
     .parent_path = parent != NULL ? bdrv_get_host_path (parent) : NULL,
     .parent_name = options->parent,
+    .incomplete = options->incomplete,
   };
   bool ok = bdrv_co_create (call->drv, file, &params, call->error);
   int ret = bdrv_co_unref (file);

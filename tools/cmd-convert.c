@@ -89,7 +89,8 @@ open_target (const ConvertArgs *args, const char *path)
     .raw_parent = args->parent != NULL || args->image.raw_parent,
     .filters = args->image.filters,
   };
-  return tool_open (path, &target_options, VHDKIT_OPEN_RDWR, args->cache);
+  return tool_open (path, &target_options, VHDKIT_OPEN_RDWR | (args->no_create ? 0 : VHDKIT_OPEN_INCOMPLETE),
+                    args->cache);
 }
 
 /* Takes the exit status of the copy. */
@@ -167,6 +168,7 @@ run (const Command *command, void *opaque, char **operands)
     .parent = args->parent,
     .parent_format = args->parent_format,
     .bytes = -1,
+    .incomplete = true,
   };
   bool help;
   if (!new_image_take_options (&new_image, args->format_options, &help))

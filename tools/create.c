@@ -127,6 +127,7 @@ new_image_create (const NewImage *image, const char *path, const ImageOptions *p
     .parent_flags = image->parent_flags,
     .confine = places->confine,
     .drive_map = list_strings (places->drive_map),
+    .incomplete = image->incomplete,
   };
   g_autoptr (GError) error = NULL;
   if (vhdkit_image_create (tool_context (), path, &create_options, &error))

@@ -11,6 +11,7 @@ typedef struct
   const char *parent, *parent_format;
   unsigned parent_flags; /* VhdkitOpenFlags */
   int64_t bytes;         /* -1: the parent's */
+  bool incomplete;       /* to be filled: VhdkitCreateOptions.incomplete */
   GPtrArray *options;    /* of const char *, NAME=VALUE, with a NULL behind the last */
   GPtrArray *texts;      /* of char *: what options, and parent if -o named it, point to */
 } NewImage;

@@ -62,6 +62,10 @@ const BlockDriver *const *bdrv_list_drivers (void);
 bool coroutine_fn bdrv_co_create (const BlockDriver *drv, BlockDriverState *file,
                                   const BlockCreateParams *params, GError **error);
 
+/* The content of @bs, made with BlockCreateParams.incomplete, is all there: flushes it, and makes it an image like any
+ * other.  Nothing but a flush where the image was not made so. */
+bool coroutine_fn bdrv_co_complete (BlockDriverState *bs, GError **error);
+
 /* Parses "name=value" strings against @defs. */
 BlockOptions *block_options_parse (const BlockOptionDef *defs, const char *const *options, GError **error);
 void block_options_free (BlockOptions *options);

@@ -102,7 +102,7 @@ static BlockDriverState *coroutine_fn
 co_open_parent_image (const char *path, const struct stat *st, const char *format,
                       const BlockParentLink *link, const BdrvOpenParams *params, GError **error)
 {
-  int flags = (params->flags & ~(BDRV_O_RDWR | BDRV_O_CHECK)) | BDRV_O_CHILD;
+  int flags = (params->flags & ~(BDRV_O_RDWR | BDRV_O_CHECK | BDRV_O_INCOMPLETE)) | BDRV_O_CHILD;
   BlockDriverState *file = bdrv_co_open_protocol (path, st, flags, params, error);
 
   if (!file)

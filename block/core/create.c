@@ -142,6 +142,19 @@ bdrv_co_create (const BlockDriver *drv, BlockDriverState *file, const BlockCreat
   return drv->co_create (file, params, error);
 }
 
+bool coroutine_fn
+bdrv_co_complete (BlockDriverState *bs, GError **error)
+{
+  int ret = bdrv_co_flush (bs);
+
+  if (ret < 0)
+    {
+      bdrv_set_error_errno (error, bs, ret, "flush failed");
+      return false;
+    }
+  return !bs->drv->co_complete || bs->drv->co_complete (bs, error);
+}
+
 /* --- for drivers ---------------------------------------------------------------------------------------- */
 
 bool coroutine_fn

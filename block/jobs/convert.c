@@ -9,7 +9,8 @@
  * Above a parent of the target only what differs from the parent is written.  If the parent is one of the
  * source's own layers, allocation above it tells what may differ; else contents are compared.
  *
- * The target holds garbage until the job has succeeded; there is nothing to be crash safe about.
+ * The target holds garbage until the job has succeeded; a target that was made incomplete becomes an image at the
+ * very end, when all it holds is durable.
  */
 #include "convert.h"
 
@@ -162,10 +163,7 @@ convert_co_run (Job *job, GError **error)
       g_prefix_error (error, "converting %s to %s: ", params->source->filename, params->target->filename);
       return false;
     }
-  int ret = bdrv_co_flush (params->target);
-  if (ret < 0)
-    bdrv_set_error_errno (error, params->target, ret, "flush failed");
-  return ret == 0;
+  return bdrv_co_complete (params->target, error);
 }
 
 static const JobDriver convert_driver = {

@@ -51,6 +51,7 @@ typedef enum
   BDRV_O_RAW_PARENT = 1 << 7,  /* a parent without an identity (raw) may be opened */
   BDRV_O_CHILD = 1 << 8,       /* set by the core: the node is the parent image of another node */
   BDRV_O_EXAMINE = 1 << 9,     /* note of every place an image names for its parent what is there */
+  BDRV_O_INCOMPLETE = 1 << 10, /* to fill an image that was made with BlockCreateParams.incomplete */
 } BdrvOpenFlags;
 
 /* Parsed and validated options: name to text.  Made by the core from the driver's table. */
@@ -278,6 +279,9 @@ typedef struct
   BlockDriverState *parent;    /* the opened parent image, or NULL */
   const char *parent_path;     /* absolute path of the parent, symlinks resolved */
   const char *parent_name;     /* the parent as the user named it (relative to the child's directory) */
+  bool
+      incomplete; /* content is still to come: where the format can say so, nobody takes it for an image before
+                    * co_complete */
 } BlockCreateParams;
 
 struct BlockDriver
@@ -300,6 +304,9 @@ struct BlockDriver
    * all that is asked for first, then empty it (bdrv_co_clear_file ()).  What co_create does not write reads as
    * zeros in a file.  Ends durable. */
   bool coroutine_fn (*co_create) (BlockDriverState *file, const BlockCreateParams *params, GError **error);
+  /* An image made with params->incomplete, and opened with BDRV_O_INCOMPLETE, has all its content, which is durable:
+   * it is one from now on.  Durable on return.  NULL: the format cannot tell. */
+  bool coroutine_fn (*co_complete) (BlockDriverState *bs, GError **error);
 
   /* Open: read and check what must be checked, set bs->bytes and bs->limits.  Formats find bs->file
    * attached; the backing child is attached by the core afterwards.  With bs->read_only nothing on disk may

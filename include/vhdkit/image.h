@@ -50,6 +50,7 @@ typedef enum
   VHDKIT_OPEN_RAW_PARENT = 1 << 4,  /* allow a parent that has no identity (raw) */
   VHDKIT_OPEN_CHECK = 1 << 5,       /* for vhdkit_image_check (): open what a check can still look at */
   VHDKIT_OPEN_EXAMINE = 1 << 6,     /* look at every place the images name for their parent, and tell of it */
+  VHDKIT_OPEN_INCOMPLETE = 1 << 7,  /* also an image made with VhdkitCreateOptions.incomplete, to fill it */
 } VhdkitOpenFlags;
 
 typedef enum
@@ -200,6 +201,9 @@ typedef struct
   unsigned parent_flags;     /* VhdkitOpenFlags for opening the parent (RAW_PARENT is implied) */
   const char *confine;       /* as in VhdkitOpenOptions */
   const char *const *drive_map;
+  /* To be filled by vhdkit_convert_new (): where the format can say so (vhdx), the image is refused by whoever opens it
+   * without VHDKIT_OPEN_INCOMPLETE until that job has succeeded, also after a crash. */
+  bool incomplete;
 } VhdkitCreateOptions;
 
 /* Makes an image file; an existing file is overwritten unless it is in use. */

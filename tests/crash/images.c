@@ -163,9 +163,9 @@ image_kind_of_parent (ImageKind child, bool fixed)
   return !fixed ? child : child == IMAGE_VHD ? IMAGE_VHD_FIXED : IMAGE_VHDX_FIXED;
 }
 
-void
-image_make (const TestDir *dir, const char *name, ImageKind kind, int64_t bytes, int64_t block_size,
-            const char *parent)
+static void
+make (const TestDir *dir, const char *name, ImageKind kind, int64_t bytes, int64_t block_size,
+      const char *parent, bool incomplete)
 {
   g_autofree char *path = test_path (dir, name);
   g_autofree char *parent_path = parent ? test_path (dir, parent) : NULL;
@@ -177,7 +177,8 @@ image_make (const TestDir *dir, const char *name, ImageKind kind, int64_t bytes,
                                   .bytes = bytes,
                                   .format_options = format_options,
                                   .parent = parent_path,
-                                  .parent_flags = VHDKIT_OPEN_RAW_PARENT };
+                                  .parent_flags = VHDKIT_OPEN_RAW_PARENT,
+                                  .incomplete = incomplete };
   g_autoptr (GError) error = NULL;
   int n = 0;
 
@@ -194,6 +195,20 @@ image_make (const TestDir *dir, const char *name, ImageKind kind, int64_t bytes,
   format_options[n] = NULL;
   if (!vhdkit_image_create (dir->context, path, &options, &error))
     g_error ("%s", error->message);
+}
+
+void
+image_make (const TestDir *dir, const char *name, ImageKind kind, int64_t bytes, int64_t block_size,
+            const char *parent)
+{
+  make (dir, name, kind, bytes, block_size, parent, false);
+}
+
+void
+image_make_incomplete (const TestDir *dir, const char *name, ImageKind kind, int64_t bytes,
+                       int64_t block_size, const char *parent)
+{
+  make (dir, name, kind, bytes, block_size, parent, true);
 }
 
 VhdkitImage *
@@ -427,6 +442,24 @@ image_commit (const TestDir *dir, const char *leaf, char **filters, int source, 
     return why;
   job = vhdkit_commit_new (image, &options, &error);
   return run_job (dir, job, image, reader, rand, NULL, error);
+}
+
+char *
+image_convert (const TestDir *dir, const char *source, const char *target, char **filters)
+{
+  VhdkitConvertOptions options = { .struct_size = sizeof options };
+  char *why = NULL;
+  VhdkitImage *from = image_open (dir, source, 0, NULL, &why);
+  VhdkitImage *to =
+      from ? image_open (dir, target, VHDKIT_OPEN_RDWR | VHDKIT_OPEN_INCOMPLETE, filters, &why) : NULL;
+  GError *error = NULL;
+  VhdkitJob *job = to ? vhdkit_convert_new (from, to, &options, &error) : NULL;
+
+  if (to)
+    why = run_job (dir, job, to, NULL, NULL, NULL, error);
+  if (from)
+    image_close (from, why ? NULL : &why);
+  return why;
 }
 
 char *

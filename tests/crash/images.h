@@ -59,6 +59,9 @@ ImageKind image_kind_of_parent (ImageKind child, bool fixed);
 /* Ends the test if it cannot be made.  @block_size: 0 for kinds that have none. */
 void image_make (const TestDir *dir, const char *name, ImageKind kind, int64_t bytes, int64_t block_size,
                  const char *parent);
+/* The same, to be filled by image_convert (): until then it is no image. */
+void image_make_incomplete (const TestDir *dir, const char *name, ImageKind kind, int64_t bytes,
+                            int64_t block_size, const char *parent);
 /* @flags: VhdkitOpenFlags.  @filters: NULL-terminated, or NULL.  NULL and *why on failure. */
 VhdkitImage *image_open (const TestDir *dir, const char *name, unsigned flags, char **filters, char **why);
 bool image_close (VhdkitImage *image, char **why);
@@ -103,6 +106,7 @@ char *image_check (const TestDir *dir, const char *name, int64_t *leaks);
  * while the job runs, where @rand says; a wrong answer is an error. */
 char *image_commit (const TestDir *dir, const char *leaf, char **filters, int source, int target, bool shrink,
                     Guest *reader, GRand *rand);
+char *image_convert (const TestDir *dir, const char *source, const char *target, char **filters);
 char *image_compact (const TestDir *dir, const char *name, char **filters, Guest *reader, GRand *rand,
                      VhdkitCompactStats *stats);
 

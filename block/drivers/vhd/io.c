@@ -26,6 +26,22 @@ payload_offset (const VhdState *s, uint32_t sector, int64_t in_block)
   return vhd_sector_to_offset (sector) + s->bitmap_bytes + in_block;
 }
 
+/* Who comes to the start of a block will come to the next one: its bitmap is read while others still work in this
+ * block, or all of them would stand at the border and wait for it.  Errors show when the bitmap is needed. */
+static void coroutine_fn
+read_ahead (VhdState *s, const Piece *piece)
+{
+  uint32_t next = piece->block + 1;
+  VhdBitmap *bitmap;
+  uint32_t sector;
+
+  if (piece->in_block != 0 || next >= s->blocks || vhd_bitmap_peek (s, next))
+    return;
+  if (vhd_co_lookup (s, next, &sector) == 0 && sector != VHD_BAT_UNUSED
+      && vhd_co_bitmap_get (s, next, sector, &bitmap) == 0)
+    vhd_bitmap_put (s, bitmap);
+}
+
 /* --- reading -------------------------------------------------------------------------------------------- */
 
 static int coroutine_fn
@@ -68,6 +84,8 @@ read_by_bitmap (VhdState *s, uint32_t sector, const Piece *piece, int64_t offset
       qiov_offset += bytes;
     }
   vhd_bitmap_put (s, bitmap);
+  if (ret == 0)
+    read_ahead (s, piece);
   return ret;
 }
 
@@ -182,6 +200,8 @@ write_existing (VhdState *s, uint32_t sector, const Piece *piece, const BdrvPayl
   if (ret == 0)
     vhd_bitmap_set (s, bitmap, piece->in_block / VHD_SECTOR_SIZE, piece->bytes / VHD_SECTOR_SIZE);
   vhd_bitmap_put (s, bitmap);
+  if (ret == 0)
+    read_ahead (s, piece);
   return ret;
 }
 

@@ -12,8 +12,9 @@
  *   while the file is emptied       the old file, or an empty one; on a device, no valid header and with it no image
  *   before the flush                no header, so whoever opens it refuses: anything may be there, but no image
  *   while the headers are written   one of them, or both: the image, everything it names is on disk
- * A marker in the metadata ("incomplete file") would do the same with a write more, and only for readers that know
- * it.
+ *
+ * An image that is to be filled before it is anybody's has a marker in its metadata ("incomplete file", an item that
+ * readers must know) until its content is durable: vhdx_co_complete () takes it away, in one transaction of the log.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -232,6 +233,17 @@ add_items_of_child (Layout *layout, const BlockCreateParams *params, GError **er
   if (!vhdx_co_read_other_disk_items (parent, layout->items, error))
     return false;
   add_item (layout, &vhdx_guid_locator, VHDX_METADATA_REQUIRED, locator->data, locator->len);
+  return true;
+}
+
+static bool coroutine_fn
+add_items (Layout *layout, const BlockCreateParams *params, GError **error)
+{
+  add_known_items (layout);
+  if (params->parent && !add_items_of_child (layout, params, error))
+    return false;
+  if (params->incomplete)
+    add_item (layout, &vhdx_guid_incomplete, VHDX_METADATA_REQUIRED, NULL, 0);
   if (layout->items->len <= VHDX_MAX_METADATA_ENTRIES)
     return true;
   bdrv_set_error (error, layout->file, VHDKIT_ERROR_UNSUPPORTED, "the parent %s has too many metadata items",
@@ -402,8 +414,7 @@ create_image (Layout *layout, const BlockCreateParams *params, GError **error)
   if (!take_options (layout, params, parent, error))
     return false;
   layout->metadata.disk_id = parent ? parent->disk_id : vhdx_guid_new ();
-  add_known_items (layout);
-  if (params->parent && !add_items_of_child (layout, params, error))
+  if (!add_items (layout, params, error))
     return false;
   layout->metadata_region = vhdx_metadata_encode (layout->items);
   place_regions (layout);
@@ -423,4 +434,17 @@ vhdx_co_create (BlockDriverState *file, const BlockCreateParams *params, GError 
   g_array_unref (layout.items);
   g_clear_pointer (&layout.metadata_region, g_byte_array_unref);
   return ok;
+}
+
+bool coroutine_fn
+vhdx_co_complete (BlockDriverState *bs, GError **error)
+{
+  VhdxState *s = bs->opaque;
+
+  if (!s->incomplete)
+    return true;
+  if (!vhdx_co_remove_item (s, &vhdx_guid_incomplete, error))
+    return false;
+  s->incomplete = false;
+  return true;
 }

@@ -24,6 +24,7 @@ const BlockDriver vhdx_driver = {
   .open_options = vhdx_open_options,
   .probe = vhdx_probe,
   .co_create = vhdx_co_create,
+  .co_complete = vhdx_co_complete,
   .co_open = vhdx_co_open,
   .co_reopen_rw = vhdx_co_reopen_rw,
   .co_close = vhdx_co_close,

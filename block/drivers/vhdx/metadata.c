@@ -139,8 +139,13 @@ sort_items (VhdxState *s, const GArray *items, Item sorted[N_ITEMS], GError **er
         }
       if (known == ITEM_INCOMPLETE)
         {
-          bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
-                          "metadata: the file is marked as not completely made");
+          s->incomplete = true;
+          if (s->bs->open_flags & BDRV_O_INCOMPLETE)
+            continue;
+          bdrv_set_error (
+              error, s->bs, VHDKIT_ERROR_CORRUPT,
+              "metadata: the file is marked as not completely made, whatever was to fill it has not "
+              "finished");
           return false;
         }
       if (known_items[known].length != 0 && item->length != known_items[known].length)
@@ -317,34 +322,100 @@ find_room (const VhdxState *s, const GArray *items, uint32_t bytes)
   return end + bytes <= s->metadata_region.bytes ? end : 0;
 }
 
-bool coroutine_fn
-vhdx_co_replace_item (VhdxState *s, const VhdxGuid *id, const void *content, uint32_t bytes, GError **error)
+/* The table as it is now, and where item @id stands in it; NULL on failure. */
+static GArray *coroutine_fn
+find_item (VhdxState *s, const VhdxGuid *id, guint *found, GError **error)
 {
   g_autoptr (GArray) items = NULL;
-  guint found = 0;
   int ret = vhdx_co_publish (s);
 
   if (ret < 0)
     {
       bdrv_set_error_errno (error, s->bs, ret, "cannot write back its metadata");
-      return false;
+      return NULL;
     }
   items = read_table (s, error);
   if (!items)
-    return false;
-  while (found < items->len
-         && (!vhdx_guid_equal (&g_array_index (items, Item, found).id, id)
-             || (g_array_index (items, Item, found).flags & VHDX_METADATA_USER)))
-    found++;
-  /* It was there when the image was opened. */
-  if (found == items->len)
+    return NULL;
+  for (*found = 0; *found < items->len; (*found)++)
     {
-      bdrv_poison (s->bs);
-      bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
-                      "metadata table at offset %" PRId64 ": it has changed while the image was open",
-                      s->metadata_region.file_offset);
+      const Item *item = &g_array_index (items, Item, *found);
+
+      if (vhdx_guid_equal (&item->id, id) && !(item->flags & VHDX_METADATA_USER))
+        return g_steal_pointer (&items);
+    }
+  /* It was there when the image was opened. */
+  bdrv_poison (s->bs);
+  bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
+                  "metadata table at offset %" PRId64 ": it has changed while the image was open",
+                  s->metadata_region.file_offset);
+  return NULL;
+}
+
+/* New bytes for a part of the region, from its start on. */
+typedef struct
+{
+  int64_t offset;
+  const void *data;
+  uint32_t bytes;
+} Change;
+
+static int64_t
+table_entry_offset (guint index)
+{
+  return sizeof (VhdxMetadataTableDisk) + (int64_t)index * sizeof (VhdxMetadataEntryDisk);
+}
+
+static VhdxMetadataEntryDisk
+encode_entry (const Item *item)
+{
+  return (VhdxMetadataEntryDisk){ item->id, le32 (item->offset), le32 (item->length), le32 (item->flags),
+                                  le32 (0) };
+}
+
+/* All of @changes or none of them, durable on return. */
+static bool coroutine_fn
+change_region (VhdxState *s, const Change *changes, size_t n, GError **error)
+{
+  size_t pages = 0;
+  int ret = 0;
+
+  for (size_t i = 0; i < n; i++)
+    pages += changes[i].bytes / VHDX_PAGE + 2;
+  if (pages > vhdx_log_capacity (s))
+    {
+      bdrv_set_error (error, s->bs, VHDKIT_ERROR_UNSUPPORTED,
+                      "metadata region at offset %" PRId64 ": an item of %u bytes is too long for the log",
+                      s->metadata_region.file_offset, changes[0].bytes);
       return false;
     }
+
+  /* No round comes between them. */
+  co_mutex_lock (&s->publish_lock);
+  for (size_t i = 0; i < n && ret == 0; i++)
+    ret = vhdx_co_log_metadata (s, s->metadata_region.file_offset + changes[i].offset, changes[i].data,
+                                changes[i].bytes);
+  co_mutex_unlock (&s->publish_lock);
+  if (ret == 0)
+    ret = vhdx_co_publish (s);
+  if (ret < 0)
+    {
+      /* The change is in memory: a later round must not make it durable when nobody counts on it. */
+      bdrv_poison (s->bs);
+      bdrv_set_error_errno (error, s->bs, ret, "cannot change the metadata at offset %" PRId64,
+                            s->metadata_region.file_offset + changes[0].offset);
+    }
+  return ret == 0;
+}
+
+bool coroutine_fn
+vhdx_co_replace_item (VhdxState *s, const VhdxGuid *id, const void *content, uint32_t bytes, GError **error)
+{
+  guint found;
+  g_autoptr (GArray) items = find_item (s, id, &found, error);
+
+  if (!items)
+    return false;
 
   Item item = g_array_index (items, Item, found);
   if (bytes > item.length)
@@ -357,35 +428,32 @@ vhdx_co_replace_item (VhdxState *s, const VhdxGuid *id, const void *content, uin
                       s->metadata_region.file_offset, bytes);
       return false;
     }
-  VhdxMetadataEntryDisk entry = { item.id, le32 (item.offset), le32 (item.length), le32 (item.flags),
-                                  le32 (0) };
-  int64_t entry_offset = sizeof (VhdxMetadataTableDisk) + (int64_t)found * sizeof entry;
+  VhdxMetadataEntryDisk entry = encode_entry (&item);
+  const Change changes[] = { { item.offset, content, bytes },
+                             { table_entry_offset (found), &entry, sizeof entry } };
 
-  /* Old or new, never a part of each. */
-  if (bytes / VHDX_PAGE + 3 > vhdx_log_capacity (s))
-    {
-      bdrv_set_error (error, s->bs, VHDKIT_ERROR_UNSUPPORTED,
-                      "metadata region at offset %" PRId64 ": an item of %u bytes is too long for the log",
-                      s->metadata_region.file_offset, bytes);
-      return false;
-    }
+  return change_region (s, changes, G_N_ELEMENTS (changes), error);
+}
 
-  /* No round comes between the two. */
-  co_mutex_lock (&s->publish_lock);
-  ret = vhdx_co_log_metadata (s, s->metadata_region.file_offset + item.offset, content, bytes);
-  if (ret == 0)
-    ret = vhdx_co_log_metadata (s, s->metadata_region.file_offset + entry_offset, &entry, sizeof entry);
-  co_mutex_unlock (&s->publish_lock);
-  if (ret == 0)
-    ret = vhdx_co_publish (s);
-  if (ret < 0)
-    {
-      /* The change is in memory: a later round must not make it durable when nobody counts on it. */
-      bdrv_poison (s->bs);
-      bdrv_set_error_errno (error, s->bs, ret, "cannot change the metadata at offset %" PRId64,
-                            s->metadata_region.file_offset + item.offset);
-    }
-  return ret == 0;
+bool coroutine_fn
+vhdx_co_remove_item (VhdxState *s, const VhdxGuid *id, GError **error)
+{
+  static const VhdxMetadataEntryDisk none;
+  guint found;
+  g_autoptr (GArray) items = find_item (s, id, &found, error);
+
+  if (!items)
+    return false;
+
+  /* The last one takes its place: the table has no gaps. */
+  guint last = items->len - 1;
+  VhdxMetadataEntryDisk moved = encode_entry (&g_array_index (items, Item, last));
+  Le16 count = le16 (last);
+  const Change changes[] = { { table_entry_offset (found), &moved, sizeof moved },
+                             { table_entry_offset (last), &none, sizeof none },
+                             { offsetof (VhdxMetadataTableDisk, entry_count), &count, sizeof count } };
+
+  return change_region (s, changes, G_N_ELEMENTS (changes), error);
 }
 
 static void

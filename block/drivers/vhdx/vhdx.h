@@ -176,6 +176,7 @@ typedef struct
   uint64_t payload_blocks;
   uint64_t bat_entries; /* that must be there */
 
+  bool incomplete;        /* marked so, and opened all the same to be filled */
   bool identified;        /* it is a VHDX, whatever state it is in */
   bool log_without_entry; /* opened though the log to be replayed is not there: to check it, or to drop it */
   char *damage;           /* the same, without content: what kept it from being opened; NULL: it is open */
@@ -281,6 +282,8 @@ bool coroutine_fn vhdx_co_read_metadata (VhdxState *s, GError **error);
  * when that fails. */
 bool coroutine_fn vhdx_co_replace_item (VhdxState *s, const VhdxGuid *id, const void *content, uint32_t bytes,
                                         GError **error);
+/* Item @id goes; otherwise the same. */
+bool coroutine_fn vhdx_co_remove_item (VhdxState *s, const VhdxGuid *id, GError **error);
 void vhdx_metadata_clear (VhdxMetadata *metadata);
 /* An empty list of VhdxLocatorEntry. */
 GArray *vhdx_locator_new (void);
@@ -310,6 +313,7 @@ GArray *vhdx_locator_make (const VhdxGuid *linkage, const char *child_path, cons
 /* create.c */
 extern const BlockOptionDef vhdx_create_options[];
 bool coroutine_fn vhdx_co_create (BlockDriverState *file, const BlockCreateParams *params, GError **error);
+bool coroutine_fn vhdx_co_complete (BlockDriverState *bs, GError **error);
 
 /* bat.c */
 /* Payload blocks that share a sector bitmap block; payload blocks and entries the BAT must have ([MS-VHDX] 2.5). */
