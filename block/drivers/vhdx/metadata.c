@@ -85,8 +85,12 @@ read_table (VhdxState *s, GError **error)
   g_autofree uint8_t *table = g_malloc (VHDX_METADATA_TABLE_SIZE);
   g_autoptr (GArray) items = g_array_new (false, false, sizeof (Item));
   const VhdxMetadataTableDisk *disk = (const void *)table;
-  int ret = vhdx_co_read (s, s->metadata_region.file_offset, VHDX_METADATA_TABLE_SIZE, table);
-  uint32_t count;
+  /* Which has all that most tables have. */
+  int ret = vhdx_co_read (s, s->metadata_region.file_offset, VHDX_PAGE, table);
+  uint32_t count = ret == 0 ? le16_get (disk->entry_count) : 0;
+
+  if (ret == 0 && sizeof *disk + count * sizeof (VhdxMetadataEntryDisk) > VHDX_PAGE)
+    ret = vhdx_co_read (s, s->metadata_region.file_offset, VHDX_METADATA_TABLE_SIZE, table);
 
   if (ret < 0)
     {
@@ -94,7 +98,6 @@ read_table (VhdxState *s, GError **error)
                             s->metadata_region.file_offset);
       return NULL;
     }
-  count = le16_get (disk->entry_count);
   if (memcmp (disk->signature, VHDX_METADATA_SIGNATURE, sizeof disk->signature) != 0
       || count > VHDX_MAX_METADATA_ENTRIES)
     {

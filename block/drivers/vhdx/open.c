@@ -109,7 +109,9 @@ read_structures (VhdxState *s, bool lenient, GError **error)
 {
   return vhdx_co_read_headers (s, error) && replay_in_memory (s, lenient, error)
          && vhdx_co_read_regions (s, error) && vhdx_co_read_metadata (s, error)
-         && vhdx_refresh_sizes (s, error);
+         && vhdx_refresh_sizes (s, error)
+         && (!(s->bs->open_flags & (BDRV_O_CHECK | BDRV_O_EXAMINE))
+             || vhdx_co_compare_region_tables (s, error));
 }
 
 bool coroutine_fn
@@ -191,6 +193,8 @@ repair_region_tables (VhdxState *s, GError **error)
   g_autofree uint8_t *table = NULL;
   int ret;
 
+  if (!vhdx_co_compare_region_tables (s, error))
+    return false;
   if (!s->region_tables_differ)
     return true;
   table = g_malloc (VHDX_REGION_TABLE_SIZE);

@@ -112,41 +112,68 @@ decode_table (VhdxState *s, const uint8_t *table, GError **error)
   return has_bat && has_metadata;
 }
 
+static const int64_t copies[] = { VHDX_REGION_OFFSET_1, VHDX_REGION_OFFSET_2 };
+
+/* *valid: signature and checksum, which is zeroed, are right. */
+static bool coroutine_fn
+read_copy (VhdxState *s, size_t which, uint8_t *table, bool *valid, GError **error)
+{
+  int ret = vhdx_co_read (s, copies[which], VHDX_REGION_TABLE_SIZE, table);
+
+  if (ret < 0)
+    {
+      bdrv_set_error_errno (error, s->bs, ret, "cannot read the region table at offset %" PRId64,
+                            copies[which]);
+      return false;
+    }
+  *valid = vhdx_region_table_is_valid (table);
+  if (!*valid)
+    bdrv_warn (s->bs, "region table %zu at offset %" PRId64 " is damaged", which + 1, copies[which]);
+  return true;
+}
+
 bool coroutine_fn
 vhdx_co_read_regions (VhdxState *s, GError **error)
 {
-  static const int64_t offsets[] = { VHDX_REGION_OFFSET_1, VHDX_REGION_OFFSET_2 };
-  g_autofree uint8_t *tables = g_malloc (2 * VHDX_REGION_TABLE_SIZE);
-  uint8_t *second = tables + VHDX_REGION_TABLE_SIZE;
-  bool valid[2];
+  g_autofree uint8_t *table = g_malloc (VHDX_REGION_TABLE_SIZE);
+  bool valid = false;
 
   s->regions = g_array_new (false, false, sizeof (VhdxRegion));
-  for (size_t i = 0; i < G_N_ELEMENTS (offsets); i++)
+  for (size_t i = 0; i < G_N_ELEMENTS (copies) && !valid; i++)
     {
-      uint8_t *table = i == 0 ? tables : second;
-      int ret = vhdx_co_read (s, offsets[i], VHDX_REGION_TABLE_SIZE, table);
+      s->region_table_offset = copies[i];
+      if (!read_copy (s, i, table, &valid, error))
+        return false;
+    }
+  if (valid)
+    return decode_table (s, table, error);
+  bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
+                  "region tables: signature or checksum is wrong at offsets %" PRId64 " and %" PRId64,
+                  VHDX_REGION_OFFSET_1, VHDX_REGION_OFFSET_2);
+  return false;
+}
 
-      if (ret < 0)
-        {
-          bdrv_set_error_errno (error, s->bs, ret, "cannot read the region table at offset %" PRId64,
-                                offsets[i]);
-          return false;
-        }
-      valid[i] = vhdx_region_table_is_valid (table);
-      if (!valid[i])
-        bdrv_warn (s->bs, "region table %zu at offset %" PRId64 " is damaged", i + 1, offsets[i]);
-    }
-  if (!valid[0] && !valid[1])
+bool coroutine_fn
+vhdx_co_compare_region_tables (VhdxState *s, GError **error)
+{
+  g_autofree uint8_t *tables = g_malloc (2 * VHDX_REGION_TABLE_SIZE);
+  uint8_t *second = tables + VHDX_REGION_TABLE_SIZE;
+  bool valid;
+
+  if (s->region_tables_compared)
+    return true;
+  s->region_tables_compared = true;
+  /* The first was damaged, and has been warned of. */
+  if (s->region_table_offset != copies[0])
     {
-      bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
-                      "region tables: signature or checksum is wrong at offsets %" PRId64 " and %" PRId64,
-                      VHDX_REGION_OFFSET_1, VHDX_REGION_OFFSET_2);
-      return false;
+      s->region_tables_differ = true;
+      return true;
     }
-  s->region_table_offset = offsets[valid[0] ? 0 : 1];
+  if (!read_copy (s, 0, tables, &valid, error) || !read_copy (s, 1, second, &valid, error))
+    return false;
   /* The checksums are out of the way by now. */
-  s->region_tables_differ = !valid[0] || !valid[1] || memcmp (tables, second, VHDX_REGION_TABLE_SIZE) != 0;
-  if (valid[0] && valid[1] && s->region_tables_differ)
+  s->region_tables_differ = !valid || memcmp (tables, second, VHDX_REGION_TABLE_SIZE) != 0;
+  if (valid && s->region_tables_differ)
     bdrv_warn (s->bs, "region tables: the two copies differ, using the first");
-  return decode_table (s, valid[0] ? tables : second, error);
+  return true;
 }

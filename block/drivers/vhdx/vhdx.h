@@ -164,7 +164,7 @@ typedef struct
   char *creator;
   GArray *regions;             /* of VhdxRegion */
   int64_t region_table_offset; /* of the copy that counts */
-  bool region_tables_differ;
+  bool region_tables_compared, region_tables_differ;
   VhdxRegion bat_region, metadata_region;
   VhdxMetadata metadata;
   VhdxOverlay overlay;
@@ -274,7 +274,10 @@ int coroutine_fn vhdx_co_page_get (VhdxState *s, int64_t file_offset, VhdxPage *
 void vhdx_page_put (VhdxState *s, VhdxPage *page);
 
 /* region.c, metadata.c, locator.c */
+/* By the first table; by the second if that is damaged. */
 bool coroutine_fn vhdx_co_read_regions (VhdxState *s, GError **error);
+/* Whether the second says the same: s->region_tables_differ, with a warning.  A reader does not need to know. */
+bool coroutine_fn vhdx_co_compare_region_tables (VhdxState *s, GError **error);
 /* Signature and checksum, which is zeroed in @table (VHDX_REGION_TABLE_SIZE bytes). */
 bool vhdx_region_table_is_valid (uint8_t *table);
 bool coroutine_fn vhdx_co_read_metadata (VhdxState *s, GError **error);
