@@ -165,6 +165,15 @@ typedef struct
 void block_parent_link_add (BlockParentLink *link, BlockParentPathKind kind, const char *path,
                             const char *origin);
 
+/* The parent an image is to have. */
+typedef struct
+{
+  BlockDriverState *parent; /* opened; or NULL: none */
+  const char *child_path;   /* of the image itself, absolute, symlinks resolved */
+  const char *parent_path;  /* absolute, symlinks resolved */
+  const char *other_path;   /* where the parent may be found as well, tried after parent_path; or NULL */
+} BlockParentChange;
+
 /* --- container layout, for compaction ------------------------------------------------------------------- */
 
 /* A range of the container file that something in the image owns. */
@@ -357,6 +366,16 @@ struct BlockDriver
    * (!@begin): keep the link to it valid.  NULL: nothing to do. */
   bool coroutine_fn (*co_parent_changed) (BlockDriverState *bs, BlockDriverState *parent, bool begin,
                                           GError **error);
+  /* Give the image another parent, or none: its link, in one step that a crash leaves done or not done.  The caller
+   * has stored in @bs all that a guest is to see other than what the new parent shows, zeros where there is none.
+   * bs->backing stays as it is.  Durable on return. */
+  bool coroutine_fn (*co_change_parent) (BlockDriverState *bs, const BlockParentChange *change,
+                                         GError **error);
+  /* Formats whose link names the parent's content (get_next_identity): from now on the link also holds when the
+   * parent has @identity (BLOCK_IDENTITY_SIZE bytes).  And: give this image @identity, that of another image with the
+   * same content.  Durable on return. */
+  bool coroutine_fn (*co_accept_identity) (BlockDriverState *bs, const uint8_t *identity, GError **error);
+  int coroutine_fn (*co_take_identity) (BlockDriverState *bs, const uint8_t *identity);
 
   /* Compaction (formats with movable blocks). */
   /* Describe the whole container, after checking all of it; @layout was cleared. */
