@@ -4,7 +4,7 @@
 
 A program that speaks TAP counts with every case it names; any other program is one case.  A program that
 failed without a failed case (it crashed, timed out, or said less than its plan) is one failed case more.
-Failures are printed with what was said of them, skips with their reason.
+Failures are printed with what was said of them, skips with their reason, and what took longest.
 
 With --add FILE the counts are added to those kept in FILE, --one with it adds a single case that no log has;
 --total FILE prints them as the closing line.
@@ -16,6 +16,7 @@ import re
 import sys
 
 LINE = re.compile(r'^(not )?ok\b\s*(\d*)\s*(?:-\s*)?(.*)$')
+SHOWN = 12
 DIRECTIVE = re.compile(r'(.*?)\s*#\s*SKIP\S*\s*(.*)$', re.I)
 
 
@@ -43,9 +44,11 @@ def cases(stdout):
 
 def read_log(path, label):
     counts = {'ok': 0, 'fail': 0, 'skip': 0}
+    seconds = []
     with open(path, encoding='utf-8') as f:
         for line in f:
             test = json.loads(line)
+            seconds.append((test.get('duration') or 0, test['name'].rpartition('/')[2].strip()))
             name = '%s%s' % (label + ' ' if label else '', test['name'])
             said = test.get('stdout') or ''
             found, plan = cases(said) if re.search(r'^1\.\.\d', said, re.M) else ([], None)
@@ -69,6 +72,7 @@ def read_log(path, label):
                       (name, test['result'].lower(), test.get('returncode'), len(found), plan))
                 for text in (said + (test.get('stderr') or '')).splitlines()[-30:]:
                     print('    ' + text)
+    print('longest: ' + ', '.join('%s %.0f s' % (name, duration) for duration, name in sorted(seconds, reverse=True)[:SHOWN]))
     return counts
 
 
