@@ -138,6 +138,8 @@ vhdkit_image_open (VhdkitContext *context, const char *path, const VhdkitOpenOpt
   VhdkitImage *image = g_new0 (VhdkitImage, 1);
   image->context = context;
   image->bs = call.bs;
+  image->confine = g_strdup (own.confine);
+  image->drive_map = g_strdupv ((char **)own.drive_map);
   image->write_through = own.cache == VHDKIT_CACHE_WRITETHROUGH || own.cache == VHDKIT_CACHE_DIRECTSYNC;
   return image;
 }
@@ -170,6 +172,8 @@ vhdkit_image_close (VhdkitImage *image, GError **error)
   if (image == NULL)
     return true;
   api_run_sync (image->context, close_call_entry, &call);
+  g_free (image->confine);
+  g_strfreev (image->drive_map);
   g_free (image);
   return call.ok;
 }

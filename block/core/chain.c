@@ -39,20 +39,6 @@ typedef struct
   bool in_use;
 } ParentSearch;
 
-static guint
-file_key_hash (gconstpointer data)
-{
-  const BdrvFileKey *key = data;
-
-  return (guint)(key->id[0] * 31 + key->id[1] * UINT64_C (0x9e3779b97f4a7c15) + (key->id[1] >> 32));
-}
-
-static gboolean
-file_key_equal (gconstpointer a, gconstpointer b)
-{
-  return memcmp (a, b, sizeof (BdrvFileKey)) == 0;
-}
-
 /* --- one candidate ------------------------------------------------------------------------------------- */
 
 static bool
@@ -156,12 +142,11 @@ check_cycle (ChainOpen *chain, const char *path, const struct stat *st, const Bl
 static bool
 add_layer (ChainOpen *chain, const struct stat *st, BlockDriverState *bs)
 {
-  const BlockDriverState *file = bdrv_protocol_node (bs);
   BdrvFileKey key;
 
   bdrv_file_key_from_stat (&key, st);
   g_hash_table_insert (chain->layers, g_memdup2 (&key, sizeof key), bs);
-  if (!file->drv->get_host_id || !file->drv->get_host_id ((BlockDriverState *)file, key.id))
+  if (!bdrv_file_key_of_node (bs, &key))
     return true;
   return g_hash_table_add (chain->host_ids, g_memdup2 (&key, sizeof key));
 }
@@ -327,8 +312,8 @@ co_open_parent (ChainOpen *chain, BlockDriverState *child, const char *named, co
 bool coroutine_fn
 bdrv_co_open_parents (BlockDriverState *leaf, const BdrvOpenParams *params, GError **error)
 {
-  g_autoptr (GHashTable) layers = g_hash_table_new_full (file_key_hash, file_key_equal, g_free, NULL);
-  g_autoptr (GHashTable) host_ids = g_hash_table_new_full (file_key_hash, file_key_equal, g_free, NULL);
+  g_autoptr (GHashTable) layers = bdrv_file_key_set_new ();
+  g_autoptr (GHashTable) host_ids = bdrv_file_key_set_new ();
   ChainOpen chain = { .params = params, .layers = layers, .host_ids = host_ids };
   const char *named = params->parent;
   BlockDriverState *child = leaf;
@@ -451,8 +436,8 @@ void coroutine_fn
 bdrv_co_examine_parents (BlockDriverState *child, const BdrvOpenParams *params)
 {
   g_auto (BlockParentLink) link = { 0 };
-  g_autoptr (GHashTable) layers = g_hash_table_new_full (file_key_hash, file_key_equal, g_free, NULL);
-  g_autoptr (GHashTable) host_ids = g_hash_table_new_full (file_key_hash, file_key_equal, g_free, NULL);
+  g_autoptr (GHashTable) layers = bdrv_file_key_set_new ();
+  g_autoptr (GHashTable) host_ids = bdrv_file_key_set_new ();
   BdrvOpenParams look = *params;
   ChainOpen chain = { .params = &look, .layers = layers, .host_ids = host_ids };
   struct stat st;
@@ -483,4 +468,92 @@ const GPtrArray *
 bdrv_get_parent_candidates (const BlockDriverState *bs)
 {
   return bdrv_node (bs)->parent_candidates;
+}
+
+/* --- whose child an image is --------------------------------------------------------------------------- */
+
+static bool
+link_can_mean (const BlockParentLink *link, BlockDriverState *layer)
+{
+  return g_strv_contains (link->formats, layer->drv->format_name)
+         && (!link->has_identity || has_identity_of_link (layer, link));
+}
+
+/* Those of the layers from @upper down to @lower that @link can mean, by file. */
+static GHashTable *
+find_possible_parents (const BlockParentLink *link, BlockDriverState *upper, const BlockDriverState *lower)
+{
+  GHashTable *possible = bdrv_file_key_set_new ();
+
+  for (BlockDriverState *layer = upper;; layer = layer->backing)
+    {
+      BdrvFileKey key;
+
+      if (link_can_mean (link, layer) && bdrv_file_key_of_node (layer, &key))
+        g_hash_table_insert (possible, g_memdup2 (&key, sizeof key), layer);
+      if (layer == lower)
+        return possible;
+    }
+}
+
+/* Whether the search for the parent of @child ends at @path; *layer is set where it is one of @possible. */
+static bool coroutine_fn
+co_parent_search_ends (ChainOpen *chain, const char *path, const BlockParentLink *link, GHashTable *possible,
+                       BlockDriverState **layer)
+{
+  struct stat st;
+  BdrvFileKey key;
+  bool cycle = false;
+
+  if (!bdrv_check_path (path, BDRV_NAMED_BY_IMAGE, chain->params->confine, &st, NULL))
+    return false;
+  bdrv_file_key_from_stat (&key, &st);
+  *layer = g_hash_table_lookup (possible, &key);
+  if (*layer)
+    return true;
+  if (!check_cycle (chain, path, &st, link, &cycle, NULL))
+    return cycle;
+  /* Another file, which may be a copy with the same identity. */
+  BlockDriverState *bs = co_open_parent_image (path, &st, NULL, link, chain->params, NULL);
+  if (bs)
+    bdrv_co_unref (bs);
+  return bs != NULL;
+}
+
+BlockDriverState *coroutine_fn
+bdrv_co_find_parent_layer (BlockDriverState *child, BlockDriverState *upper, BlockDriverState *lower,
+                           const BdrvOpenParams *params)
+{
+  g_auto (BlockParentLink) link = { 0 };
+  BlockDriverState *layer = NULL;
+  bool ended = false;
+
+  if (!child->drv->get_parent_link || !child->drv->get_parent_link (child, &link) || !link.paths)
+    return NULL;
+  g_autoptr (GHashTable) possible = find_possible_parents (&link, upper, lower);
+  if (g_hash_table_size (possible) == 0)
+    return NULL;
+
+  g_autoptr (GHashTable) layers = bdrv_file_key_set_new ();
+  g_autoptr (GHashTable) host_ids = bdrv_file_key_set_new ();
+  g_autoptr (GHashTable) tried = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
+  ChainOpen chain = { .params = params, .layers = layers, .host_ids = host_ids };
+  struct stat st;
+
+  if (stat (bdrv_get_host_path (child), &st) == 0)
+    add_layer (&chain, &st, child);
+  for (guint i = 0; i < link.paths->len && !ended; i++)
+    {
+      g_autoptr (GPtrArray) paths =
+          bdrv_resolve_parent_path (g_ptr_array_index (link.paths, i), bdrv_get_host_path (child),
+                                    child->filename, params->drive_map, params->confine, NULL);
+
+      for (guint j = 0; paths && j < paths->len && !ended; j++)
+        {
+          const char *path = g_ptr_array_index (paths, j);
+          ended = g_hash_table_add (tried, g_strdup (path))
+                  && co_parent_search_ends (&chain, path, &link, possible, &layer);
+        }
+    }
+  return layer;
 }

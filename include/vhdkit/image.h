@@ -167,6 +167,27 @@ int vhdkit_image_find_layer (VhdkitImage *image, const char *path);
 /* --- check --------------------------------------------------------------------------------------------- */
 
 typedef enum
+/* --- other images above the same layers ---------------------------------------------------------------- */
+
+/* An image that would be opened above a layer of a chain, and is not of that chain. */
+typedef struct
+{
+  char *filename; /* absolute */
+  char *format;
+  int layer; /* its parent; 0: the leaf */
+  bool
+      notices; /* when the content of the lowest layer asked about changes, it can no longer be opened above it; else it
+                 * opens as before and shows wrong data */
+} VhdkitChild;
+
+/* Whom a change of the content of layer @last, and of what the layers from @first down to it show, would break:
+ * 0 <= @first <= @last.  Looked for are images that take one of these layers as their parent by identity and path, in
+ * the directories of the chain's files, not below those; what could not be looked at there is told by a warning of the
+ * leaf.  Files are opened read-only without locks, and may be in use.  NULL-terminated; NULL: @error. */
+VhdkitChild **vhdkit_image_find_children (VhdkitImage *image, int first, int last, GError **error);
+/* NULL is fine. */
+void vhdkit_children_free (VhdkitChild **children);
+
 {
   VHDKIT_CHECK_INFO,
   VHDKIT_CHECK_WARNING,
