@@ -397,6 +397,8 @@ vhdkit_image_get_layer_info (VhdkitImage *image, int layer, VhdkitLayerInfo *inf
   if (candidates != NULL)
     info->parent_candidates = parent_candidates_variant (candidates);
 
+  info->change_tracking_files = bdrv_find_change_tracking (bs);
+
   const GPtrArray *warnings = bdrv_get_warnings (bs);
   guint count = warnings != NULL ? warnings->len : 0;
   info->warnings = g_new0 (char *, count + 1);
@@ -416,6 +418,7 @@ vhdkit_layer_info_clear (VhdkitLayerInfo *info)
   g_clear_pointer (&info->format_specific, g_variant_unref);
   g_clear_pointer (&info->parent_candidates, g_variant_unref);
   g_strfreev (info->warnings);
+  g_strfreev (info->change_tracking_files);
   *info = (VhdkitLayerInfo){ 0 };
 }
 

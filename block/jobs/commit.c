@@ -393,8 +393,10 @@ commit_job_new (AioContext *context, const CommitParams *params, GError **error)
     }
 
   Job *job = job_new (&commit_driver, context, error);
-  if (job != NULL)
-    ((CommitJob *)job)->params = *params;
+  if (job == NULL)
+    return NULL;
+  bdrv_warn_of_change_tracking (target);
+  ((CommitJob *)job)->params = *params;
   return job;
 }
 

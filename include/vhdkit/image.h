@@ -154,6 +154,9 @@ typedef struct
    * "origin" and "name" as the image has it, "path" (not there: it leads nowhere on this host), "fits" and, where
    * it does not, "reason".  The first that fits is the parent. */
   GVariant *parent_candidates;
+  /* Files beside the container in which Hyper-V tracks changes, absolute, NULL-terminated; NULL: there are none.  Any
+   * write to the image makes them stale, of which a layer that is opened for writing or merged into warns. */
+  char **change_tracking_files;
 } VhdkitLayerInfo;
 
 /* Layers, leaf included: >= 1. */
@@ -164,9 +167,6 @@ void vhdkit_layer_info_clear (VhdkitLayerInfo *info);
 /* The layer whose container is the file @path (same file, not same name), or -1. */
 int vhdkit_image_find_layer (VhdkitImage *image, const char *path);
 
-/* --- check --------------------------------------------------------------------------------------------- */
-
-typedef enum
 /* --- other images above the same layers ---------------------------------------------------------------- */
 
 /* An image that would be opened above a layer of a chain, and is not of that chain. */
@@ -188,6 +188,9 @@ VhdkitChild **vhdkit_image_find_children (VhdkitImage *image, int first, int las
 /* NULL is fine. */
 void vhdkit_children_free (VhdkitChild **children);
 
+/* --- check --------------------------------------------------------------------------------------------- */
+
+typedef enum
 {
   VHDKIT_CHECK_INFO,
   VHDKIT_CHECK_WARNING,
