@@ -15,6 +15,8 @@
  */
 #include "core-int.h"
 
+#include <identity.h>
+
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -37,6 +39,8 @@ typedef struct
   bool mismatch; /* one could be opened and has another identity */
   bool refused;  /* one is against the policy */
   bool in_use;
+  bool there;   /* one is there, but cannot be used */
+  bool is_leaf; /* the search is for the parent of the image the user named */
 } ParentSearch;
 
 /* --- one candidate ------------------------------------------------------------------------------------- */
@@ -55,13 +59,30 @@ has_identity_of_link (BlockDriverState *bs, const BlockParentLink *link)
 }
 
 static void
-set_mismatch (GError **error, const char *path, BlockDriverState *bs)
+format_identity (const BlockDriver *drv, const uint8_t *identity, char text[37])
 {
-  bool has = bs->drv->get_identity != NULL;
+  if (drv->format_identity)
+    drv->format_identity (identity, text);
+  else
+    identity_format (identity, text);
+}
 
-  bdrv_set_path_error (error, path, VHDKIT_ERROR_PARENT_MISMATCH, 0, "%s",
-                       has ? "has another identity than the child recorded"
-                           : "has no identity, the child recorded one");
+/* @bs is another image than @link means. */
+static void
+set_mismatch (GError **error, const char *path, BlockDriverState *bs, const BlockParentLink *link)
+{
+  uint8_t identity[BLOCK_IDENTITY_SIZE];
+  bool has = bs->drv->get_identity && bs->drv->get_identity (bs, identity);
+  char found[37], recorded[2][37] = { "none", "" };
+
+  for (int i = 0; i < link->identities && i < 2; i++)
+    format_identity (bs->drv, link->identity[i], recorded[i]);
+  if (has)
+    format_identity (bs->drv, identity, found);
+  bdrv_set_path_error (error, path, VHDKIT_ERROR_PARENT_MISMATCH, 0,
+                       has ? "has another identity (%s) than the child recorded (%s%s%s)"
+                           : "has no identity%s, the child recorded %s%s%s",
+                       has ? found : "", recorded[0], recorded[1][0] ? " or " : "", recorded[1]);
 }
 
 /* Among the formats the link allows, what @file is. */
@@ -105,7 +126,7 @@ co_open_parent_image (const char *path, const struct stat *st, const char *forma
     return NULL;
   if (link->has_identity && !has_identity_of_link (bs, link))
     {
-      set_mismatch (error, path, bs);
+      set_mismatch (error, path, bs, link);
       bdrv_co_unref (bs);
       return NULL;
     }
@@ -134,7 +155,7 @@ check_cycle (ChainOpen *chain, const char *path, const struct stat *st, const Bl
   if (*cycle)
     set_cycle (error, path);
   else
-    set_mismatch (error, path, layer);
+    set_mismatch (error, path, layer, link);
   return false;
 }
 
@@ -174,8 +195,9 @@ co_try_path (ChainOpen *chain, const char *path, BdrvNamedBy named_by, const cha
 
 /* --- the search ---------------------------------------------------------------------------------------- */
 
+/* @tried: @path means a place on this host. */
 static void
-add_reason (ParentSearch *search, const BlockParentPath *path, const GError *error)
+add_reason (ParentSearch *search, const BlockParentPath *path, bool tried, const GError *error)
 {
   g_autofree char *shown = bdrv_printable (path->path ? path->path : "");
 
@@ -183,23 +205,39 @@ add_reason (ParentSearch *search, const BlockParentPath *path, const GError *err
   search->mismatch |= error->code == VHDKIT_ERROR_PARENT_MISMATCH;
   search->refused |= error->code == VHDKIT_ERROR_PERMISSION;
   search->in_use |= error->code == VHDKIT_ERROR_IN_USE;
+  search->there |= tried && error->code != VHDKIT_ERROR_NOT_FOUND;
   g_string_append_printf (search->reasons, "%s%s '%s': %s", search->reasons->len > 0 ? "; " : "",
                           path->origin ? path->origin : "name", shown, error->message);
+}
+
+/* What the user can do. */
+static const char *
+search_advice (const ParentSearch *search)
+{
+  if (search->there && !search->mismatch)
+    return "";
+  return search->is_leaf ? "; --parent FILE says where the right one is"
+                         : "; put the right one, or a symbolic link to it, where it is looked for";
 }
 
 static void
 set_search_error (const ParentSearch *search, GError **error)
 {
   VhdkitError code = VHDKIT_ERROR_PARENT_NOT_FOUND;
+  const char *what = search->there ? "cannot be used" : "not found";
 
   if (search->mismatch)
-    code = VHDKIT_ERROR_PARENT_MISMATCH;
+    {
+      code = VHDKIT_ERROR_PARENT_MISMATCH;
+      what = "none fits";
+    }
   else if (search->refused)
     code = VHDKIT_ERROR_PERMISSION;
   else if (search->in_use)
     code = VHDKIT_ERROR_IN_USE;
-  g_set_error (error, VHDKIT_ERROR, code, "%s: %s", search->mismatch ? "none fits" : "not found",
-               search->candidates > 0 ? search->reasons->str : "the image names none");
+  g_set_error (error, VHDKIT_ERROR, code, "%s: %s%s", what,
+               search->candidates > 0 ? search->reasons->str : "the image names none",
+               search_advice (search));
 }
 
 /* Tries all paths one name may mean.  true: the search is over, with *parent or @error. */
@@ -213,7 +251,7 @@ co_try_name (ChainOpen *chain, ParentSearch *search, BlockDriverState *child, co
                                 chain->params->confine, &reason);
 
   if (!paths)
-    add_reason (search, name, reason);
+    add_reason (search, name, false, reason);
   for (guint i = 0; paths && i < paths->len; i++)
     {
       const char *path = g_ptr_array_index (paths, i);
@@ -230,7 +268,7 @@ co_try_name (ChainOpen *chain, ParentSearch *search, BlockDriverState *child, co
           g_propagate_error (error, g_steal_pointer (&reason));
           return true;
         }
-      add_reason (search, name, reason);
+      add_reason (search, name, true, reason);
     }
   return false;
 }
@@ -240,14 +278,16 @@ check_link_may_be_followed (const BdrvOpenParams *params, const BlockParentLink 
 {
   if (link->has_identity || (params->flags & BDRV_O_RAW_PARENT))
     return true;
-  g_set_error (error, VHDKIT_ERROR, VHDKIT_ERROR_PERMISSION,
-               "has no identity to recognise it by (raw): opened only when the user names it or allows raw "
-               "parents");
+  g_set_error (
+      error, VHDKIT_ERROR, VHDKIT_ERROR_PERMISSION,
+      "has no identity to recognise it by (raw): opened only where it is named (--parent FILE) or such "
+      "parents are allowed (--raw-parent)");
   return false;
 }
 
 static BlockDriverState *coroutine_fn
-co_search_parent (ChainOpen *chain, BlockDriverState *child, const BlockParentLink *link, GError **error)
+co_search_parent (ChainOpen *chain, BlockDriverState *child, const BlockParentLink *link, bool is_leaf,
+                  GError **error)
 {
   BlockDriverState *parent = NULL;
 
@@ -256,7 +296,7 @@ co_search_parent (ChainOpen *chain, BlockDriverState *child, const BlockParentLi
 
   g_autoptr (GHashTable) tried = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
   g_autoptr (GString) reasons = g_string_new (NULL);
-  ParentSearch search = { .link = link, .tried = tried, .reasons = reasons };
+  ParentSearch search = { .link = link, .tried = tried, .reasons = reasons, .is_leaf = is_leaf };
 
   for (guint i = 0; link->paths && i < link->paths->len; i++)
     if (co_try_name (chain, &search, child, g_ptr_array_index (link->paths, i), &parent, error))
@@ -299,13 +339,13 @@ warn_of_differences (BlockDriverState *child, const BlockParentLink *link, Block
 }
 
 static BlockDriverState *coroutine_fn
-co_open_parent (ChainOpen *chain, BlockDriverState *child, const char *named, const BlockParentLink *link,
-                GError **error)
+co_open_parent (ChainOpen *chain, BlockDriverState *child, bool is_leaf, const char *named,
+                const BlockParentLink *link, GError **error)
 {
   bool cycle = false;
 
   if (!named)
-    return co_search_parent (chain, child, link, error);
+    return co_search_parent (chain, child, link, is_leaf, error);
   return co_try_path (chain, named, BDRV_NAMED_BY_USER, chain->params->parent_format, link, &cycle, error);
 }
 
@@ -333,7 +373,7 @@ bdrv_co_open_parents (BlockDriverState *leaf, const BdrvOpenParams *params, GErr
                           BDRV_MAX_CHAIN_DEPTH);
           return false;
         }
-      BlockDriverState *parent = co_open_parent (&chain, child, named, &link, error);
+      BlockDriverState *parent = co_open_parent (&chain, child, child == leaf, named, &link, error);
       if (!parent)
         {
           g_autofree char *name = bdrv_printable (child->filename);

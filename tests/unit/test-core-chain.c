@@ -367,7 +367,8 @@ test_identity (void)
   write_child ("child.img", 2, 1, "plain.img", NULL, NULL);
   open_fails (&opening, VHDKIT_ERROR_PARENT_NOT_FOUND, "*plain.img: is not an image*");
   write_child ("child.img", 2, 1, NULL, NULL, NULL);
-  open_fails (&opening, VHDKIT_ERROR_PARENT_NOT_FOUND, "*child.img: not found: the image names none");
+  open_fails (&opening, VHDKIT_ERROR_PARENT_NOT_FOUND,
+              "*child.img: not found: the image names none; --parent *");
 
   /* The user's word goes before the image's, but not before the identity. */
   write_child ("child.img", 2, 1, "gone.img", NULL, NULL);
@@ -769,7 +770,6 @@ in_fresh_dir (gconstpointer data)
   g_clear_pointer (&dir, g_free);
 }
 
-static const struct
 /* --- children ------------------------------------------------------------------------------------------ */
 
 typedef struct
@@ -867,6 +867,7 @@ test_children (void)
   finds ("sub/h.img", 1, 1, confine, "");
 }
 
+static const struct
 {
   const char *name;
   void (*func) (void);
@@ -880,8 +881,8 @@ test_children (void)
               { "/core/chain/cycles", test_cycles },
               { "/core/chain/depth", test_depth },
               { "/core/chain/confine", test_confine },
-              { "/core/open/formats", test_formats },
               { "/core/chain/children", test_children },
+              { "/core/open/formats", test_formats },
               { "/core/open/create", test_create } };
 
 int

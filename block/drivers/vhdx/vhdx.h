@@ -296,6 +296,7 @@ extern const char *const vhdx_parent_formats[];
 bool vhdx_get_parent_link (BlockDriverState *bs, BlockParentLink *link);
 bool vhdx_get_identity (BlockDriverState *bs, uint8_t *identity);
 
+void vhdx_format_identity (const uint8_t *identity, char text[37]);
 /* Appends copies of the items of the virtual disk that the driver has no member for (VhdxItem). */
 bool coroutine_fn vhdx_co_read_other_disk_items (VhdxState *s, GArray *items, GError **error);
 
