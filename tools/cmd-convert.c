@@ -158,6 +158,8 @@ convert (VhdkitImage *source, const char *path, NewImage *new_image, const Conve
   int status = copy (source, target, args, path);
   return tool_close_with (status, target, path);
 }
+  tool_print_warnings (source);
+  tool_print_warnings (target);
 
 /* What the options cannot be together, or NULL. */
 static const char *

@@ -162,6 +162,7 @@ typedef struct
   VhdRecent recent[VHD_RECENT]; /* direct-mapped by block */
 
   GHashTable *bitmaps;       /* block -> VhdBitmap, owned */
+  bool lost_block_told;         /* a warning says why a block cannot be read */
   GQueue bitmap_lru;         /* unpinned and clean, most recent first */
   size_t bitmap_bytes_clean; /* memory of those */
   size_t bitmap_bytes_dirty;
