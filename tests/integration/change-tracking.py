@@ -75,8 +75,14 @@ def commit_warns(t, fmt):
     os.mkdir(t.path('link'))
     os.symlink(leaf, t.path('link/' + os.path.basename(leaf)))
     warned(t, t.img('commit', '-q', t.path('link/' + os.path.basename(leaf))), files)
+    for file in files:
+        os.unlink(file)
+    t.io('-c', 'write -q -P 8 2M 64k', leaf)
+    # The link of a VHDX to its parent is written anew.
+    files = track(leaf, '.mrt')
+    warned(t, t.img('commit', '-q', leaf), files if fmt == 'vhdx' else [])
+    files = track(base, *SUFFIXES)
     t.img('create', '-q', '-f', fmt, '-b', base, t.path('x.' + fmt))
-    t.img('create', '-q', '-f', fmt, '-b', base, leaf)
     warned(t, t.img('commit', '-q', leaf, rc=1), files)
 
 

@@ -312,6 +312,14 @@ class Unchanged:
             t.equal(self._look(path), before, '%s changed %s (hash, size, time, mode)' % (what, path))
 
 
+def locked(path):
+    """Whether any process holds image locks on @path."""
+    stat = os.stat(path)
+    inode = '%02x:%02x:%d' % (os.major(stat.st_dev), os.minor(stat.st_dev), stat.st_ino)
+    with open('/proc/locks', encoding='ascii') as f:
+        return any(inode in line and 'OFD' in line for line in f)
+
+
 def _escape(text):
     return str(text).encode('ascii', 'backslashreplace').decode()
 

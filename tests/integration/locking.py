@@ -7,7 +7,7 @@ import struct
 import sys
 
 import vhdxchains
-from harness import MiB, QEMU_IMG, QEMU_IO, Unchanged, case, main, tool, vhdfile
+from harness import MiB, QEMU_IMG, QEMU_IO, Unchanged, case, locked, main, tool, vhdfile
 
 FORMAT, QEMU_FORMAT = 'vhd', 'vpc'
 if sys.argv[1:2] == ['vhdx']:
@@ -40,14 +40,6 @@ def hold(t, *argv):
     os.close(read_end)
     t.hold = getattr(t, 'hold', []) + [write_end]
     return process, write_end
-
-
-def locked(path):
-    """Whether any process holds image locks on @path."""
-    stat = os.stat(path)
-    inode = '%02x:%02x:%d' % (os.major(stat.st_dev), os.minor(stat.st_dev), stat.st_ino)
-    with open('/proc/locks', encoding='ascii') as f:
-        return any(inode in line and 'OFD' in line for line in f)
 
 
 def write_refused(t, path):

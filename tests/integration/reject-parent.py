@@ -6,7 +6,7 @@ import shutil
 import uuid
 
 import vhdfile as vf
-from harness import KiB, MiB, Unchanged, add, case, main, tool, vhdfile
+from harness import KiB, MiB, Unchanged, add, case, locked, main, tool, vhdfile
 from rejecting import SIZE, differencing, files, refused_everywhere
 
 
@@ -77,7 +77,7 @@ def advice_fits_the_case(t):
     read_end, write_end = os.pipe()
     process = t.start(tool('vhd-io'), t.path('parent.vhd'), stdin=read_end)
     os.close(read_end)
-    t.wait_until(lambda: t.img('info', t.path('parent.vhd'), rc=None).rc != 0, 'the lock of vhd-io')
+    t.wait_until(lambda: locked(t.path('parent.vhd')), 'the lock of vhd-io')
     result = t.img('map', t.path('x.vhd'), rc=1)
     t.refused(result, 'in use')
     t.check('not found' not in result.err, 'it is there', result)

@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 
-from harness import MiB, Unchanged, case, main, tool
+from harness import MiB, Unchanged, case, locked, main, tool
 
 FORMAT = 'vhd'
 if sys.argv[1:2] == ['vhdx']:
@@ -119,12 +119,12 @@ def of_the_source(t):
 
 @case
 def copy_of_the_target_has_children_of_its_own(t):
-    """The identity is the same; the path decides."""
+    """The identity is the same; the path decides, before the name alone would lead to the target."""
     base = image(t, 'p')
     leaf = image(t, 'c', base, 2, 1)
-    copy = t.path('copy.' + FORMAT)
-    shutil.copy(base, copy)
-    other = image(t, 'x', copy, 3, 2)
+    os.mkdir(t.path('copies'))
+    shutil.copy(base, t.path('copies'))
+    other = image(t, 'x', t.path('copies', os.path.basename(base)), 3, 2)
     view = t.content(other)
     result = t.img('commit', '-q', leaf)
     t.equal(result.err, '', 'messages')
@@ -188,7 +188,7 @@ def in_use(t):
     read_end, write_end = os.pipe()
     process = t.start(tool('vhd-io'), '-f', FORMAT, other, stdin=read_end)
     os.close(read_end)
-    t.wait_until(lambda: t.img('info', other, rc=None).rc != 0, 'the lock of vhd-io')
+    t.wait_until(lambda: locked(other), 'the lock of vhd-io')
     refused(t, leaf, [other])
     os.write(write_end, b'write -q -P 9 0 64k\nread -P 9 0 64k\n')
     os.close(write_end)
