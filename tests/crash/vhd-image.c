@@ -131,6 +131,20 @@ put_checksum (uint8_t *data, int bytes, int field)
 }
 
 void
+image_damage_end_footer (const TestDir *dir, const char *name)
+{
+  uint8_t zeros[512] = { 0 };
+  uint8_t end[512];
+  Vhd vhd;
+
+  vhd_read (&vhd, dir, name);
+  g_assert_cmpint (pread (vhd.fd, end, 512, vhd.file_bytes - 512), ==, 512);
+  if (memcmp (end, "conectix", 8) == 0)
+    vhd_write (&vhd, zeros, 512, vhd.file_bytes - 512);
+  close (vhd.fd);
+}
+
+void
 image_leave_header_behind (const TestDir *dir, const char *name)
 {
   uint8_t rubbish[1024];
