@@ -192,6 +192,8 @@ spoil_leaf (Run *run)
 {
   int flags = run->c->flags;
 
+  if (is_vhd (run->c) && run->c->old_bytes)
+    image_add_rubbish_below_bits (&run->dir, "leaf");
   if (flags & CLEAR_BITS)
     image_clear_bits (&run->dir, "leaf");
   if (flags & HEADER_BEHIND)

@@ -79,6 +79,8 @@ void image_add_rubbish (const TestDir *dir, const char *name);
 /* Of VHD (vhd-image.c). */
 /* Clears the bits of sectors of zeros in the bitmaps of a dynamic image, as some other writers leave them. */
 void image_clear_bits (const TestDir *dir, const char *name);
+/* Of a differencing image: what is stored for sectors that are not present. */
+void image_add_rubbish_below_bits (const TestDir *dir, const char *name);
 /* A process was killed: @bytes of zeros follow, and a footer at the end behind them.  @bytes 0: no footer at all. */
 void image_leave_reserve (const TestDir *dir, const char *name, int64_t bytes);
 /* The copy of the footer at offset 0 is damaged. */
