@@ -33,15 +33,21 @@ VHD = [
     ('alloc.c', 'if (!epochs_is_over (&s->epochs, slot->epoch))', 'if (false)'),
     ('alloc.c', 'ret = bdrv_co_pwrite_zeroes (s->bs->file, file_offset, s->block_span, BDRV_REQ_MAY_UNMAP);', 'ret = 0;'),
     ('alloc.c', 'ret = bdrv_co_pwrite (s->bs->file, old_footer, sizeof zeros, zeros, 0);', 'ret = 0;'),
-    ('io.c', '  if (ret == 0)\n    ret = write_payload (s, file_offset, piece->bytes, payload, done);\n',
+    ('io.c', '  if (ret == 0)\n    ret = bdrv_co_write_payload (s->bs->file, file_offset, piece->bytes, payload, done);\n',
      '  vhd_bitmap_set (s, bitmap, piece->in_block / VHD_SECTOR_SIZE, piece->bytes / VHD_SECTOR_SIZE);\n'
-     '  if (ret == 0)\n    ret = write_payload (s, file_offset, piece->bytes, payload, done);\n'),
+     '  if (ret == 0)\n    ret = bdrv_co_write_payload (s->bs->file, file_offset, piece->bytes, payload, done);\n'),
     ('io.c', 'memset (bits, 0xFF, div_round_up (s->sectors_per_block, 8));', ';'),
     ('resize.c', 'ret = vhd_co_zero_range (s, old_bytes, end - old_bytes);', 'ret = 0;'),
     ('resize.c', 'ret = vhd_co_zero_range (s, at, round_up (n, VHD_SECTOR_SIZE));', 'ret = 0;'),
     ('resize.c', 'ret = clear_entries (s, s->blocks, blocks);', 'ret = 0;'),
     ('open.c', 'if (s->end_footer_valid && (!s->copy_valid || s->copies_differ))', 'if (false)'),
     ('compact.c', 'epochs_co_wait (&s->epochs);\n  /* From here', '/* From here'),
+    ('relink.c', 'disk_type != s->footer.disk_type ? fill_blocks (s) : vhd_co_publish (s)', 'vhd_co_publish (s)'),
+    ('relink.c', 'vhd_bitmap_set (s, bitmap, at, run);', '(void)bitmap;'),
+    ('relink.c', 'ret = make_room (s, end);', 'ret = 0;'),
+    ('relink.c', 's->data_end = vhd_used_end (s, used);', ';'),
+    ('relink.c', 'ret = vhd_co_write_footer (s, 0);', 'ret = 0;'),
+    ('open.c', 'ret = vhd_co_settle_header (s, used);', ''),
 ]
 VHDX = [
     ('flush.c', 'ret = bdrv_co_flush (s->bs->file);\n      if (ret < 0)\n        return ret;',
@@ -86,7 +92,7 @@ VHDX = [
 
 # of each driver: what is changed by hand, and the tests that are to notice, with their arguments
 DRIVERS = {
-    'vhd': (VHD, [('tests/crash/' + name, ['-p', '/%s/vhd' % name]) for name in CRASH_TESTS]
+    'vhd': (VHD, [('tests/crash/' + name, ['-p', '/%s/vhd' % name]) for name in CRASH_TESTS + ['crash-relink']]
             + [('tests/unit/test-vhd-relocate', [])]),
     'vhdx': (VHDX, [('tests/unit/test-vhdx-write', [])]
              + [('tests/crash/' + name, ['-p', '/%s/vhdx' % name]) for name in CRASH_TESTS + ['crash-replay']]),
