@@ -515,6 +515,8 @@ bool vhdx_check_takes (VhdxState *s, const GError *failure);
 int coroutine_fn vhdx_co_allocate (VhdxState *s, uint64_t block, VhdxBlock *entry);
 /* Puts the block into @state, which stores nothing, and gives up its space. */
 int coroutine_fn vhdx_co_set_state (VhdxState *s, uint64_t block, VhdxBlockState state);
+/* The state that a partially present block might as well have, by its bits. */
+int coroutine_fn vhdx_co_reduced_state (VhdxState *s, uint64_t block, VhdxBlockState *state);
 /* A partially present block at @file_offset all of whose sectors are present becomes fully present. */
 int coroutine_fn vhdx_co_promote (VhdxState *s, uint64_t block, int64_t file_offset);
 /* Does so for all blocks that got their last bit since this was called last. */
