@@ -45,6 +45,7 @@ const BlockDriver vhdx_driver = {
   .co_change_parent = vhdx_co_change_parent,
   .co_accept_identity = vhdx_co_accept_identity,
   .co_take_identity = vhdx_co_take_identity,
+  .co_copy_disk_properties = vhdx_co_copy_disk_properties,
   .co_get_layout = vhdx_co_get_layout,
   .co_drop_block = vhdx_co_drop_block,
   .co_reduce = vhdx_co_reduce,
