@@ -34,23 +34,16 @@
  */
 #include "commit.h"
 
-#include "checked.h"
 #include "copy.h"
-
-#include <errno.h>
-#include <sys/stat.h>
-#include <sys/statvfs.h>
-#include <unistd.h>
+#include "space.h"
 
 #define COMMIT_DEFAULT_PARALLEL 16
 /* Zero ranges are handled in pieces so long, to look at the job's flags in between. */
 #define COMMIT_ZERO_BYTES (64 * 1024 * 1024)
 /* Runs of zeros inside of data worth not being stored. */
 #define COMMIT_SPARSE_BYTES (64 * 1024)
-/* For the space check: what host file systems allocate, and how much new payload one page of tables serves.
- */
-#define HOST_BLOCK_BYTES (4 * 1024)
-#define REGION_BYTES     (2 * 1024 * 1024)
+/* Ranges are planned in pieces so long. */
+#define COMMIT_PLAN_BYTES (2 * 1024 * 1024)
 
 typedef struct
 {
@@ -63,64 +56,6 @@ typedef struct
 
 /* --- planning ------------------------------------------------------------------------------------------ */
 
-/* What the target may have to allocate, at worst. */
-typedef struct
-{
-  int64_t bytes;
-  int64_t counted_to;  /* host blocks before this guest offset are in it */
-  int64_t last_region; /* whose tables are in it */
-} SpaceNeed;
-
-static void
-space_need_add (SpaceNeed *need, int64_t offset, int64_t bytes)
-{
-  int64_t start = MAX (round_down (offset, HOST_BLOCK_BYTES), need->counted_to);
-  int64_t end = round_up (offset + bytes, HOST_BLOCK_BYTES);
-  int64_t first_region = MAX (offset / REGION_BYTES, need->last_region + 1);
-  int64_t last_region = (offset + bytes - 1) / REGION_BYTES;
-
-  if (end > start)
-    {
-      need->bytes += end - start;
-      need->counted_to = end;
-    }
-  if (last_region >= first_region)
-    {
-      need->bytes += (last_region - first_region + 1) * HOST_BLOCK_BYTES;
-      need->last_region = last_region;
-    }
-}
-
-/* Adds what of the range the target does not store yet. */
-static int coroutine_fn
-commit_co_count_new (BlockDriverState *target, int64_t offset, int64_t bytes, bool zero, SpaceNeed *need)
-{
-  int64_t end = MIN (offset + bytes, bdrv_length (target));
-
-  while (offset < end)
-    {
-      int64_t pnum, map;
-      BlockDriverState *file;
-      int depth = 0;
-      int ret = bdrv_co_block_status_above (target, zero ? NULL : target->backing, offset, end - offset,
-                                            &pnum, &map, &file, &depth);
-
-      if (ret < 0)
-        return ret;
-      bool reads_zero = !(ret & BDRV_BLOCK_ALLOCATED) || (ret & BDRV_BLOCK_ZERO);
-      bool stored_here = !reads_zero && depth == 0;
-      /* Zeros are not stored where zeros are seen already. */
-      if (!stored_here && !(zero && reads_zero))
-        space_need_add (need, offset, pnum);
-      offset += pnum;
-      bytes -= pnum;
-    }
-  /* Past the target's end, before it has grown. */
-  if (bytes > 0 && !zero)
-    space_need_add (need, offset, bytes);
-  return 0;
-}
-
 static bool coroutine_fn
 commit_co_plan (CommitJob *commit, SpaceNeed *need, GError **error)
 {
@@ -129,7 +64,7 @@ commit_co_plan (CommitJob *commit, SpaceNeed *need, GError **error)
   CopyItem item;
   int ret;
 
-  while ((ret = copy_cursor_co_next (&cursor, NULL, REGION_BYTES, COMMIT_ZERO_BYTES, &item)) > 0)
+  while ((ret = copy_cursor_co_next (&cursor, NULL, COMMIT_PLAN_BYTES, COMMIT_ZERO_BYTES, &item)) > 0)
     {
       if (job_co_pause_point (&commit->job) < 0)
         {
@@ -137,7 +72,7 @@ commit_co_plan (CommitJob *commit, SpaceNeed *need, GError **error)
           return false;
         }
       job_progress_add_total (&commit->job, item.bytes);
-      ret = commit_co_count_new (target, item.offset, item.bytes, item.zero, need);
+      ret = space_need_co_add_write (need, target, item.offset, item.bytes, item.zero, NULL);
       if (ret < 0)
         {
           bdrv_set_error_errno (error, target, ret,
@@ -149,47 +84,6 @@ commit_co_plan (CommitJob *commit, SpaceNeed *need, GError **error)
   if (ret < 0)
     bdrv_set_error_errno (error, source, ret, "allocation at offset %" G_GINT64_FORMAT, cursor.offset);
   return ret == 0;
-}
-
-typedef struct
-{
-  const char *path;
-  bool known;
-  uint64_t available;
-} FreeSpace;
-
-static int
-look_up_free_space (void *opaque)
-{
-  FreeSpace *space = opaque;
-  struct stat status;
-  struct statvfs fs;
-
-  /* Devices have all their space already.  File systems that know no figures say zero blocks. */
-  if (stat (space->path, &status) == 0 && S_ISREG (status.st_mode) && statvfs (space->path, &fs) == 0
-      && fs.f_blocks > 0)
-    {
-      space->known = true;
-      space->available = (uint64_t)(geteuid () == 0 ? fs.f_bfree : fs.f_bavail) * fs.f_frsize;
-    }
-  return 0;
-}
-
-static bool coroutine_fn
-commit_co_check_space (CommitJob *commit, const SpaceNeed *need, GError **error)
-{
-  BlockDriverState *target = commit->params.target;
-  FreeSpace space = { .path = bdrv_get_host_path (target) };
-
-  if (need->bytes == 0 || space.path == NULL)
-    return true;
-  aio_co_run_in_thread (look_up_free_space, &space);
-  if (!space.known || (uint64_t)need->bytes <= space.available)
-    return true;
-  bdrv_set_error (error, target, VHDKIT_ERROR_NO_SPACE,
-                  "may need %" G_GINT64_FORMAT " bytes more, its file system has %" G_GUINT64_FORMAT " free",
-                  need->bytes, space.available);
-  return false;
 }
 
 static bool
@@ -326,10 +220,10 @@ commit_co_change_target (CommitJob *commit, GError **error)
 static bool coroutine_fn
 commit_co_steps (CommitJob *commit, GError **error)
 {
-  SpaceNeed need = { .last_region = -1 };
+  SpaceNeed need = SPACE_NEED_INIT;
 
   if (!commit_check_sizes (commit, error) || !commit_co_plan (commit, &need, error)
-      || !commit_co_check_space (commit, &need, error)
+      || !space_co_check (commit->params.target, need.bytes, error)
       || !commit_co_make_writable (commit->params.target, error)
       || !commit_co_parent_changed (commit, true, error))
     return false;
