@@ -105,6 +105,9 @@ typedef struct
 
 /* Of BdrvParentCandidate *, in the order to try; NULL: not examined, or no parent; borrowed. */
 const GPtrArray *bdrv_get_parent_candidates (const BlockDriverState *bs);
+/* Whether @target's container can share extents with that of @source, without trying: as the protocol's
+ * co_can_share (). */
+int coroutine_fn bdrv_co_can_share (BlockDriverState *target, BlockDriverState *source);
 /* Bytes of host storage of the container, or -errno. */
 int64_t coroutine_fn bdrv_co_get_allocated_size (BlockDriverState *bs);
 /* Host path of the container, absolute, symlinks resolved; borrowed. */

@@ -35,83 +35,19 @@
 #include "commit.h"
 
 #include "copy.h"
-#include "space.h"
 
-#define COMMIT_DEFAULT_PARALLEL 16
-/* Zero ranges are handled in pieces so long, to look at the job's flags in between. */
-#define COMMIT_ZERO_BYTES (64 * 1024 * 1024)
 /* Runs of zeros inside of data worth not being stored. */
 #define COMMIT_SPARSE_BYTES (64 * 1024)
-/* Ranges are planned in pieces so long. */
-#define COMMIT_PLAN_BYTES (2 * 1024 * 1024)
 
 typedef struct
 {
   Job job;
   CommitParams params;
   BlockDriverState *child; /* the target's, a source layer */
+  CommitPlan plan;
   CommitStats stats;
   CopyCursor cursor;
 } CommitJob;
-
-/* --- planning ------------------------------------------------------------------------------------------ */
-
-static bool coroutine_fn
-commit_co_plan (CommitJob *commit, SpaceNeed *need, GError **error)
-{
-  BlockDriverState *source = commit->params.source, *target = commit->params.target;
-  CopyCursor cursor = { .source = source, .base = target, .end = bdrv_length (source) };
-  CopyItem item;
-  int ret;
-
-  while ((ret = copy_cursor_co_next (&cursor, NULL, COMMIT_PLAN_BYTES, COMMIT_ZERO_BYTES, &item)) > 0)
-    {
-      if (job_co_pause_point (&commit->job) < 0)
-        {
-          job_set_cancelled (&commit->job, error);
-          return false;
-        }
-      job_progress_add_total (&commit->job, item.bytes);
-      ret = space_need_co_add_write (need, target, item.offset, item.bytes, item.zero, NULL);
-      if (ret < 0)
-        {
-          bdrv_set_error_errno (error, target, ret,
-                                "allocation of %" G_GINT64_FORMAT " bytes at offset %" G_GINT64_FORMAT,
-                                item.bytes, item.offset);
-          return false;
-        }
-    }
-  if (ret < 0)
-    bdrv_set_error_errno (error, source, ret, "allocation at offset %" G_GINT64_FORMAT, cursor.offset);
-  return ret == 0;
-}
-
-static bool
-commit_check_sizes (const CommitJob *commit, GError **error)
-{
-  const BlockDriverState *source = commit->params.source, *target = commit->params.target;
-  int64_t source_bytes = bdrv_length (source), target_bytes = bdrv_length (target);
-
-  if (source_bytes >= target_bytes)
-    return true;
-  if (commit->params.shrink_target)
-    {
-      /* Found out now, not after the merge. */
-      if ((target->drv->caps & BLOCK_CAP_SHRINK)
-          && !bdrv_protocol_node ((BlockDriverState *)target)->fixed_length)
-        return true;
-      bdrv_set_error (error, target, VHDKIT_ERROR_UNSUPPORTED,
-                      "cannot be cut from %" G_GINT64_FORMAT " to the %" G_GINT64_FORMAT " bytes of %s: %s",
-                      target_bytes, source_bytes, source->filename,
-                      target->drv->caps & BLOCK_CAP_SHRINK ? "it is a device" : "its format cannot shrink");
-      return false;
-    }
-  bdrv_set_error (error, source, VHDKIT_ERROR_INVALID_ARGUMENT,
-                  "its size, %" G_GINT64_FORMAT " bytes, is smaller than the %" G_GINT64_FORMAT
-                  " bytes of %s: the target would have to be cut, which was not asked for",
-                  source_bytes, target_bytes, target->filename);
-  return false;
-}
 
 /* --- moving -------------------------------------------------------------------------------------------- */
 
@@ -135,7 +71,9 @@ commit_co_move (CommitJob *commit, GError **error)
     .source = commit->params.source,
     .target = commit->params.target,
     .workers = commit->params.parallel > 0 ? commit->params.parallel : COMMIT_DEFAULT_PARALLEL,
-    .share_extents = true,
+    .share_extents = commit->params.reflink != COMMIT_REFLINK_NEVER,
+    .must_share = commit->params.reflink == COMMIT_REFLINK_ALWAYS,
+    .skip_identical = commit->params.skip_identical,
     .sparse_bytes = COMMIT_SPARSE_BYTES,
     .opaque = commit,
     .co_next = commit_co_next,
@@ -148,10 +86,12 @@ commit_co_move (CommitJob *commit, GError **error)
     .end = bdrv_length (commit->params.source),
   };
   int ret = copy_co_run (&engine);
+  copy_cursor_clear (&commit->cursor);
   commit->stats = (CommitStats){
     .bytes_copied = engine.bytes_copied,
     .bytes_cloned = engine.bytes_cloned,
     .bytes_zeroed = engine.bytes_zeroed,
+    .bytes_skipped = engine.bytes_skipped,
   };
   if (ret < 0)
     copy_set_error (&engine, error);
@@ -220,13 +160,14 @@ commit_co_change_target (CommitJob *commit, GError **error)
 static bool coroutine_fn
 commit_co_steps (CommitJob *commit, GError **error)
 {
-  SpaceNeed need = SPACE_NEED_INIT;
+  const CommitParams *params = &commit->params;
 
-  if (!commit_check_sizes (commit, error) || !commit_co_plan (commit, &need, error)
-      || !space_co_check (commit->params.target, need.bytes, error)
-      || !commit_co_make_writable (commit->params.target, error)
-      || !commit_co_parent_changed (commit, true, error))
+  if (!commit_plan_co_make (&commit->job, params, &commit->plan, error)
+      || !commit_plan_co_check_space (params, &commit->plan, error)
+      || !commit_co_make_writable (params->target, error) || !commit_co_parent_changed (commit, true, error))
     return false;
+  /* All at once: a part of the total would tell a wrong share that is done. */
+  job_progress_add_total (&commit->job, commit->plan.bytes_total);
 
   bool ok = commit_co_change_target (commit, error);
   bool ended = commit_co_parent_changed (commit, false, ok ? error : NULL);
@@ -250,40 +191,24 @@ commit_co_run (Job *job, GError **error)
   return false;
 }
 
+static void
+commit_free (Job *job)
+{
+  commit_plan_clear (&((CommitJob *)job)->plan);
+}
+
 static const JobDriver commit_driver = {
   .instance_size = sizeof (CommitJob),
   .verb = "commit",
   .co_run = commit_co_run,
+  .free = commit_free,
 };
 
 Job *
 commit_job_new (AioContext *context, const CommitParams *params, GError **error)
 {
-  BlockDriverState *target = params->target;
-  const BlockDriverState *node = params->source->backing;
+  Job *job = commit_params_check (params, error) ? job_new (&commit_driver, context, error) : NULL;
 
-  while (node != NULL && node != target)
-    node = node->backing;
-  if (node == NULL)
-    {
-      bdrv_set_error (error, params->source, VHDKIT_ERROR_INVALID_ARGUMENT, "%s is not an ancestor of it",
-                      target->filename);
-      return NULL;
-    }
-  if (target->drv->co_pwritev == NULL)
-    {
-      bdrv_set_error (error, target, VHDKIT_ERROR_UNSUPPORTED, "images of format %s cannot be written",
-                      target->drv->format_name);
-      return NULL;
-    }
-  if (params->parallel > COPY_MAX_WORKERS)
-    {
-      bdrv_set_error (error, params->source, VHDKIT_ERROR_INVALID_ARGUMENT,
-                      "%u coroutines, at most %d are possible", params->parallel, COPY_MAX_WORKERS);
-      return NULL;
-    }
-
-  Job *job = job_new (&commit_driver, context, error);
   if (job != NULL)
     ((CommitJob *)job)->params = *params;
   return job;

@@ -37,7 +37,7 @@ space_need_add (SpaceNeed *need, int64_t offset, int64_t bytes)
 
 int coroutine_fn
 space_need_co_add_write (SpaceNeed *need, BlockDriverState *target, int64_t offset, int64_t bytes, bool zero,
-                         int64_t *stored)
+                         int64_t *written)
 {
   int64_t end = MIN (offset + bytes, bdrv_length (target));
 
@@ -53,16 +53,21 @@ space_need_co_add_write (SpaceNeed *need, BlockDriverState *target, int64_t offs
         return ret;
       bool reads_zero = !(ret & BDRV_BLOCK_ALLOCATED) || (ret & BDRV_BLOCK_ZERO);
       bool stored_here = !reads_zero && depth == 0;
-      if (stored_here && stored != NULL)
-        *stored += pnum;
-      if (!stored_here && !(zero && reads_zero))
+      bool needless = zero && reads_zero;
+      if (!needless && written != NULL)
+        *written += pnum;
+      if (!needless && !stored_here)
         space_need_add (need, offset, pnum);
       offset += pnum;
       bytes -= pnum;
     }
   /* Past the target's end, before it has grown. */
   if (bytes > 0 && !zero)
-    space_need_add (need, offset, bytes);
+    {
+      space_need_add (need, offset, bytes);
+      if (written != NULL)
+        *written += bytes;
+    }
   return 0;
 }
 

@@ -29,9 +29,10 @@ typedef struct
 void space_need_add (SpaceNeed *need, int64_t offset, int64_t bytes);
 /* The range is written with data, or, with @zero, made to read as zeros: adds what of it @target itself does
  * not store yet.  Zeros need nothing where zeros are seen already.  What lies past the end of @target is new:
- * it grows.  *@stored (may be NULL) grows by what is stored already.  0 or -errno. */
+ * it grows.  *@written (may be NULL) grows by what has to be written: all data, but zeros only where something else
+ * is seen.  0 or -errno. */
 int coroutine_fn space_need_co_add_write (SpaceNeed *need, BlockDriverState *target, int64_t offset,
-                                          int64_t bytes, bool zero, int64_t *stored);
+                                          int64_t bytes, bool zero, int64_t *written);
 
 /* Free bytes of the file system that the container of @bs is on, for this process; -1: unknown, or of no
  * account (a device has all its space already). */

@@ -405,6 +405,10 @@ struct BlockDriver
   const char *(*get_host_path) (BlockDriverState *bs);
   /* Modification time, Unix seconds. */
   bool (*get_mtime) (BlockDriverState *bs, int64_t *seconds);
+  /* Whether co_copy_range_to () can share extents of @src, another protocol node, as far as can be told without a
+   * write to either: 0 it can, -EXDEV they are on different file systems, -ENOTSUP the file system shares none,
+   * -EAGAIN only a try would tell, or another -errno.  NULL: it cannot. */
+  int coroutine_fn (*co_can_share) (BlockDriverState *bs, BlockDriverState *src);
 };
 
 /* Adds a driver to the registry.  false: the ABI does not fit or the name is taken. */

@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What vhd-img commit --dry-run prints. */
+#ifndef TOOLS_COMMIT_PLAN_H
+#define TOOLS_COMMIT_PLAN_H
+
+#include <vhdkit/vhdkit.h>
+
+void commit_plan_print (const VhdkitCommitPlan *plan);
+void commit_plan_print_json (const VhdkitCommitPlan *plan);
+
+#endif
