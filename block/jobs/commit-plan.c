@@ -54,8 +54,8 @@ typedef struct
   Sample *sample; /* or NULL: none wanted, and no progress is told */
   CopyEngine engine;
   SpaceNeed need;
-  int64_t shared_data;    /* of need.data, what is expected to be shared */
-  GPtrArray *unshareable; /* protocol nodes of the sources whose extents the target cannot share */
+  int64_t shared_data;     /* of need.data, what is expected to be shared */
+  GHashTable *unshareable; /* set of protocol nodes of the sources whose extents the target cannot share */
 } PlanWalk;
 
 void
@@ -154,7 +154,7 @@ walk_co_find_unshareable (PlanWalk *walk, GError **error)
           return false;
         }
       /* What only a try would tell is tried when the data moves, and not counted on. */
-      g_ptr_array_add (walk->unshareable, bdrv_protocol_node (layer));
+      g_hash_table_add (walk->unshareable, bdrv_protocol_node (layer));
     }
   return true;
 }
@@ -163,7 +163,7 @@ static bool
 walk_may_share (const PlanWalk *walk, const CopyItem *item)
 {
   return walk->params->reflink != COMMIT_REFLINK_NEVER && item->file != NULL
-         && !g_ptr_array_find (walk->unshareable, item->file, NULL);
+         && !g_hash_table_contains (walk->unshareable, item->file);
 }
 
 /* Whether what @part replaces in the target stands there as sharing needs it; new blocks do.  1, 0 with the guest
@@ -278,7 +278,7 @@ walk_co_count_data (PlanWalk *walk, const CopyItem *item, GError **error)
   if (!walk_co_count (walk, part.offset, part.bytes, false, &plan->estimated_clone_bytes, error))
     return false;
   walk->shared_data += walk->need.data - data;
-  if (walk->sample != NULL && part.bytes < item->bytes)
+  if (walk->sample != NULL && part.bytes == 0)
     sample_add (walk->sample, item);
   return walk_co_count (walk, tail_offset, tail, false, &plan->bytes_to_copy, error);
 }
@@ -319,7 +319,7 @@ walk_co_items (PlanWalk *walk, GError **error)
 static bool coroutine_fn
 plan_co_walk (Job *job, const CommitParams *params, CommitPlan *plan, Sample *sample, GError **error)
 {
-  g_autoptr (GPtrArray) unshareable = g_ptr_array_new ();
+  g_autoptr (GHashTable) unshareable = g_hash_table_new (NULL, NULL);
   PlanWalk walk = {
     .job = job,
     .params = params,

@@ -82,6 +82,7 @@ cursor_co_look_at (CopyCursor *cursor)
       .bytes = end - offset,
       .zero = decides == NULL || (decides->status & BDRV_BLOCK_ZERO),
       .depth = depth,
+      .layer = decides != NULL ? decides->bs : NULL,
     };
   if (decides != NULL && (decides->status & BDRV_BLOCK_OFFSET_VALID))
     {
@@ -149,6 +150,8 @@ copy_cursor_co_next (CopyCursor *cursor, const CopyEngine *engine, int64_t max_d
       if (item->bytes > 0
           && (cursor->run.file != item->file || cursor->run.file_offset != item->file_offset + item->bytes))
         item->file = NULL; /* in several pieces */
+      if (cursor->run.layer != item->layer)
+        item->layer = NULL;
       item->bytes += take;
       room -= take;
       cursor->run.offset += take;

@@ -52,15 +52,15 @@ bool
 copy_may_share (const CopyEngine *engine, const BlockDriverState *file)
 {
   return engine->share_extents && file != NULL
-         && (engine->unshareable == NULL || !g_ptr_array_find (engine->unshareable, file, NULL));
+         && (engine->unshareable == NULL || !g_hash_table_contains (engine->unshareable, file));
 }
 
 static void
 never_share (CopyEngine *engine, BlockDriverState *file)
 {
   if (engine->unshareable == NULL)
-    engine->unshareable = g_ptr_array_new ();
-  g_ptr_array_add (engine->unshareable, file);
+    engine->unshareable = g_hash_table_new (NULL, NULL);
+  g_hash_table_add (engine->unshareable, file);
   engine->misaligned = 0;
 }
 
@@ -357,7 +357,9 @@ item_co_copy (CopyEngine *engine, const CopyItem *item, WorkerBuffers *buffers, 
   if (!worker_buffer_reserve (engine, &buffers->read, item->bytes))
     return copy_fail (engine, engine->source, "buffer for the read", item->offset, item->bytes, -ENOMEM);
 
-  int ret = bdrv_co_pread (engine->source, item->offset, item->bytes, buffers->read.data);
+  /* Past the layers above, which have nothing there: a deep chain costs no more than one image. */
+  BlockDriverState *node = item->layer != NULL ? item->layer : engine->source;
+  int ret = bdrv_co_pread (node, item->offset, item->bytes, buffers->read.data);
   if (ret < 0)
     return copy_fail (engine, deciding_node (engine, item), "read", item->offset, item->bytes, ret);
   ret = wait_turn (engine, ticket);
@@ -476,6 +478,6 @@ copy_co_run (CopyEngine *engine)
   job_co_run_workers (engine->job, workers, worker_entry, engine);
   co_mutex_clear (&engine->planner_lock);
   co_queue_clear (&engine->order_queue);
-  g_clear_pointer (&engine->unshareable, g_ptr_array_unref);
+  g_clear_pointer (&engine->unshareable, g_hash_table_unref);
   return engine->ret;
 }

@@ -34,10 +34,11 @@ typedef struct CopyEngine CopyEngine;
 typedef struct
 {
   int64_t offset, bytes;
-  bool zero;              /* known to read as zeros */
-  int depth;              /* layer of the source that decides, for messages */
-  BlockDriverState *file; /* protocol node that holds all of it in one piece, or NULL */
-  int64_t file_offset;    /* where it starts there */
+  bool zero;               /* known to read as zeros */
+  int depth;               /* layer of the source that decides (the first of several), for messages */
+  BlockDriverState *layer; /* that decides all of it, or NULL: several, or none */
+  BlockDriverState *file;  /* protocol node that holds all of it in one piece, or NULL */
+  int64_t file_offset;     /* where it starts there */
 } CopyItem;
 
 struct CopyEngine
@@ -74,8 +75,8 @@ struct CopyEngine
   CoMutex planner_lock;
   CoQueue order_queue; /* those that wait for their turn to write */
   uint64_t next_ticket, next_write;
-  GPtrArray *unshareable; /* protocol nodes of the source whose extents the target cannot share */
-  unsigned misaligned;    /* tries in a row refused for the range's sake */
+  GHashTable *unshareable; /* set of protocol nodes of the source whose extents the target cannot share */
+  unsigned misaligned;     /* tries in a row refused for the range's sake */
 };
 
 /* Runs the engine to its end or its first error, which it returns; -ECANCELED when the job was cancelled. */
