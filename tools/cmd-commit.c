@@ -37,7 +37,7 @@ static const OptionDef options[] = {
     INT32_MAX },
   { 'd', NULL, NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, keep_sources),
     "Leave the merged images as they are. They always stay; accepted for scripts made for qemu-img" },
-  { 'n', "dry-run", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, dry_run),
+  { 0, "dry-run", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, dry_run),
     "Write nothing; print what would be merged, how many bytes would be shared, copied and made zeros, and "
     "what "
     "space that takes" },
