@@ -359,7 +359,7 @@ def progress_of_others(t):
 
 def progress_of_failure(t):
     layers = make_layers(t, 'vhd', 2)
-    result = t.img('commit', '--progress=json', '--filter', 'blkdebug,op=write,n=1,errno=5', layers[1].path, rc=1)
+    result = t.img('commit', '--progress=json', '--filter', 'blkdebug,op=flush,n=1,errno=5', layers[1].path, rc=1)
     last = judge_lines(t, result.out, 'failed')[-1]
     t.check(last['source'].endswith('layer1.vhd') and last['target'].endswith('layer0.vhd'), 'files', last)
     t.check('layer1.vhd' in last['error'] and 'layer0.vhd' in last['error'], 'error', last)
