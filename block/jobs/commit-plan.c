@@ -51,7 +51,8 @@ typedef struct
   Job *job;
   const CommitParams *params;
   CommitPlan *plan;
-  Sample *sample; /* or NULL: none wanted, and no progress is told */
+  Sample *sample;       /* or NULL: none wanted, and no progress is told */
+  bool look_at_sharing; /* find out what can be shared, layer by layer; else all of it counts as copied */
   CopyEngine engine;
   SpaceNeed need;
   int64_t shared_data;     /* of need.data, what is expected to be shared */
@@ -136,7 +137,7 @@ walk_co_find_unshareable (PlanWalk *walk, GError **error)
   const CommitParams *params = walk->params;
   bool must = params->reflink == COMMIT_REFLINK_ALWAYS;
 
-  if (params->reflink == COMMIT_REFLINK_NEVER)
+  if (!walk->look_at_sharing)
     return true;
   for (BlockDriverState *layer = params->source; layer != params->target; layer = layer->backing)
     {
@@ -162,7 +163,7 @@ walk_co_find_unshareable (PlanWalk *walk, GError **error)
 static bool
 walk_may_share (const PlanWalk *walk, const CopyItem *item)
 {
-  return walk->params->reflink != COMMIT_REFLINK_NEVER && item->file != NULL
+  return walk->look_at_sharing && item->file != NULL
          && !g_hash_table_contains (walk->unshareable, item->file);
 }
 
@@ -320,16 +321,19 @@ static bool coroutine_fn
 plan_co_walk (Job *job, const CommitParams *params, CommitPlan *plan, Sample *sample, GError **error)
 {
   g_autoptr (GHashTable) unshareable = g_hash_table_new (NULL, NULL);
+  bool must = params->reflink == COMMIT_REFLINK_ALWAYS;
   PlanWalk walk = {
     .job = job,
     .params = params,
     .plan = plan,
     .sample = sample,
-    /* Never runs: it tells the cursor that pieces are to be contiguous in their file. */
+    /* The job that moves the data finds out what can be shared as it goes, and the worst case counts on none. */
+    .look_at_sharing = must || (sample != NULL && params->reflink != COMMIT_REFLINK_NEVER),
+    /* Never runs: it tells the cursor that pieces are to be contiguous in their file, so of one layer. */
     .engine = { .source = params->source,
                 .target = params->target,
-                .share_extents = true,
-                .must_share = params->reflink == COMMIT_REFLINK_ALWAYS },
+                .share_extents = must || sample != NULL,
+                .must_share = must },
     .need = SPACE_NEED_INIT,
     .unshareable = unshareable,
   };
@@ -345,8 +349,7 @@ plan_co_walk (Job *job, const CommitParams *params, CommitPlan *plan, Sample *sa
 
   plan->host_bytes_expected = walk.need.bytes - walk.shared_data;
   /* What must be shared is not copied when it cannot be. */
-  plan->host_bytes_worst =
-      params->reflink == COMMIT_REFLINK_ALWAYS ? plan->host_bytes_expected : walk.need.bytes;
+  plan->host_bytes_worst = must ? plan->host_bytes_expected : walk.need.bytes;
   plan->host_bytes_free = space_co_get_free (params->target);
   return true;
 }

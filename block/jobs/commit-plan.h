@@ -55,7 +55,8 @@ void commit_plan_clear (CommitPlan *plan);
 /* Whether the nodes and numbers can be those of a commit, without I/O. */
 bool commit_params_check (const CommitParams *params, GError **error);
 
-/* Fills @plan (zeroed; to be cleared in any case) in a coroutine of @job, whose progress stays as it is. */
+/* Fills @plan (zeroed; to be cleared in any case) in a coroutine of @job, whose progress stays as it is.  What a commit
+ * itself needs: unless sharing is demanded, all data counts as copied, and the first layer of several as theirs. */
 bool coroutine_fn commit_plan_co_make (Job *job, const CommitParams *params, CommitPlan *plan,
                                        GError **error);
 /* What a commit would be refused for after planning, before the first write: space. */

@@ -110,10 +110,34 @@ commit_co_flush (BlockDriverState *bs, GError **error)
   return ret == 0;
 }
 
-static bool coroutine_fn
-commit_co_make_writable (BlockDriverState *bs, GError **error)
+/* Adds what to do about it to an error from before the first change. */
+static void
+advise (GError **error, const char *advice)
 {
-  return !bs->read_only || bdrv_co_reopen_rw (bs, error);
+  if (error == NULL)
+    return;
+  char *message = g_strdup_printf ("%s; nothing was merged: %s", (*error)->message, advice);
+
+  g_free ((*error)->message);
+  (*error)->message = message;
+}
+
+static bool coroutine_fn
+commit_co_make_writable (BlockDriverState *bs, const char *why, GError **error)
+{
+  if (!bs->read_only || bdrv_co_reopen_rw (bs, error))
+    return true;
+  advise (error, why);
+  return false;
+}
+
+static bool coroutine_fn
+commit_co_check_space (const CommitJob *commit, GError **error)
+{
+  if (commit_plan_co_check_space (&commit->params, &commit->plan, error))
+    return true;
+  advise (error, "make room there and run it again");
+  return false;
 }
 
 /* Tells the target's child, where its format wants to know. */
@@ -124,7 +148,10 @@ commit_co_parent_changed (CommitJob *commit, bool begin, GError **error)
 
   if (child->drv->co_parent_changed == NULL)
     return true;
-  if (begin && !commit_co_make_writable (child, error))
+  if (begin
+      && !commit_co_make_writable (
+          child, "its link to the target has to follow the merge; make it writable, or end what uses it",
+          error))
     return false;
   return child->drv->co_parent_changed (child, commit->params.target, begin, error)
          && commit_co_flush (child, error);
@@ -163,8 +190,10 @@ commit_co_steps (CommitJob *commit, GError **error)
   const CommitParams *params = &commit->params;
 
   if (!commit_plan_co_make (&commit->job, params, &commit->plan, error)
-      || !commit_plan_co_check_space (params, &commit->plan, error)
-      || !commit_co_make_writable (params->target, error) || !commit_co_parent_changed (commit, true, error))
+      || !commit_co_check_space (commit, error)
+      || !commit_co_make_writable (
+          params->target, "it is what a merge writes to; make it writable, or end what uses it", error)
+      || !commit_co_parent_changed (commit, true, error))
     return false;
   /* All at once: a part of the total would tell a wrong share that is done. */
   job_progress_add_total (&commit->job, commit->plan.bytes_total);
