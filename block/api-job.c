@@ -15,7 +15,8 @@
 struct VhdkitJob
 {
   VhdkitContext *context;
-  VhdkitImage *images[2]; /* [1]: NULL unless there are two */
+  VhdkitImage *images[2];            /* [1]: NULL unless there are two */
+  BlockDriverState *source, *target; /* what is read, what is changed; or NULL */
   Job *job;
   VhdkitJobCallback concluded;
   void *concluded_opaque;
@@ -32,9 +33,10 @@ typedef struct
 
 /* --- life ---------------------------------------------------------------------------------------------- */
 
-/* Takes @job; NULL stays NULL. */
+/* Takes @job; NULL stays NULL.  @source, @target: of vhdkit_job_get_files (). */
 static VhdkitJob *
-job_wrap (Job *job, VhdkitImage *image, VhdkitImage *other)
+job_wrap (Job *job, VhdkitImage *image, VhdkitImage *other, BlockDriverState *source,
+          BlockDriverState *target)
 {
   if (job == NULL)
     return NULL;
@@ -43,6 +45,8 @@ job_wrap (Job *job, VhdkitImage *image, VhdkitImage *other)
   handle->context = image->context;
   handle->images[0] = image;
   handle->images[1] = other;
+  handle->source = source;
+  handle->target = target;
   handle->job = job;
   return handle;
 }
@@ -165,6 +169,13 @@ vhdkit_job_get_result (VhdkitJob *job, GError **error)
 }
 
 void
+vhdkit_job_get_files (VhdkitJob *job, const char **source, const char **target)
+{
+  *source = job->source != NULL ? job->source->filename : NULL;
+  *target = job->target != NULL ? job->target->filename : NULL;
+}
+
+void
 vhdkit_job_free (VhdkitJob *job)
 {
   if (job == NULL)
@@ -176,38 +187,64 @@ vhdkit_job_free (VhdkitJob *job)
 
 /* --- commit -------------------------------------------------------------------------------------------- */
 
-VhdkitJob *
-vhdkit_commit_new (VhdkitImage *image, const VhdkitCommitOptions *options, GError **error)
+/* The nodes and numbers of a commit of @image. */
+static bool
+commit_get_params (VhdkitImage *image, const VhdkitCommitOptions *options, CommitParams *params,
+                   GError **error)
 {
+  static const CommitReflink reflinks[] = {
+    [VHDKIT_REFLINK_AUTO] = COMMIT_REFLINK_AUTO,
+    [VHDKIT_REFLINK_ALWAYS] = COMMIT_REFLINK_ALWAYS,
+    [VHDKIT_REFLINK_NEVER] = COMMIT_REFLINK_NEVER,
+  };
   VhdkitCommitOptions own;
   int depth = vhdkit_image_get_depth (image);
 
   if (!api_copy_options (&own, sizeof own, options, "VhdkitCommitOptions", error)
       || !image_check_idle (image, error))
-    return NULL;
+    return false;
   if (own.source_layer < 0 || own.target_layer <= own.source_layer)
     {
       bdrv_set_error (error, image->bs, VHDKIT_ERROR_INVALID_ARGUMENT,
                       "layer %d cannot be merged into layer %d: the target must be an ancestor",
                       own.source_layer, own.target_layer);
-      return NULL;
+      return false;
     }
   if (own.target_layer >= depth)
     {
       bdrv_set_error (error, image->bs, VHDKIT_ERROR_NOT_FOUND, "no layer %d to merge into: the chain has %d",
                       own.target_layer, depth);
-      return NULL;
+      return false;
+    }
+  if ((unsigned)own.reflink >= G_N_ELEMENTS (reflinks))
+    {
+      bdrv_set_error (error, image->bs, VHDKIT_ERROR_INVALID_ARGUMENT, "reflink %d: there is no such mode",
+                      (int)own.reflink);
+      return false;
     }
 
-  CommitParams params = {
+  *params = (CommitParams){
     .source = bdrv_chain_get (image->bs, own.source_layer),
     .target = bdrv_chain_get (image->bs, own.target_layer),
     .parallel = own.parallel,
     .shrink_target = own.shrink_target,
     .break_siblings = own.break_siblings,
     .places = { .confine = image->confine, .drive_map = (const char *const *)image->drive_map },
+    .reflink = reflinks[own.reflink],
+    .skip_identical = own.skip_identical,
   };
-  return job_wrap (commit_job_new (image->context->aio, &params, error), image, NULL);
+  return true;
+}
+
+VhdkitJob *
+vhdkit_commit_new (VhdkitImage *image, const VhdkitCommitOptions *options, GError **error)
+{
+  CommitParams params;
+
+  if (!commit_get_params (image, options, &params, error))
+    return NULL;
+  return job_wrap (commit_job_new (image->context->aio, &params, error), image, NULL, params.source,
+                   params.target);
 }
 
 void
@@ -219,7 +256,89 @@ vhdkit_commit_get_stats (VhdkitJob *job, VhdkitCommitStats *stats)
     .bytes_copied = inner.bytes_copied,
     .bytes_cloned = inner.bytes_cloned,
     .bytes_zeroed = inner.bytes_zeroed,
+    .bytes_skipped = inner.bytes_skipped,
   };
+}
+
+VhdkitJob *
+vhdkit_commit_plan_new (VhdkitImage *image, const VhdkitCommitOptions *options, GError **error)
+{
+  CommitParams params;
+
+  if (!commit_get_params (image, options, &params, error))
+    return NULL;
+  return job_wrap (commit_plan_job_new (image->context->aio, &params, error), image, NULL, params.source,
+                   params.target);
+}
+
+static void
+plan_add_layers (const VhdkitJob *job, const CommitPlan *inner, VhdkitCommitPlan *plan)
+{
+  VhdkitCommitRole role = VHDKIT_COMMIT_ABOVE;
+  const BlockDriverState *bs = job->images[0]->bs;
+  int source = 0; /* of the layers that are merged, the next */
+
+  plan->n_layers = bdrv_chain_depth (bs);
+  plan->layers = g_new0 (VhdkitCommitPlanLayer, plan->n_layers);
+  for (VhdkitCommitPlanLayer *layer = plan->layers; bs != NULL; bs = bs->backing, layer++)
+    {
+      if (bs == job->source)
+        role = VHDKIT_COMMIT_SOURCE;
+      else if (role == VHDKIT_COMMIT_TARGET)
+        role = VHDKIT_COMMIT_BELOW;
+      else if (bs == job->target)
+        role = VHDKIT_COMMIT_TARGET;
+      else if (role == VHDKIT_COMMIT_SOURCE)
+        role = VHDKIT_COMMIT_BETWEEN;
+      layer->filename = g_strdup (bs->filename);
+      layer->role = role;
+      if (role == VHDKIT_COMMIT_SOURCE || role == VHDKIT_COMMIT_BETWEEN)
+        layer->bytes = inner->layer_bytes[source++];
+    }
+}
+
+bool
+vhdkit_commit_plan_get (VhdkitJob *job, VhdkitCommitPlan *plan, GError **error)
+{
+  const CommitPlan *inner = commit_plan_job_get (job->job);
+
+  *plan = (VhdkitCommitPlan){ 0 };
+  if (inner == NULL)
+    {
+      g_set_error (error, VHDKIT_ERROR, VHDKIT_ERROR_INVALID_ARGUMENT, "the job plans no commit");
+      return false;
+    }
+  if (!vhdkit_job_get_result (job, error))
+    return false;
+
+  *plan = (VhdkitCommitPlan){
+    .bytes_to_copy = inner->bytes_to_copy,
+    .bytes_to_clone_estimate = inner->estimated_clone_bytes,
+    .bytes_to_zero = inner->bytes_to_zero,
+    .virtual_size_before = inner->size_before,
+    .virtual_size_after = inner->size_after,
+    .host_bytes_worst = inner->host_bytes_worst,
+    .host_bytes_expected = inner->host_bytes_expected,
+    .host_bytes_free = inner->host_bytes_free,
+    .enough_space = inner->host_bytes_free < 0 || inner->host_bytes_worst <= inner->host_bytes_free,
+    .measured_bytes = inner->measured_bytes,
+    .measured_seconds = (double)inner->measured_ns / 1e9,
+    .estimated_seconds = -1,
+  };
+  if (inner->measured_bytes > 0)
+    plan->estimated_seconds =
+        (double)inner->bytes_to_copy * plan->measured_seconds / (double)inner->measured_bytes;
+  plan_add_layers (job, inner, plan);
+  return true;
+}
+
+void
+vhdkit_commit_plan_clear (VhdkitCommitPlan *plan)
+{
+  for (int i = 0; i < plan->n_layers; i++)
+    g_free (plan->layers[i].filename);
+  g_free (plan->layers);
+  *plan = (VhdkitCommitPlan){ 0 };
 }
 
 /* --- compact ------------------------------------------------------------------------------------------- */
@@ -239,7 +358,7 @@ vhdkit_compact_new (VhdkitImage *image, const VhdkitCompactOptions *options, GEr
     .no_block_moves = own.no_block_moves,
     .parallel = own.parallel,
   };
-  return job_wrap (compact_job_new (image->context->aio, &params, error), image, NULL);
+  return job_wrap (compact_job_new (image->context->aio, &params, error), image, NULL, NULL, image->bs);
 }
 
 void
@@ -287,7 +406,8 @@ vhdkit_convert_new (VhdkitImage *source, VhdkitImage *target, const VhdkitConver
     .above_target_parent = own.above_target_parent,
     .copy_range = own.copy_range,
   };
-  return job_wrap (convert_job_new (source->context->aio, &params, error), source, target);
+  return job_wrap (convert_job_new (source->context->aio, &params, error), source, target, source->bs,
+                   target->bs);
 }
 
 VhdkitJob *
@@ -300,7 +420,7 @@ vhdkit_compare_new (VhdkitImage *a, VhdkitImage *b, const VhdkitCompareOptions *
     return NULL;
 
   CompareParams params = { .side = { a->bs, b->bs }, .strict = own.strict };
-  return job_wrap (compare_job_new (a->context->aio, &params, error), a, b);
+  return job_wrap (compare_job_new (a->context->aio, &params, error), a, b, a->bs, NULL);
 }
 
 void

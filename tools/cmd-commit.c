@@ -2,19 +2,24 @@
 /* vhd-img commit */
 #include "vhd-img.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "commit-plan.h"
 #include "output.h"
 #include "progress.h"
 
 typedef struct
 {
   ImageOptions image;
-  bool quiet, progress, keep_sources, shrink, break_siblings;
+  bool quiet, keep_sources, shrink, dry_run, skip_identical, break_siblings;
+  ProgressStyle progress;
+  OutputFormat output;
   VhdkitCacheMode cache;
-  const char *ancestor;
-  int64_t depth, rate, parallel;
+  const char *ancestor, *source, *reflink;
+  int64_t depth, source_depth, target_depth, rate, parallel;
 } CommitArgs;
 
 static const OptionDef options[] = {
@@ -23,8 +28,27 @@ static const OptionDef options[] = {
     "Merge down to this image of the chain, with all that lie between; the file counts, not its name" },
   { 0, "depth", "N", OPTION_NUMBER, OPTION_MAIN, offsetof (CommitArgs, depth),
     "Merge N images: into the parent (1, the default), its parent (2), and so on", 1, INT32_MAX },
+  { 0, "source", "IMAGE", OPTION_STRING, OPTION_MAIN, offsetof (CommitArgs, source),
+    "Merge from this image of the chain of FILE down, instead of from FILE itself" },
+  { 0, "source-depth", "N", OPTION_NUMBER, OPTION_MAIN, offsetof (CommitArgs, source_depth),
+    "The same by its place, counted from FILE, which is 1", 1, INT32_MAX },
+  { 0, "target-depth", "N", OPTION_NUMBER, OPTION_MAIN, offsetof (CommitArgs, target_depth),
+    "The image to merge into by its place, counted from FILE, which is 1; as MergeTargetDepth in Windows", 2,
+    INT32_MAX },
   { 'd', NULL, NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, keep_sources),
     "Leave the merged images as they are. They always stay; accepted for scripts made for qemu-img" },
+  { 0, "dry-run", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, dry_run),
+    "Write nothing; print what would be merged, how many bytes would be shared, copied and made zeros, and "
+    "what "
+    "space that takes" },
+  OPTIONS_OUTPUT (CommitArgs),
+  { 0, "reflink", "WHEN", OPTION_STRING, OPTION_MAIN, offsetof (CommitArgs, reflink),
+    "Share extents on the host instead of copying: auto (where it can be, the default), always (or fail "
+    "before "
+    "anything is written) or never" },
+  { 0, "skip-identical", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, skip_identical),
+    "Read the target too, and write only what differs from it: for a merge that was interrupted, or a target "
+    "that is slow to write" },
   { 0, "shrink", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, shrink),
     "The merged image is smaller than the target: cut the target to its size (a raw file; neither VHD "
     "nor VHDX can shrink)" },
@@ -42,32 +66,119 @@ static const OptionDef options[] = {
   OPTIONS_END,
 };
 
-/* The layer to merge into, or -1 after a message. */
+/* What the options cannot be together, or NULL. */
+static const char *
+find_contradiction (const CommitArgs *args)
+{
+  int targets = (args->ancestor != NULL) + (args->depth > 0) + (args->target_depth > 0);
+  if (targets > 1)
+    return "-b, --depth and --target-depth exclude each other: each names the image to merge into";
+  if (args->source != NULL && args->source_depth > 0)
+    return "--source and --source-depth exclude each other: each names the image to merge";
+  if (args->target_depth > 0 && args->target_depth <= MAX (args->source_depth, 1))
+    return "--target-depth must be greater than --source-depth: both are counted from FILE, which is 1";
+  if (args->output == OUTPUT_JSON && !args->dry_run)
+    return "--output=json needs --dry-run; --progress=json tells of a merge that runs";
+  if (args->dry_run && args->progress == PROGRESS_JSON)
+    return "--dry-run and --progress=json exclude each other: both print for programs";
+  return NULL;
+}
+
+static bool
+parse_reflink (const char *text, VhdkitReflink *reflink)
+{
+  static const char *const names[] = {
+    [VHDKIT_REFLINK_AUTO] = "auto",
+    [VHDKIT_REFLINK_ALWAYS] = "always",
+    [VHDKIT_REFLINK_NEVER] = "never",
+  };
+  *reflink = VHDKIT_REFLINK_AUTO;
+  if (text == NULL)
+    return true;
+  for (size_t i = 0; i < G_N_ELEMENTS (names); i++)
+    if (strcmp (names[i], text) == 0)
+      {
+        *reflink = (VhdkitReflink)i;
+        return true;
+      }
+  report (NULL, "--reflink: '%s' is neither auto, always nor never", text);
+  return false;
+}
+
+/* The uppermost layer to merge, or -1 after a message. */
 static int
-find_target (VhdkitImage *image, const CommitArgs *args, const char *path)
+find_source (VhdkitImage *image, const CommitArgs *args, const char *path)
 {
   int depth = vhdkit_image_get_depth (image);
-  if (depth < 2)
+  if (args->source != NULL)
     {
-      report (path, "the image has no parent to merge into");
+      int layer = vhdkit_image_find_layer (image, args->source);
+      if (layer < 0)
+        report (path, "%s is not in its chain", args->source);
+      return layer;
+    }
+  if (args->source_depth > depth)
+    {
+      report (path, "--source-depth: the chain has %d image%s, number %d was asked for", depth,
+              depth == 1 ? "" : "s", (int)args->source_depth);
+      return -1;
+    }
+  return args->source_depth > 0 ? (int)args->source_depth - 1 : 0;
+}
+
+/* The layer to merge into, below @source, or -1 after a message. */
+static int
+find_target (VhdkitImage *image, const CommitArgs *args, const char *path, int source)
+{
+  int depth = vhdkit_image_get_depth (image);
+  if (depth < source + 2)
+    {
+      report (path, source == 0
+                        ? "the image has no parent to merge into"
+                        : "the image to be merged is the last of the chain: it has no parent to merge into");
       return -1;
     }
   if (args->ancestor != NULL)
     {
       int layer = vhdkit_image_find_layer (image, args->ancestor);
-      if (layer > 0)
+      if (layer > source)
         return layer;
-      report (path, layer == 0 ? "%s is the image to be merged, not one below it" : "%s is not in its chain",
+      report (path, layer < 0 ? "%s is not in its chain" : "%s is the image to be merged, not one below it",
               args->ancestor);
       return -1;
     }
-  if (args->depth >= depth)
+  if (args->target_depth > depth)
     {
-      report (path, "--depth: the image has %d ancestor%s, %d were asked for", depth - 1,
-              depth == 2 ? "" : "s", (int)args->depth);
+      report (path, "--target-depth: the chain has %d images, number %d was asked for", depth,
+              (int)args->target_depth);
       return -1;
     }
-  return args->depth > 0 ? (int)args->depth : 1;
+  if (args->target_depth > 0 && args->target_depth - 1 <= source)
+    {
+      report (path, "--target-depth: number %d is not below the image to be merged, number %d",
+              (int)args->target_depth, source + 1);
+      return -1;
+    }
+  if (args->depth >= depth - source)
+    {
+      int ancestors = depth - source - 1;
+      report (path, "--depth: the image has %d ancestor%s, %d were asked for", ancestors,
+              ancestors == 1 ? "" : "s", (int)args->depth);
+      return -1;
+    }
+  return args->target_depth > 0 ? (int)args->target_depth - 1 : source + (int)MAX (args->depth, 1);
+}
+
+/* Other images that depend on what the merge changes; NULL after a message. */
+static VhdkitChild **
+find_siblings (VhdkitImage *image, const VhdkitCommitOptions *commit_options, const char *path)
+{
+  g_autoptr (GError) error = NULL;
+  VhdkitChild **siblings = vhdkit_image_find_children (image, commit_options->source_layer + 1,
+                                                       commit_options->target_layer, &error);
+  if (siblings == NULL)
+    report_error (path, error);
+  return siblings;
 }
 
 static char *
@@ -81,16 +192,16 @@ layer_name (VhdkitImage *image, int layer)
   return name;
 }
 
-/* What the merge into layer @target means for the files: for people who are about to delete some of them.
- * @siblings: NULL where there are none. */
+/* What the merge of layer @from into layer @target means for the files: for people who are about to delete some of
+ * them.  @siblings: NULL where there are none. */
 static char *
-describe_outcome (VhdkitImage *image, int target, VhdkitChild **siblings)
+describe_outcome (VhdkitImage *image, int from, int target, VhdkitChild **siblings)
 {
-  g_autofree char *source = layer_name (image, 0), *into = layer_name (image, target);
+  g_autofree char *source = layer_name (image, from), *into = layer_name (image, target);
   GString *text = g_string_new (NULL);
 
   g_string_printf (text, "%s now holds what %s shows.\n", into, source);
-  for (int layer = 1; layer < target; layer++)
+  for (int layer = from + 1; layer < target; layer++)
     {
       g_autofree char *between = layer_name (image, layer);
       g_string_append_printf (
@@ -109,55 +220,117 @@ describe_outcome (VhdkitImage *image, int target, VhdkitChild **siblings)
   return g_string_free (text, FALSE);
 }
 
-static int
-run (const Command *command, void *opaque, char **operands)
+static char *
+describe_stats (const VhdkitCommitStats *stats)
 {
-  const CommitArgs *args = opaque;
-  const char *path = operands[0];
-  if (args->ancestor != NULL && args->depth > 0)
-    {
-      report (NULL, "-b and --depth exclude each other");
-      return EXIT_FAILURE;
-    }
-  signals_defer ();
-  g_autoptr (ToolImage) image = tool_open (path, &args->image, 0, args->cache);
-  if (image == NULL)
-    return EXIT_FAILURE;
-  tool_print_warnings (image);
-  int target = find_target (image, args, path);
-  if (target < 0)
-    return EXIT_FAILURE;
+  g_autofree char *copied = format_size (stats->bytes_copied), *cloned = format_size (stats->bytes_cloned);
+  g_autofree char *zeroed = format_size (stats->bytes_zeroed), *skipped = format_size (stats->bytes_skipped);
+  return g_strdup_printf ("%s copied, %s shared, %s made zeros, %s left as they were.\n", copied, cloned,
+                          zeroed, skipped);
+}
 
-  VhdkitCommitOptions commit_options = {
-    .struct_size = sizeof commit_options,
-    .source_layer = 0,
-    .target_layer = target,
-    .parallel = (unsigned)args->parallel,
-    .shrink_target = args->shrink,
-    .break_siblings = args->break_siblings,
-  };
+static int
+run_commit (VhdkitImage **image, const CommitArgs *args, const char *path,
+            const VhdkitCommitOptions *commit_options)
+{
   g_autoptr (GError) error = NULL;
-  VhdkitJob *job = vhdkit_commit_new (image, &commit_options, &error);
+  VhdkitJob *job = vhdkit_commit_new (*image, commit_options, &error);
   if (job == NULL)
     {
       report_error (path, error);
       return EXIT_FAILURE;
     }
   /* Without --break-siblings the job refuses where there are any. */
-  VhdkitChild **siblings = args->break_siblings ? vhdkit_image_find_children (image, 1, target, NULL) : NULL;
-  tool_print_warnings (image);
+  VhdkitChild **siblings = args->break_siblings ? find_siblings (*image, commit_options, path) : NULL;
+  tool_print_warnings (*image);
   if (args->rate > 0)
     vhdkit_job_set_rate_limit (job, args->rate);
-  int status = run_job (job, path, args->progress && !args->quiet,
+  int status = run_job (job, path, progress_shown (args->progress, args->quiet),
                         "the chain is whole and reads as before; run the command again to finish the merge");
+  VhdkitCommitStats stats;
+  vhdkit_commit_get_stats (job, &stats);
   vhdkit_job_free (job);
-  tool_print_warnings (image);
-  g_autofree char *outcome = describe_outcome (image, target, siblings);
+  tool_print_warnings (*image);
+  g_autofree char *outcome =
+      describe_outcome (*image, commit_options->source_layer, commit_options->target_layer, siblings);
   vhdkit_children_free (siblings);
-  status = tool_close_with (status, g_steal_pointer (&image), path);
-  if (status == EXIT_SUCCESS && !args->quiet)
-    printf ("Image committed.\n%s", outcome);
+  g_autofree char *counts = describe_stats (&stats);
+  status = tool_close_with (status, g_steal_pointer (image), path);
+  if (status == EXIT_SUCCESS && !progress_silences (args->progress, args->quiet))
+    printf ("Image committed.\n%s%s", counts, outcome);
   return status;
+}
+
+static int
+run_dry (VhdkitImage *image, const CommitArgs *args, const char *path,
+         const VhdkitCommitOptions *commit_options)
+{
+  g_auto (VhdkitCommitPlan) plan = { 0 };
+  g_autoptr (GError) error = NULL;
+  VhdkitJob *job = vhdkit_commit_plan_new (image, commit_options, &error);
+  if (job == NULL)
+    {
+      report_error (path, error);
+      return EXIT_FAILURE;
+    }
+  int status = run_job (job, path, progress_shown (args->progress, args->quiet), "nothing was changed");
+  if (status == EXIT_SUCCESS && !vhdkit_commit_plan_get (job, &plan, &error))
+    {
+      report_error (path, error);
+      status = EXIT_FAILURE;
+    }
+  vhdkit_job_free (job);
+  VhdkitChild **siblings = status == EXIT_SUCCESS ? find_siblings (image, commit_options, path) : NULL;
+  if (siblings == NULL)
+    return status != EXIT_SUCCESS ? status : EXIT_FAILURE;
+  if (args->output == OUTPUT_JSON)
+    commit_plan_print_json (&plan, siblings);
+  else if (!args->quiet)
+    commit_plan_print (&plan, siblings);
+  bool refused = siblings[0] != NULL && !args->break_siblings;
+  if (refused)
+    report (path, "the merge would be refused: other images depend on what it changes (--break-siblings)");
+  if (!plan.enough_space)
+    report (path, "the merge would be refused: it may need %" PRId64 " bytes, %" PRId64 " are free",
+            plan.host_bytes_worst, plan.host_bytes_free);
+  vhdkit_children_free (siblings);
+  return refused || !plan.enough_space ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+static int
+run (const Command *command, void *opaque, char **operands)
+{
+  const CommitArgs *args = opaque;
+  const char *path = operands[0];
+  VhdkitCommitOptions commit_options = {
+    .struct_size = sizeof commit_options,
+    .parallel = (unsigned)args->parallel,
+    .shrink_target = args->shrink,
+    .skip_identical = args->skip_identical,
+    .break_siblings = args->break_siblings,
+  };
+  const char *contradiction = find_contradiction (args);
+  if (contradiction != NULL)
+    {
+      report (NULL, "%s", contradiction);
+      return EXIT_FAILURE;
+    }
+  if (!parse_reflink (args->reflink, &commit_options.reflink))
+    return EXIT_FAILURE;
+  if (!args->dry_run)
+    signals_defer ();
+  g_autoptr (ToolImage) image = tool_open (path, &args->image, 0, args->cache);
+  if (image == NULL)
+    return EXIT_FAILURE;
+  tool_print_warnings (image);
+  commit_options.source_layer = find_source (image, args, path);
+  if (commit_options.source_layer < 0)
+    return EXIT_FAILURE;
+  commit_options.target_layer = find_target (image, args, path, commit_options.source_layer);
+  if (commit_options.target_layer < 0)
+    return EXIT_FAILURE;
+  return args->dry_run ? run_dry (image, args, path, &commit_options)
+                       : run_commit (&image, args, path, &commit_options);
 }
 
 static const char *const aliases[] = { "merge", NULL };
@@ -176,7 +349,18 @@ const Command cmd_commit = {
       "between FILE and "
       "the target, and other children of these and of the target, are no longer valid: where there are such "
       "children beside the files of the chain, the merge is refused unless --break-siblings is given. "
-      "Children in other directories are not looked for.",
+      "Children in other directories are not looked for. With --source or "
+      "--source-depth all this is said of that image instead of FILE, and what lies above it is not "
+      "touched.\n\n"
+      "--dry-run tells what would be done. Its figures of what can be shared, and its time, are estimates: "
+      "the time is what reading alone would take at the rate of a sample that was read for it. With "
+      "--output=json it is one object: layers (each with filename, role and bytes), bytes-to-copy, "
+      "bytes-to-clone-estimate, bytes-to-zero, virtual-size-before, virtual-size-after, host-bytes-worst, "
+      "host-bytes-expected, host-bytes-free (null: not known), enough-space, siblings (each with filename, "
+      "format and parent-layer), "
+      "measured-bytes, measured-seconds and estimated-seconds (null: not known). The exit status is 1 when "
+      "the merge "
+      "would be refused.",
   .options = options,
   .args_size = sizeof (CommitArgs),
   .min_operands = 1,

@@ -12,7 +12,8 @@
 typedef struct
 {
   ImageOptions image;
-  bool quiet, progress, no_zero_scan, no_block_moves;
+  bool quiet, no_zero_scan, no_block_moves;
+  ProgressStyle progress;
   VhdkitCacheMode cache;
   int64_t rate, parallel;
 } CompactArgs;
@@ -70,14 +71,14 @@ run (const Command *command, void *opaque, char **operands)
     }
   if (args->rate > 0)
     vhdkit_job_set_rate_limit (job, args->rate);
-  int status = run_job (job, path, args->progress && !args->quiet,
+  int status = run_job (job, path, progress_shown (args->progress, args->quiet),
                         "the image is consistent; run the command again to finish");
   tool_print_warnings (image);
   VhdkitCompactStats stats = { 0 };
   vhdkit_compact_get_stats (job, &stats);
   vhdkit_job_free (job);
   status = tool_close_with (status, g_steal_pointer (&image), path);
-  if (status == EXIT_SUCCESS && !args->quiet)
+  if (status == EXIT_SUCCESS && !progress_silences (args->progress, args->quiet))
     print_result (&stats);
   return status;
 }

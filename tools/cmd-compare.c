@@ -20,7 +20,8 @@ typedef struct
 {
   ImageOptions image;
   const char *second_format;
-  bool strict, progress, quiet;
+  bool strict, quiet;
+  ProgressStyle progress;
   VhdkitCacheMode source_cache;
 } CompareArgs;
 
@@ -43,7 +44,7 @@ G_GNUC_PRINTF (2, 3)
 static void
 say (const CompareArgs *args, const char *format, ...)
 {
-  if (args->quiet)
+  if (progress_silences (args->progress, args->quiet))
     return;
   va_list list;
   va_start (list, format);
@@ -101,7 +102,8 @@ run (const Command *command, void *opaque, char **operands)
       return STATUS_CANNOT_OPEN;
     }
   VhdkitCompareStats stats = { 0 };
-  int status = run_job (job, operands[0], args->progress && !args->quiet, "nothing was changed");
+  int status =
+      run_job (job, operands[0], progress_shown (args->progress, args->quiet), "nothing was changed");
   vhdkit_compare_get_stats (job, &stats);
   vhdkit_job_free (job);
   tool_print_warnings (a);

@@ -16,7 +16,8 @@ typedef struct
   GPtrArray *format_options;
   VhdkitCacheMode cache, source_cache;
   int64_t sparse, parallel, rate;
-  bool out_of_order, no_create, target_is_zero, copy_range, progress, quiet;
+  bool out_of_order, no_create, target_is_zero, copy_range, quiet;
+  ProgressStyle progress;
   const char *parent, *parent_format; /* of the target */
 } ConvertArgs;
 
@@ -132,7 +133,7 @@ copy (VhdkitImage *source, VhdkitImage *target, const ConvertArgs *args, const c
     }
   if (args->rate > 0)
     vhdkit_job_set_rate_limit (job, args->rate);
-  int status = run_job (job, path, args->progress && !args->quiet, "the target is incomplete");
+  int status = run_job (job, path, progress_shown (args->progress, args->quiet), "the target is incomplete");
   vhdkit_job_free (job);
   return status;
 }

@@ -261,6 +261,11 @@ store (const OptionDef *option, void *target, const char *value, GError **error)
         return fail (error, "--output: '%s' is neither human nor json", value);
       *(OutputFormat *)slot = value[0] == 'j' ? OUTPUT_JSON : OUTPUT_HUMAN;
       return true;
+    case OPTION_PROGRESS:
+      if (value != NULL && strcmp (value, "human") != 0 && strcmp (value, "json") != 0)
+        return fail (error, "--progress: '%s' is neither human nor json", value);
+      *(ProgressStyle *)slot = value != NULL && value[0] == 'j' ? PROGRESS_JSON : PROGRESS_HUMAN;
+      return true;
     case OPTION_REFUSED:
       return fail (error, "-%c: %s", option->letter, option->help);
     case OPTION_END:
@@ -291,8 +296,10 @@ options_parse (const OptionDef *table, void *target, int argc, char **argv, char
       bool has_value = table[i].value != NULL;
       if (table[i].letter != 0)
         g_string_append_printf (letters, "%c%s", table[i].letter, has_value ? ":" : "");
-      struct option entry = { table[i].name, has_value ? required_argument : no_argument, NULL,
-                              FIRST_LONG + i };
+      int argument = table[i].kind == OPTION_PROGRESS ? optional_argument
+                     : has_value                      ? required_argument
+                                                      : no_argument;
+      struct option entry = { table[i].name, argument, NULL, FIRST_LONG + i };
       if (table[i].name != NULL)
         g_array_append_val (longs, entry);
     }
@@ -344,6 +351,8 @@ option_synopsis (const OptionDef *option)
     g_string_append_printf (text, "-%c", option->letter);
   if (option->name != NULL)
     g_string_append_printf (text, "%s--%s", option->letter != 0 ? ", " : "", option->name);
+  if (option->kind == OPTION_PROGRESS)
+    g_string_append (text, "[=json]");
   if (option->value != NULL)
     g_string_append_printf (text, "%c%s", option->name != NULL ? '=' : ' ', option->value);
   return g_string_free (g_steal_pointer (&text), FALSE);

@@ -21,15 +21,16 @@
 typedef enum
 {
   OPTION_END,
-  OPTION_FLAG,    /* bool */
-  OPTION_STRING,  /* const char * */
-  OPTION_FORMAT,  /* const char *, the name or alias of a known format */
-  OPTION_LIST,    /* GPtrArray * of const char *, with a NULL behind the last; NULL: never given */
-  OPTION_NUMBER,  /* int64_t, decimal or 0x…, within [min, max] */
-  OPTION_SIZE,    /* int64_t, bytes with an optional suffix, within [min, max] */
-  OPTION_CACHE,   /* VhdkitCacheMode */
-  OPTION_OUTPUT,  /* OutputFormat */
-  OPTION_REFUSED, /* known elsewhere, not here; help says why.  In no help text. */
+  OPTION_FLAG,     /* bool */
+  OPTION_STRING,   /* const char * */
+  OPTION_FORMAT,   /* const char *, the name or alias of a known format */
+  OPTION_LIST,     /* GPtrArray * of const char *, with a NULL behind the last; NULL: never given */
+  OPTION_NUMBER,   /* int64_t, decimal or 0x…, within [min, max] */
+  OPTION_SIZE,     /* int64_t, bytes with an optional suffix, within [min, max] */
+  OPTION_CACHE,    /* VhdkitCacheMode */
+  OPTION_OUTPUT,   /* OutputFormat */
+  OPTION_PROGRESS, /* ProgressStyle; the long name may have a value */
+  OPTION_REFUSED,  /* known elsewhere, not here; help says why.  In no help text. */
 } OptionKind;
 
 /* Where a row is documented. */
@@ -45,6 +46,13 @@ typedef enum
   OUTPUT_HUMAN,
   OUTPUT_JSON,
 } OutputFormat;
+
+typedef enum
+{
+  PROGRESS_NONE,
+  PROGRESS_HUMAN,
+  PROGRESS_JSON, /* instead of all other output */
+} ProgressStyle;
 
 typedef struct
 {
@@ -82,7 +90,11 @@ typedef struct
 #define OPTIONS_QUIET(type)                                                                                    \
   { 'q', "quiet", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (type, quiet), "Print errors only" }
 #define OPTIONS_PROGRESS(type)                                                                                 \
-  { 'p', "progress", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (type, progress), "Show progress" }
+  { 'p', "progress", NULL, OPTION_PROGRESS, OPTION_MAIN,                                                       \
+    offsetof (type, progress) + 0 * sizeof (char[sizeof ((type *)0)->progress == sizeof (ProgressStyle) ? 1 : -1]), \
+    "Show progress; with =json for programs: an object a line with state, done and total bytes, rate in "      \
+    "bytes a second and seconds-left, at most ten a second, the last with the status (ok, cancelled or "       \
+    "failed), and no other output" }
 #define OPTIONS_OUTPUT(type)                                                                                   \
   { 0, "output", "FORMAT", OPTION_OUTPUT, OPTION_MAIN, offsetof (type, output),                                \
     "Print for people (human, the default) or for programs (json)" }

@@ -8,6 +8,7 @@
 #include "output.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -99,7 +100,11 @@ json_start_value (JsonWriter *json, const char *key)
 {
   if (json->depth > 0)
     {
-      printf ("%s\n%*s", json->has_members[json->depth] ? "," : "", json->depth * 4, "");
+      bool more = json->has_members[json->depth];
+      if (json->one_line)
+        printf ("%s", more ? ", " : "");
+      else
+        printf ("%s\n%*s", more ? "," : "", json->depth * 4, "");
       json->has_members[json->depth] = true;
     }
   if (key != NULL)
@@ -122,7 +127,7 @@ void
 json_end (JsonWriter *json, char bracket)
 {
   bool any = json->has_members[json->depth--];
-  if (any)
+  if (any && !json->one_line)
     printf ("\n%*s", json->depth * 4, "");
   putchar (bracket);
 }
@@ -139,6 +144,26 @@ json_int (JsonWriter *json, const char *key, int64_t value)
 {
   json_start_value (json, key);
   printf ("%" PRId64, value);
+}
+
+void
+json_seconds (JsonWriter *json, const char *key, double value)
+{
+  char text[G_ASCII_DTOSTR_BUF_SIZE];
+  if (!isfinite (value))
+    {
+      json_null (json, key);
+      return;
+    }
+  json_start_value (json, key);
+  printf ("%s", g_ascii_formatd (text, sizeof text, "%.3f", value));
+}
+
+void
+json_null (JsonWriter *json, const char *key)
+{
+  json_start_value (json, key);
+  printf ("null");
 }
 
 void

@@ -16,11 +16,12 @@ char *format_size_exact (double bytes);
 /* @text with control characters and broken UTF-8 written as \x1b; free it. */
 char *printable (const char *text);
 
-/* Writes indented JSON to standard output.  Keys are NULL inside arrays and at the top. */
+/* Writes JSON to standard output, indented or in one line.  Keys are NULL inside arrays and at the top. */
 #define JSON_MAX_DEPTH 32
 
 typedef struct
 {
+  bool one_line; /* set by the user, the rest starts as zeros */
   int depth;
   bool has_members[JSON_MAX_DEPTH];
 } JsonWriter;
@@ -29,6 +30,9 @@ void json_begin (JsonWriter *json, const char *key, char bracket); /* '{' or '['
 void json_end (JsonWriter *json, char bracket);                    /* '}' or ']' */
 void json_string (JsonWriter *json, const char *key, const char *value);
 void json_int (JsonWriter *json, const char *key, int64_t value);
+/* Three decimals; not a number, or infinite: null. */
+void json_seconds (JsonWriter *json, const char *key, double value);
+void json_null (JsonWriter *json, const char *key);
 void json_bool (JsonWriter *json, const char *key, bool value);
 void json_variant (JsonWriter *json, const char *key, GVariant *value);
 /* A line end after the document. */

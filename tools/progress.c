@@ -32,9 +32,10 @@ static volatile sig_atomic_t asked_for_progress;
 
 typedef struct
 {
-  bool show, terminal;
+  ProgressStyle show;
+  bool terminal;
   double last_percent;
-  gint64 start_time; /* µs, monotonic */
+  gint64 start_time; /* µs, monotonic: when the first work was still to be done */
 } Progress;
 
 static void
@@ -65,14 +66,62 @@ on_ask (int signal_number)
   asked_for_progress = 1;
 }
 
+/* Bytes a second so far, 0: not known. */
+static double
+get_rate (const Progress *progress, int64_t done)
+{
+  double seconds = (double)(g_get_monotonic_time () - progress->start_time) / G_USEC_PER_SEC;
+  return done > 0 && seconds > 0 ? (double)done / seconds : 0;
+}
+
+/* @status: of the last line, or NULL; @error: of a job that failed. */
+static void
+print_json (VhdkitJob *job, const Progress *progress, const char *status, const GError *error)
+{
+  static const char *const states[] = {
+    [VHDKIT_JOB_CREATED] = "created",
+    [VHDKIT_JOB_RUNNING] = "running",
+    [VHDKIT_JOB_PAUSED] = "paused",
+    [VHDKIT_JOB_CONCLUDED] = "concluded",
+  };
+  VhdkitJobProgress now;
+  vhdkit_job_get_progress (job, &now);
+  double rate = get_rate (progress, now.done);
+  JsonWriter json = { .one_line = true };
+  json_begin (&json, NULL, '{');
+  json_string (&json, "state", states[now.state]);
+  json_int (&json, "done", now.done);
+  json_int (&json, "total", now.total);
+  json_int (&json, "rate", (int64_t)rate);
+  if (status != NULL || rate <= 0 || now.state != VHDKIT_JOB_RUNNING)
+    json_null (&json, "seconds-left");
+  else
+    json_seconds (&json, "seconds-left", (double)(now.total - now.done) / rate);
+  if (status != NULL)
+    json_string (&json, "status", status);
+  if (error != NULL)
+    {
+      const char *source, *target;
+      vhdkit_job_get_files (job, &source, &target);
+      json_string (&json, "error", error->message);
+      if (source != NULL)
+        json_string (&json, "source", source);
+      if (target != NULL)
+        json_string (&json, "target", target);
+    }
+  json_end (&json, '}');
+  json_finish (&json);
+  fflush (stdout);
+}
+
 static void
 print_on_terminal (const Progress *progress, double percent, int64_t done, int64_t total)
 {
   double seconds = (double)(g_get_monotonic_time () - progress->start_time) / G_USEC_PER_SEC;
   printf ("    (%.2f/100%%)", percent);
-  if (seconds > 0.5 && done > 0)
+  double rate = get_rate (progress, done);
+  if (seconds > 0.5 && rate > 0)
     {
-      double rate = (double)done / seconds;
       g_autofree char *rate_text = format_size ((int64_t)rate);
       int64_t left = (int64_t)((double)(total - done) / rate);
       printf ("  %s/s", rate_text);
@@ -96,8 +145,13 @@ update (VhdkitJob *job, void *opaque)
       asked_for_progress = 0;
       fprintf (stderr, "    (%.2f/100%%)\n", percent);
     }
+  /* Looking what is to be done is no part of the rate. */
+  if (now.done == 0)
+    progress->start_time = g_get_monotonic_time ();
+  if (progress->show == PROGRESS_JSON && now.state != VHDKIT_JOB_CONCLUDED)
+    print_json (job, progress, NULL, NULL);
   /* The end is shown once, by run_job (). */
-  if (!progress->show || percent >= 100)
+  if (progress->show != PROGRESS_HUMAN || percent >= 100)
     return;
   if (progress->terminal)
     print_on_terminal (progress, percent, now.done, now.total);
@@ -136,15 +190,32 @@ signals_defer (void)
   deferred = 1;
 }
 
+/* The end, after the last line of progress. */
+static void
+show_end (VhdkitJob *job, const Progress *progress, const GError *error)
+{
+  if (progress->show == PROGRESS_JSON)
+    {
+      bool cancelled = error != NULL && g_error_matches (error, VHDKIT_ERROR, VHDKIT_ERROR_CANCELLED);
+      print_json (job, progress, error == NULL ? "ok" : cancelled ? "cancelled" : "failed", error);
+    }
+  else if (progress->show == PROGRESS_HUMAN)
+    {
+      const char *clear = progress->terminal ? "\033[K" : "";
+      printf (error == NULL ? "    (100.00/100%%)%s\r\n" : "%s\n", clear);
+      fflush (stdout);
+    }
+}
+
 int
-run_job (VhdkitJob *job, const char *file, bool show, const char *after_interrupt)
+run_job (VhdkitJob *job, const char *file, ProgressStyle show, const char *after_interrupt)
 {
   Progress progress = { .show = show,
                         .terminal = isatty (STDOUT_FILENO) == 1,
                         .start_time = g_get_monotonic_time () };
   g_autoptr (GError) error = NULL;
 
-  if (show)
+  if (show == PROGRESS_HUMAN)
     {
       printf ("    (0.00/100%%)\r");
       fflush (stdout);
@@ -158,12 +229,7 @@ run_job (VhdkitJob *job, const char *file, bool show, const char *after_interrup
   if (asked_for_progress)
     update (job, &progress);
 
-  if (show)
-    {
-      const char *clear = progress.terminal ? "\033[K" : "";
-      printf (ok ? "    (100.00/100%%)%s\r\n" : "%s\n", clear);
-      fflush (stdout);
-    }
+  show_end (job, &progress, error);
   if (ok)
     return EXIT_SUCCESS;
   if (stop_signal != 0 && g_error_matches (error, VHDKIT_ERROR, VHDKIT_ERROR_CANCELLED))

@@ -5,6 +5,8 @@
 
 #include <vhdkit/vhdkit.h>
 
+#include "options.h"
+
 /* Called first thing by a program.  SIGINT and SIGTERM end it with a message and 128 + their number; SIGUSR1 is
  * remembered for the next job; SIGXFSZ becomes the error EFBIG. */
 void signals_init (void);
@@ -12,9 +14,22 @@ void signals_init (void);
  * writing, so that it is always closed in order. */
 void signals_defer (void);
 
+/* The progress to show, and whether the rest of the output goes, where -q was (@quiet) or was not given: lines for
+ * programs stand alone. */
+static inline ProgressStyle
+progress_shown (ProgressStyle style, bool quiet)
+{
+  return style == PROGRESS_HUMAN && quiet ? PROGRESS_NONE : style;
+}
+static inline bool
+progress_silences (ProgressStyle style, bool quiet)
+{
+  return quiet || style == PROGRESS_JSON;
+}
+
 /* Runs @job to its end.  @show: progress on standard output.  @after_interrupt: what to tell a user who
  * stopped it, one phrase.  Returns 0, or an exit status after a message that names @file: EXIT_FAILURE, or
  * 128 + the number of the signal that stopped the job. */
-int run_job (VhdkitJob *job, const char *file, bool show, const char *after_interrupt);
+int run_job (VhdkitJob *job, const char *file, ProgressStyle show, const char *after_interrupt);
 
 #endif

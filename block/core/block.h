@@ -127,6 +127,9 @@ char **bdrv_find_change_tracking (const BlockDriverState *bs);
 /* Warns, once for a node, that they are stale as soon as @bs is written. */
 void bdrv_warn_of_change_tracking (BlockDriverState *bs);
 
+/* Whether @target's container can share extents with that of @source, without trying: as the protocol's
+ * co_can_share (). */
+int coroutine_fn bdrv_co_can_share (BlockDriverState *target, BlockDriverState *source);
 /* Bytes of host storage of the container, or -errno. */
 int64_t coroutine_fn bdrv_co_get_allocated_size (BlockDriverState *bs);
 /* Host path of the container, absolute, symlinks resolved; borrowed. */

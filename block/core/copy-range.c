@@ -61,3 +61,16 @@ bdrv_co_copy_range_to (BlockDriverState *bs, int64_t offset, int64_t bytes, Bloc
     bdrv_tracked_end (src_node, &read_req);
   return ret;
 }
+
+int coroutine_fn
+bdrv_co_can_share (BlockDriverState *target, BlockDriverState *source)
+{
+  BlockDriverState *to = bdrv_protocol_node (target), *from = bdrv_protocol_node (source);
+
+  if (to->drv->co_can_share == NULL)
+    return -ENOTSUP;
+  bdrv_inc_in_flight (bdrv_node (to));
+  int ret = to->drv->co_can_share (to, from);
+  bdrv_dec_in_flight (bdrv_node (to));
+  return ret;
+}

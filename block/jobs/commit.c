@@ -37,191 +37,21 @@
  */
 #include "commit.h"
 
-#include "checked.h"
 #include "copy.h"
 #include "siblings.h"
 
-#include <errno.h>
-#include <sys/stat.h>
-#include <sys/statvfs.h>
-#include <unistd.h>
-
-#define COMMIT_DEFAULT_PARALLEL 16
-/* Zero ranges are handled in pieces so long, to look at the job's flags in between. */
-#define COMMIT_ZERO_BYTES (64 * 1024 * 1024)
 /* Runs of zeros inside of data worth not being stored. */
 #define COMMIT_SPARSE_BYTES (64 * 1024)
-/* For the space check: what host file systems allocate, and how much new payload one page of tables serves.
- */
-#define HOST_BLOCK_BYTES (4 * 1024)
-#define REGION_BYTES     (2 * 1024 * 1024)
 
 typedef struct
 {
   Job job;
   CommitParams params;
   BlockDriverState *child; /* the target's, a source layer */
+  CommitPlan plan;
   CommitStats stats;
   CopyCursor cursor;
 } CommitJob;
-
-/* --- planning ------------------------------------------------------------------------------------------ */
-
-/* What the target may have to allocate, at worst. */
-typedef struct
-{
-  int64_t bytes;
-  int64_t counted_to;  /* host blocks before this guest offset are in it */
-  int64_t last_region; /* whose tables are in it */
-} SpaceNeed;
-
-static void
-space_need_add (SpaceNeed *need, int64_t offset, int64_t bytes)
-{
-  int64_t start = MAX (round_down (offset, HOST_BLOCK_BYTES), need->counted_to);
-  int64_t end = round_up (offset + bytes, HOST_BLOCK_BYTES);
-  int64_t first_region = MAX (offset / REGION_BYTES, need->last_region + 1);
-  int64_t last_region = (offset + bytes - 1) / REGION_BYTES;
-
-  if (end > start)
-    {
-      need->bytes += end - start;
-      need->counted_to = end;
-    }
-  if (last_region >= first_region)
-    {
-      need->bytes += (last_region - first_region + 1) * HOST_BLOCK_BYTES;
-      need->last_region = last_region;
-    }
-}
-
-/* Adds what of the range the target does not store yet. */
-static int coroutine_fn
-commit_co_count_new (BlockDriverState *target, int64_t offset, int64_t bytes, bool zero, SpaceNeed *need)
-{
-  int64_t end = MIN (offset + bytes, bdrv_length (target));
-
-  while (offset < end)
-    {
-      int64_t pnum, map;
-      BlockDriverState *file;
-      int depth = 0;
-      int ret = bdrv_co_block_status_above (target, zero ? NULL : target->backing, offset, end - offset,
-                                            &pnum, &map, &file, &depth);
-
-      if (ret < 0)
-        return ret;
-      bool reads_zero = !(ret & BDRV_BLOCK_ALLOCATED) || (ret & BDRV_BLOCK_ZERO);
-      bool stored_here = !reads_zero && depth == 0;
-      /* Zeros are not stored where zeros are seen already. */
-      if (!stored_here && !(zero && reads_zero))
-        space_need_add (need, offset, pnum);
-      offset += pnum;
-      bytes -= pnum;
-    }
-  /* Past the target's end, before it has grown. */
-  if (bytes > 0 && !zero)
-    space_need_add (need, offset, bytes);
-  return 0;
-}
-
-static bool coroutine_fn
-commit_co_plan (CommitJob *commit, SpaceNeed *need, GError **error)
-{
-  BlockDriverState *source = commit->params.source, *target = commit->params.target;
-  CopyCursor cursor = { .source = source, .base = target, .end = bdrv_length (source) };
-  CopyItem item;
-  int ret;
-
-  while ((ret = copy_cursor_co_next (&cursor, NULL, REGION_BYTES, COMMIT_ZERO_BYTES, &item)) > 0)
-    {
-      if (job_co_pause_point (&commit->job) < 0)
-        {
-          job_set_cancelled (&commit->job, error);
-          return false;
-        }
-      job_progress_add_total (&commit->job, item.bytes);
-      ret = commit_co_count_new (target, item.offset, item.bytes, item.zero, need);
-      if (ret < 0)
-        {
-          bdrv_set_error_errno (error, target, ret,
-                                "allocation of %" G_GINT64_FORMAT " bytes at offset %" G_GINT64_FORMAT,
-                                item.bytes, item.offset);
-          return false;
-        }
-    }
-  if (ret < 0)
-    bdrv_set_error_errno (error, source, ret, "allocation at offset %" G_GINT64_FORMAT, cursor.offset);
-  return ret == 0;
-}
-
-typedef struct
-{
-  const char *path;
-  bool known;
-  uint64_t available;
-} FreeSpace;
-
-static int
-look_up_free_space (void *opaque)
-{
-  FreeSpace *space = opaque;
-  struct stat status;
-  struct statvfs fs;
-
-  /* Devices have all their space already.  File systems that know no figures say zero blocks. */
-  if (stat (space->path, &status) == 0 && S_ISREG (status.st_mode) && statvfs (space->path, &fs) == 0
-      && fs.f_blocks > 0)
-    {
-      space->known = true;
-      space->available = (uint64_t)(geteuid () == 0 ? fs.f_bfree : fs.f_bavail) * fs.f_frsize;
-    }
-  return 0;
-}
-
-static bool coroutine_fn
-commit_co_check_space (CommitJob *commit, const SpaceNeed *need, GError **error)
-{
-  BlockDriverState *target = commit->params.target;
-  FreeSpace space = { .path = bdrv_get_host_path (target) };
-
-  if (need->bytes == 0 || space.path == NULL)
-    return true;
-  aio_co_run_in_thread (look_up_free_space, &space);
-  if (!space.known || (uint64_t)need->bytes <= space.available)
-    return true;
-  bdrv_set_error (error, target, VHDKIT_ERROR_NO_SPACE,
-                  "may need %" G_GINT64_FORMAT " bytes more, its file system has %" G_GUINT64_FORMAT " free",
-                  need->bytes, space.available);
-  return false;
-}
-
-static bool
-commit_check_sizes (const CommitJob *commit, GError **error)
-{
-  const BlockDriverState *source = commit->params.source, *target = commit->params.target;
-  int64_t source_bytes = bdrv_length (source), target_bytes = bdrv_length (target);
-
-  if (source_bytes >= target_bytes)
-    return true;
-  if (commit->params.shrink_target)
-    {
-      /* Found out now, not after the merge. */
-      if ((target->drv->caps & BLOCK_CAP_SHRINK)
-          && !bdrv_protocol_node ((BlockDriverState *)target)->fixed_length)
-        return true;
-      bdrv_set_error (error, target, VHDKIT_ERROR_UNSUPPORTED,
-                      "cannot be cut from %" G_GINT64_FORMAT " to the %" G_GINT64_FORMAT " bytes of %s: %s",
-                      target_bytes, source_bytes, source->filename,
-                      target->drv->caps & BLOCK_CAP_SHRINK ? "it is a device" : "its format cannot shrink");
-      return false;
-    }
-  bdrv_set_error (error, source, VHDKIT_ERROR_INVALID_ARGUMENT,
-                  "its size, %" G_GINT64_FORMAT " bytes, is smaller than the %" G_GINT64_FORMAT
-                  " bytes of %s: the target would have to be cut, which was not asked for",
-                  source_bytes, target_bytes, target->filename);
-  return false;
-}
 
 /* --- moving -------------------------------------------------------------------------------------------- */
 
@@ -245,7 +75,9 @@ commit_co_move (CommitJob *commit, GError **error)
     .source = commit->params.source,
     .target = commit->params.target,
     .workers = commit->params.parallel > 0 ? commit->params.parallel : COMMIT_DEFAULT_PARALLEL,
-    .share_extents = true,
+    .share_extents = commit->params.reflink != COMMIT_REFLINK_NEVER,
+    .must_share = commit->params.reflink == COMMIT_REFLINK_ALWAYS,
+    .skip_identical = commit->params.skip_identical,
     .sparse_bytes = COMMIT_SPARSE_BYTES,
     .opaque = commit,
     .co_next = commit_co_next,
@@ -258,10 +90,12 @@ commit_co_move (CommitJob *commit, GError **error)
     .end = bdrv_length (commit->params.source),
   };
   int ret = copy_co_run (&engine);
+  copy_cursor_clear (&commit->cursor);
   commit->stats = (CommitStats){
     .bytes_copied = engine.bytes_copied,
     .bytes_cloned = engine.bytes_cloned,
     .bytes_zeroed = engine.bytes_zeroed,
+    .bytes_skipped = engine.bytes_skipped,
   };
   if (ret < 0)
     copy_set_error (&engine, error);
@@ -280,10 +114,34 @@ commit_co_flush (BlockDriverState *bs, GError **error)
   return ret == 0;
 }
 
-static bool coroutine_fn
-commit_co_make_writable (BlockDriverState *bs, GError **error)
+/* Adds what to do about it to an error from before the first change. */
+static void
+advise (GError **error, const char *advice)
 {
-  return !bs->read_only || bdrv_co_reopen_rw (bs, error);
+  if (error == NULL)
+    return;
+  char *message = g_strdup_printf ("%s; nothing was merged: %s", (*error)->message, advice);
+
+  g_free ((*error)->message);
+  (*error)->message = message;
+}
+
+static bool coroutine_fn
+commit_co_make_writable (BlockDriverState *bs, const char *why, GError **error)
+{
+  if (!bs->read_only || bdrv_co_reopen_rw (bs, error))
+    return true;
+  advise (error, why);
+  return false;
+}
+
+static bool coroutine_fn
+commit_co_check_space (const CommitJob *commit, GError **error)
+{
+  if (commit_plan_co_check_space (&commit->params, &commit->plan, error))
+    return true;
+  advise (error, "make room there and run it again");
+  return false;
 }
 
 /* Tells the target's child, where its format wants to know. */
@@ -294,7 +152,10 @@ commit_co_parent_changed (CommitJob *commit, bool begin, GError **error)
 
   if (child->drv->co_parent_changed == NULL)
     return true;
-  if (begin && !commit_co_make_writable (child, error))
+  if (begin
+      && !commit_co_make_writable (
+          child, "its link to the target has to follow the merge; make it writable, or end what uses it",
+          error))
     return false;
   return child->drv->co_parent_changed (child, commit->params.target, begin, error)
          && commit_co_flush (child, error);
@@ -340,15 +201,17 @@ commit_co_change_target (CommitJob *commit, GError **error)
 static bool coroutine_fn
 commit_co_steps (CommitJob *commit, GError **error)
 {
-  SpaceNeed need = { .last_region = -1 };
+  const CommitParams *params = &commit->params;
 
-  if (!commit_check_sizes (commit, error)
-      || !(commit->params.break_siblings
-           || siblings_co_check (commit->params.source, commit->params.target, &commit->params.places, error))
-      || !commit_co_plan (commit, &need, error) || !commit_co_check_space (commit, &need, error)
-      || !commit_co_make_writable (commit->params.target, error)
+  if (!(params->break_siblings || siblings_co_check (params->source, params->target, &params->places, error))
+      || !commit_plan_co_make (&commit->job, params, &commit->plan, error)
+      || !commit_co_check_space (commit, error)
+      || !commit_co_make_writable (
+          params->target, "it is what a merge writes to; make it writable, or end what uses it", error)
       || !commit_co_parent_changed (commit, true, error))
     return false;
+  /* All at once: a part of the total would tell a wrong share that is done. */
+  job_progress_add_total (&commit->job, commit->plan.bytes_total);
 
   bool ok = commit_co_change_target (commit, error);
   bool ended = commit_co_parent_changed (commit, false, ok ? error : NULL);
@@ -372,43 +235,27 @@ commit_co_run (Job *job, GError **error)
   return false;
 }
 
+static void
+commit_free (Job *job)
+{
+  commit_plan_clear (&((CommitJob *)job)->plan);
+}
+
 static const JobDriver commit_driver = {
   .instance_size = sizeof (CommitJob),
   .verb = "commit",
   .co_run = commit_co_run,
+  .free = commit_free,
 };
 
 Job *
 commit_job_new (AioContext *context, const CommitParams *params, GError **error)
 {
-  BlockDriverState *target = params->target;
-  const BlockDriverState *node = params->source->backing;
+  Job *job = commit_params_check (params, error) ? job_new (&commit_driver, context, error) : NULL;
 
-  while (node != NULL && node != target)
-    node = node->backing;
-  if (node == NULL)
-    {
-      bdrv_set_error (error, params->source, VHDKIT_ERROR_INVALID_ARGUMENT, "%s is not an ancestor of it",
-                      target->filename);
-      return NULL;
-    }
-  if (target->drv->co_pwritev == NULL)
-    {
-      bdrv_set_error (error, target, VHDKIT_ERROR_UNSUPPORTED, "images of format %s cannot be written",
-                      target->drv->format_name);
-      return NULL;
-    }
-  if (params->parallel > COPY_MAX_WORKERS)
-    {
-      bdrv_set_error (error, params->source, VHDKIT_ERROR_INVALID_ARGUMENT,
-                      "%u coroutines, at most %d are possible", params->parallel, COPY_MAX_WORKERS);
-      return NULL;
-    }
-
-  Job *job = job_new (&commit_driver, context, error);
   if (job == NULL)
     return NULL;
-  bdrv_warn_of_change_tracking (target);
+  bdrv_warn_of_change_tracking (params->target);
   ((CommitJob *)job)->params = *params;
   return job;
 }

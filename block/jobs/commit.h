@@ -3,24 +3,14 @@
 #ifndef JOBS_COMMIT_H
 #define JOBS_COMMIT_H
 
-#include "block.h"
-#include "job.h"
+#include "commit-plan.h"
 
 G_BEGIN_DECLS
 
 typedef struct
 {
-  BlockDriverState *source; /* uppermost layer merged */
-  BlockDriverState *target; /* an ancestor of it */
-  unsigned parallel;        /* coroutines, 0: default */
-  bool shrink_target;       /* a source smaller than the target: cut the target at the end */
-  bool break_siblings;      /* do not look for other images that depend on what changes (else refused) */
-  BdrvOpenParams places;    /* where their parents may lie: confine and drive_map */
-} CommitParams;
-
-typedef struct
-{
   int64_t bytes_copied, bytes_cloned, bytes_zeroed;
+  int64_t bytes_skipped; /* the target had them already */
 } CommitStats;
 
 /* The nodes are borrowed until the job has concluded. */

@@ -157,7 +157,9 @@ convert_co_run (Job *job, GError **error)
 
   job_progress_add_total (job, length);
   /* The target's parent itself: nothing can differ. */
-  if (convert->cursor.base != params->source && copy_co_run (&engine) < 0)
+  int ret = convert->cursor.base != params->source ? copy_co_run (&engine) : 0;
+  copy_cursor_clear (&convert->cursor);
+  if (ret < 0)
     {
       copy_set_error (&engine, error);
       g_prefix_error (error, "converting %s to %s: ", params->source->filename, params->target->filename);

@@ -11,6 +11,8 @@
  *  2. The planner is asked by one coroutine at a time, in ascending order of offsets.
  *  3. The first error wins; the others finish the item they have and stop.
  *  4. All buffers together stay within COPY_BUFFER_BYTES.
+ *  5. Extents are shared in whole blocks of COPY_SHARE_ALIGNMENT; what an item has before and behind them is
+ *     copied.
  */
 #ifndef JOBS_COPY_H
 #define JOBS_COPY_H
@@ -23,6 +25,8 @@ G_BEGIN_DECLS
 #define COPY_BUFFER_BYTES (16 * 1024 * 1024)
 #define COPY_ITEM_BYTES   (2 * 1024 * 1024)
 #define COPY_MAX_WORKERS  16
+/* Extents can be shared in units of the host file system's blocks. */
+#define COPY_SHARE_ALIGNMENT 4096
 
 typedef struct CopyEngine CopyEngine;
 
@@ -30,10 +34,11 @@ typedef struct CopyEngine CopyEngine;
 typedef struct
 {
   int64_t offset, bytes;
-  bool zero;              /* known to read as zeros */
-  int depth;              /* layer of the source that decides, for messages */
-  BlockDriverState *file; /* protocol node that holds all of it in one piece, or NULL */
-  int64_t file_offset;    /* where it starts there */
+  bool zero;               /* known to read as zeros */
+  int depth;               /* layer of the source that decides (the first of several), for messages */
+  BlockDriverState *layer; /* that decides all of it, or NULL: several, or none */
+  BlockDriverState *file;  /* protocol node that holds all of it in one piece, or NULL */
+  int64_t file_offset;     /* where it starts there */
 } CopyItem;
 
 struct CopyEngine
@@ -41,9 +46,12 @@ struct CopyEngine
   /* Set by the user. */
   Job *job;
   BlockDriverState *source, *target;
-  unsigned workers;     /* 1 … COPY_MAX_WORKERS */
-  bool in_order;        /* write in the order of guest offsets */
-  bool share_extents;   /* try bdrv_co_copy_range_to () first */
+  unsigned workers;   /* 1 … COPY_MAX_WORKERS */
+  bool in_order;      /* write in the order of guest offsets */
+  bool share_extents; /* try bdrv_co_copy_range_to () first */
+  bool must_share;    /* what could be shared by its place in the source is never copied: an error instead */
+  bool
+      skip_identical; /* what is copied is compared with the target first, and not written where it is equal */
   int64_t sparse_bytes; /* zero runs this long, and items all zero, are zeros, not data; 0: look for none */
   void *opaque;
   /* The next item: 1, 0 at the end, -errno (after copy_fail ()).  Data items have at most
@@ -57,6 +65,7 @@ struct CopyEngine
   /* Set by the engine. */
   int64_t max_item_bytes;
   int64_t bytes_copied, bytes_cloned, bytes_zeroed; /* zeroed: co_zero () counts it */
+  int64_t bytes_skipped;                            /* the target had them already */
   int ret;                                          /* the first error, or 0 */
   const BlockDriverState *failed_node;              /* where it happened … */
   const char *failed_verb;                          /* … at a "read", "write", … */
@@ -66,8 +75,8 @@ struct CopyEngine
   CoMutex planner_lock;
   CoQueue order_queue; /* those that wait for their turn to write */
   uint64_t next_ticket, next_write;
-  GPtrArray *unshareable; /* protocol nodes of the source whose extents the target cannot share */
-  unsigned misaligned;    /* tries in a row refused for the range's sake */
+  GHashTable *unshareable; /* set of protocol nodes of the source whose extents the target cannot share */
+  unsigned misaligned;     /* tries in a row refused for the range's sake */
 };
 
 /* Runs the engine to its end or its first error, which it returns; -ECANCELED when the job was cancelled. */
@@ -82,6 +91,9 @@ void copy_set_error (const CopyEngine *engine, GError **error);
 /* Whether extents of @file may still turn out to be shareable with the target; where not, a planner need not
  * keep to pieces that are contiguous in the file. */
 bool copy_may_share (const CopyEngine *engine, const BlockDriverState *file);
+/* The part of @item, which copy_may_share () its file, whose extents can be shared as far as its place in guest
+ * and file tells; false: none. */
+bool copy_get_shareable (const CopyEngine *engine, const CopyItem *item, CopyItem *part);
 
 /* Writes data and leaves runs of zeros to engine->co_zero (). */
 int coroutine_fn copy_co_write_sparse (CopyEngine *engine, int64_t offset, int64_t bytes, const uint8_t *buf);
@@ -95,7 +107,8 @@ int coroutine_fn copy_co_zero_visible (CopyEngine *engine, int64_t offset, int64
 /* --- walking over what layers decide -------------------------------------------------------------------- */
 
 /* A cursor over the ranges of [offset, end) that the nodes from @source down to, not including, @base decide,
- * merged to pieces of one kind.  Fill in the first members, zero the rest. */
+ * merged to pieces of one kind.  Fill in the first members, zero the rest.  What the nodes decide must not change
+ * meanwhile: each is asked once for each of its own runs, however many nodes there are. */
 typedef struct
 {
   BlockDriverState *source;
@@ -103,7 +116,8 @@ typedef struct
   int64_t offset, end;
   bool all; /* ranges that no node decides are zeros instead of being left out */
 
-  CopyItem run; /* looked up already, run.bytes == 0: nothing */
+  CopyItem run;    /* looked up already, run.bytes == 0: nothing */
+  GArray *answers; /* what each node last said, topmost first */
 } CopyCursor;
 
 /* The next piece, of at most @max_data bytes, or @max_zero when it is zeros, not across a multiple of that
@@ -111,6 +125,8 @@ typedef struct
  * -errno with cursor->offset where it happened. */
 int coroutine_fn copy_cursor_co_next (CopyCursor *cursor, const CopyEngine *engine, int64_t max_data,
                                       int64_t max_zero, CopyItem *item);
+/* Frees what is in it, if it was not followed to its end. */
+void copy_cursor_clear (CopyCursor *cursor);
 
 G_END_DECLS
 

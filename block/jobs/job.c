@@ -159,6 +159,8 @@ job_free (Job *job)
   if (job == NULL)
     return;
   g_assert (job->state == JOB_CREATED || job->state == JOB_CONCLUDED);
+  if (job->driver->free != NULL)
+    job->driver->free (job);
   co_queue_clear (&job->sleepers);
   aio_timer_free (job->timer);
   close (job->kick_fd);

@@ -410,6 +410,10 @@ struct BlockDriver
   const char *(*get_host_path) (BlockDriverState *bs);
   /* Modification time, Unix seconds. */
   bool (*get_mtime) (BlockDriverState *bs, int64_t *seconds);
+  /* Whether co_copy_range_to () can share extents of @src, another protocol node, as far as can be told without a
+   * write to either: 0 it can, -EXDEV they are on different file systems, -ENOTSUP the file system shares none,
+   * -EAGAIN only a try would tell, or another -errno.  NULL: it cannot. */
+  int coroutine_fn (*co_can_share) (BlockDriverState *bs, BlockDriverState *src);
 
   /* Parents: an identity as the format's users write it, 36 characters and a NUL.  NULL: as a UUID, RFC 4122. */
   void (*format_identity) (const uint8_t *identity, char text[37]);

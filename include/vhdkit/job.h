@@ -51,10 +51,22 @@ void vhdkit_job_set_rate_limit (VhdkitJob *job, int64_t bytes_per_second);
 void vhdkit_job_get_progress (VhdkitJob *job, VhdkitJobProgress *progress);
 /* The result of a concluded job: false and a copy of its error, or true. */
 bool vhdkit_job_get_result (VhdkitJob *job, GError **error);
+/* The file the job reads (the uppermost one) and the one it changes or fills, as the images name them; NULL: none.
+ * Borrowed from the images. */
+void vhdkit_job_get_files (VhdkitJob *job, const char **source, const char **target);
 /* Created or concluded jobs only. */
 void vhdkit_job_free (VhdkitJob *job);
 
 /* --- commit -------------------------------------------------------------------------------------------- */
+
+/* Whether the target shares the sources' extents on the host instead of copying their data. */
+typedef enum
+{
+  VHDKIT_REFLINK_AUTO,   /* where it can be */
+  VHDKIT_REFLINK_ALWAYS, /* or the job fails before its first write.  What is smaller than a block of the host's
+                          * file system is copied. */
+  VHDKIT_REFLINK_NEVER, /* all is read and written */
+} VhdkitReflink;
 
 typedef struct
 {
@@ -66,12 +78,15 @@ typedef struct
   /* Other images depend on the target or on a layer between, as vhdkit_image_find_children () finds them: merge all the
    * same (else refused with HAS_CHILDREN, before anything is written, and the message names some of them). */
   bool break_siblings;
+  VhdkitReflink reflink;
+  bool skip_identical; /* read the target too, and write only what differs (of what is not shared) */
 } VhdkitCommitOptions;
 
 /* What a commit did. */
 typedef struct
 {
   int64_t bytes_copied, bytes_cloned, bytes_zeroed;
+  int64_t bytes_skipped; /* the target had them already: zeros, and with skip_identical data as well */
 } VhdkitCommitStats;
 
 /* Merge the layers from @source_layer down to the one above @target_layer into @target_layer.  @image is
@@ -80,6 +95,51 @@ typedef struct
  * of the layers between are invalidated: see break_siblings. */
 VhdkitJob *vhdkit_commit_new (VhdkitImage *image, const VhdkitCommitOptions *options, GError **error);
 void vhdkit_commit_get_stats (VhdkitJob *job, VhdkitCommitStats *stats);
+
+typedef enum
+{
+  VHDKIT_COMMIT_ABOVE,   /* above the source: not concerned */
+  VHDKIT_COMMIT_SOURCE,  /* the uppermost layer merged; shows the same afterwards */
+  VHDKIT_COMMIT_BETWEEN, /* merged as well; of no use by itself afterwards */
+  VHDKIT_COMMIT_TARGET,
+  VHDKIT_COMMIT_BELOW, /* not concerned */
+} VhdkitCommitRole;
+
+typedef struct
+{
+  char *filename;
+  VhdkitCommitRole role;
+  int64_t bytes; /* guest bytes that this layer gives to the target */
+} VhdkitCommitPlanLayer;
+
+/* What a commit would do.  Bytes are guest bytes unless they are said to be the host's. */
+typedef struct
+{
+  int64_t bytes_to_copy; /* at most: runs of zeros are found, and equal data skipped, only when it is read */
+  int64_t bytes_to_clone_estimate;                 /* that the target is expected to share */
+  int64_t bytes_to_zero;                           /* that are zeros in a source and data in the target */
+  int64_t virtual_size_before, virtual_size_after; /* of the target */
+  int64_t host_bytes_worst, host_bytes_expected;   /* host space the target may take up more */
+  int64_t host_bytes_free; /* of the target's file system, -1: not known, or of no account (a device) */
+  bool enough_space;       /* else vhdkit_commit_new ()'s job would be refused */
+  /* A sample of what is to be copied was read in so much time; 0: nothing was.  Writing is not measured. */
+  int64_t measured_bytes;
+  double measured_seconds;
+  /* For reading what is to be copied, at the measured rate: a commit takes longer.  < 0: not known. */
+  double estimated_seconds;
+  VhdkitCommitPlanLayer *layers; /* the whole chain from the leaf */
+  int n_layers;
+} VhdkitCommitPlan;
+
+/* A job that writes nothing and finds out what a commit with the same arguments would do: reads the allocation
+ * tables and, for at most a third of a second, a sample of the data.  Fails where the commit would be refused, lack of
+ * space aside. */
+VhdkitJob *vhdkit_commit_plan_new (VhdkitImage *image, const VhdkitCommitOptions *options, GError **error);
+/* What the job, concluded with success, has found; clear it.  Its image must be open still.  false with @error: it has
+ * found nothing. */
+bool vhdkit_commit_plan_get (VhdkitJob *job, VhdkitCommitPlan *plan, GError **error);
+void vhdkit_commit_plan_clear (VhdkitCommitPlan *plan);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VhdkitCommitPlan, vhdkit_commit_plan_clear)
 
 /* --- compact ------------------------------------------------------------------------------------------- */
 

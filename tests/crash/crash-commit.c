@@ -3,6 +3,8 @@
  * Crashes in a commit: the chain shows the same at every cut, the target is sound, and the job run again finishes:
  * then the target shows what the source did, and no other file has changed.
  *
+ * With and without comparing with the target first: what an interrupted run has left there is compared with, too.
+ *
  * VHDKIT_SEED repeats a run; VHDKIT_CRASH_CUTS crashes each case makes, VHDKIT_ITERATIONS runs of each (long.sh).
  */
 #include <string.h>
@@ -99,6 +101,7 @@ typedef struct
   CrashTrace *trace;
   Guest *guest;          /* the leaf's view */
   bool reads;            /* a guest reads while the job runs */
+  bool skips;            /* the job compares with the target; where it runs again, one or the other */
   GuestValues *expected; /* of the target: what the source shows */
 } Run;
 
@@ -273,7 +276,8 @@ commit_again (void *opaque)
 {
   Run *run = opaque;
   const Case *c = &run->c;
-  char *why = image_commit (&run->dir, run->names[0], NULL, c->source, c->target, c->shrink, NULL, NULL);
+  char *why = image_commit (&run->dir, run->names[0], NULL, c->source, c->target, c->shrink,
+                            g_rand_boolean (run->rand), NULL, NULL);
   char *text;
 
   if (!why)
@@ -310,7 +314,7 @@ record (Run *run)
 
   run->trace = crash_trace_new (log, (const char *const *)paths->pdata);
   filters = recording_filters (&run->dir, "log", run->rand);
-  why = image_commit (&run->dir, run->names[0], filters, c->source, c->target, c->shrink,
+  why = image_commit (&run->dir, run->names[0], filters, c->source, c->target, c->shrink, run->skips,
                       run->reads ? run->guest : NULL, run->rand);
   if (!why)
     {
@@ -343,6 +347,7 @@ test_case (gconstpointer data)
       if (c->layers[0].bytes == 0)
         draw_case (&run);
       run.reads = g_rand_boolean (run.rand);
+      run.skips = g_rand_boolean (run.rand);
       if (!record (&run))
         return;
 

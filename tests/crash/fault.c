@@ -32,25 +32,32 @@ typedef struct
   int64_t base_bytes; /* 0: no parent */
   int64_t grow_to;
   bool batmap;
+  bool skips; /* a commit that does not write what the target has already */
 } Case;
 
 static const Case cases[] = {
-  { "guest-dynamic", WORK_GUEST, IMAGE_VHD, 0, 512 * KIB, 8 * KIB, 0, 600 * KIB, false },
-  { "guest-differencing", WORK_GUEST, IMAGE_VHD, IMAGE_VHD, 256 * KIB, 4 * KIB, 384 * KIB, 330 * KIB, false },
-  { "guest-batmap", WORK_GUEST, IMAGE_VHD, IMAGE_VHD_FIXED, 256 * KIB, 8 * KIB, 256 * KIB, 0, true },
-  { "commit-into-dynamic", WORK_COMMIT, IMAGE_VHD, IMAGE_VHD, 600 * KIB, 8 * KIB, 512 * KIB, 0, false },
-  { "commit-into-fixed", WORK_COMMIT, IMAGE_VHD, IMAGE_VHD_FIXED, 600 * KIB, 16 * KIB, 512 * KIB, 0, false },
-  { "commit-into-raw", WORK_COMMIT, IMAGE_VHD, IMAGE_RAW, 600 * KIB, 16 * KIB, 512 * KIB, 0, false },
-  { "compact-dynamic", WORK_COMPACT, IMAGE_VHD, 0, 512 * KIB, 4 * KIB, 0, 0, false },
-  { "compact-differencing", WORK_COMPACT, IMAGE_VHD, IMAGE_VHD, 512 * KIB, 8 * KIB, 512 * KIB, 0, true },
+  { "guest-dynamic", WORK_GUEST, IMAGE_VHD, 0, 512 * KIB, 8 * KIB, 0, 600 * KIB, false, false },
+  { "guest-differencing", WORK_GUEST, IMAGE_VHD, IMAGE_VHD, 256 * KIB, 4 * KIB, 384 * KIB, 330 * KIB, false,
+    false },
+  { "guest-batmap", WORK_GUEST, IMAGE_VHD, IMAGE_VHD_FIXED, 256 * KIB, 8 * KIB, 256 * KIB, 0, true, false },
+  { "commit-into-dynamic", WORK_COMMIT, IMAGE_VHD, IMAGE_VHD, 600 * KIB, 8 * KIB, 512 * KIB, 0, false,
+    false },
+  { "commit-comparing", WORK_COMMIT, IMAGE_VHD, IMAGE_VHD, 600 * KIB, 8 * KIB, 512 * KIB, 0, false, true },
+  { "commit-into-fixed", WORK_COMMIT, IMAGE_VHD, IMAGE_VHD_FIXED, 600 * KIB, 16 * KIB, 512 * KIB, 0, false,
+    false },
+  { "commit-into-raw", WORK_COMMIT, IMAGE_VHD, IMAGE_RAW, 600 * KIB, 16 * KIB, 512 * KIB, 0, false, false },
+  { "compact-dynamic", WORK_COMPACT, IMAGE_VHD, 0, 512 * KIB, 4 * KIB, 0, 0, false, false },
+  { "compact-differencing", WORK_COMPACT, IMAGE_VHD, IMAGE_VHD, 512 * KIB, 8 * KIB, 512 * KIB, 0, true,
+    false },
 
-  { "guest-dynamic", WORK_GUEST, IMAGE_VHDX, 0, 3 * MIB, MIB, 0, 5 * MIB, false },
-  { "guest-differencing", WORK_GUEST, IMAGE_VHDX, IMAGE_VHDX, 3 * MIB, MIB, 5 * MIB, 4 * MIB, false },
-  { "guest-4k", WORK_GUEST, IMAGE_VHDX_4K, IMAGE_VHDX_4K, 3 * MIB, MIB, 5 * MIB, 4 * MIB, false },
-  { "commit-into-dynamic", WORK_COMMIT, IMAGE_VHDX, IMAGE_VHDX, 4 * MIB, MIB, 3 * MIB, 0, false },
-  { "commit-into-fixed", WORK_COMMIT, IMAGE_VHDX, IMAGE_VHDX_FIXED, 3 * MIB, MIB, 2 * MIB, 0, false },
-  { "compact-dynamic", WORK_COMPACT, IMAGE_VHDX, 0, 14 * MIB, MIB, 0, 0, false },
-  { "compact-differencing", WORK_COMPACT, IMAGE_VHDX, IMAGE_VHDX, 14 * MIB, MIB, 14 * MIB, 0, false },
+  { "guest-dynamic", WORK_GUEST, IMAGE_VHDX, 0, 3 * MIB, MIB, 0, 5 * MIB, false, false },
+  { "guest-differencing", WORK_GUEST, IMAGE_VHDX, IMAGE_VHDX, 3 * MIB, MIB, 5 * MIB, 4 * MIB, false, false },
+  { "guest-4k", WORK_GUEST, IMAGE_VHDX_4K, IMAGE_VHDX_4K, 3 * MIB, MIB, 5 * MIB, 4 * MIB, false, false },
+  { "commit-into-dynamic", WORK_COMMIT, IMAGE_VHDX, IMAGE_VHDX, 4 * MIB, MIB, 3 * MIB, 0, false, false },
+  { "commit-comparing", WORK_COMMIT, IMAGE_VHDX, IMAGE_VHDX, 4 * MIB, MIB, 3 * MIB, 0, false, true },
+  { "commit-into-fixed", WORK_COMMIT, IMAGE_VHDX, IMAGE_VHDX_FIXED, 3 * MIB, MIB, 2 * MIB, 0, false, false },
+  { "compact-dynamic", WORK_COMPACT, IMAGE_VHDX, 0, 14 * MIB, MIB, 0, 0, false, false },
+  { "compact-differencing", WORK_COMPACT, IMAGE_VHDX, IMAGE_VHDX, 14 * MIB, MIB, 14 * MIB, 0, false, false },
 };
 
 /* What fails. */
@@ -193,8 +200,9 @@ guest_work (Run *run, Guest *guest, char **filters, bool *told)
 static char *
 job_work (Run *run, char **filters)
 {
-  return run->c->work == WORK_COMMIT ? image_commit (&run->dir, "leaf", filters, 0, 1, false, NULL, NULL)
-                                     : image_compact (&run->dir, "leaf", filters, NULL, NULL, NULL);
+  return run->c->work == WORK_COMMIT
+             ? image_commit (&run->dir, "leaf", filters, 0, 1, false, run->c->skips, NULL, NULL)
+             : image_compact (&run->dir, "leaf", filters, NULL, NULL, NULL);
 }
 
 static char *

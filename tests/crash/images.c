@@ -428,11 +428,13 @@ run_job (const TestDir *dir, VhdkitJob *job, VhdkitImage *image, Guest *reader, 
 
 char *
 image_commit (const TestDir *dir, const char *leaf, char **filters, int source, int target, bool shrink,
-              Guest *reader, GRand *rand)
+              bool skip_identical, Guest *reader, GRand *rand)
 {
-  VhdkitCommitOptions options = {
-    .struct_size = sizeof options, .source_layer = source, .target_layer = target, .shrink_target = shrink
-  };
+  VhdkitCommitOptions options = { .struct_size = sizeof options,
+                                  .source_layer = source,
+                                  .target_layer = target,
+                                  .shrink_target = shrink,
+                                  .skip_identical = skip_identical };
   char *why = NULL;
   VhdkitImage *image = image_open (dir, leaf, 0, filters, &why);
   GError *error = NULL;

@@ -115,7 +115,7 @@ char *image_check (const TestDir *dir, const char *name, int64_t *leaks);
 /* Run the job: NULL, or its error, or that of closing the image after it.  With @reader (may be NULL) a guest reads
  * while the job runs, where @rand says; a wrong answer is an error. */
 char *image_commit (const TestDir *dir, const char *leaf, char **filters, int source, int target, bool shrink,
-                    Guest *reader, GRand *rand);
+                    bool skip_identical, Guest *reader, GRand *rand);
 char *image_convert (const TestDir *dir, const char *source, const char *target, char **filters);
 char *image_compact (const TestDir *dir, const char *name, char **filters, Guest *reader, GRand *rand,
                      VhdkitCompactStats *stats);

@@ -45,7 +45,7 @@ def parser_and_help(t, program):
         for line in text.splitlines():
             match = re.match(r' {2,6}(-.*?)(?:  |$)', line)
             for part in match.group(1).split(', ') if match else []:
-                name = re.split('[ =]', part)[0]
+                name = re.split('[ =[]', part)[0]
                 t.check(name in known, '%s: %s is in the help only' % (command, name))
 
 

@@ -3,6 +3,7 @@
 #include "test-api-util.h"
 
 #include <errno.h>
+#include <string.h>
 
 #define MAX_LAYERS 6
 
@@ -71,12 +72,10 @@ chain_make (Chain *chain, int layers, const char *base_format, bool resized)
 }
 
 static bool
-run_commit (const Chain *chain, int source, int target, bool shrink, VhdkitCommitStats *stats, GError **error)
+run_with (const Chain *chain, VhdkitCommitOptions options, VhdkitCommitStats *stats, GError **error)
 {
+  options.struct_size = sizeof options;
   VhdkitImage *image = open_image (chain->paths[0], 0);
-  VhdkitCommitOptions options = {
-    .struct_size = sizeof options, .source_layer = source, .target_layer = target, .shrink_target = shrink
-  };
   VhdkitJob *job = vhdkit_commit_new (image, &options, error);
   bool ok = job != NULL && vhdkit_job_run (job, NULL, NULL, error);
 
@@ -85,6 +84,14 @@ run_commit (const Chain *chain, int source, int target, bool shrink, VhdkitCommi
   vhdkit_job_free (job);
   close_image (image);
   return ok;
+}
+
+static bool
+run_commit (const Chain *chain, int source, int target, bool shrink, VhdkitCommitStats *stats, GError **error)
+{
+  return run_with (
+      chain, (VhdkitCommitOptions){ .source_layer = source, .target_layer = target, .shrink_target = shrink },
+      stats, error);
 }
 
 static void
@@ -133,8 +140,14 @@ test_random (gconstpointer data)
       if (target < chain.layers - 1 || g_str_equal (base_format, "vhd"))
         assert_checks_clean (chain.paths[target]);
 
-      /* Once more: the same again. */
-      g_assert_true (run_commit (&chain, source, target, false, NULL, &error));
+      /* Once more: the same again, with nothing written. */
+      g_assert_true (run_with (&chain,
+                               (VhdkitCommitOptions){ .source_layer = source,
+                                                      .target_layer = target,
+                                                      .reflink = VHDKIT_REFLINK_NEVER,
+                                                      .skip_identical = true },
+                               &stats, &error));
+      g_assert_cmpint (stats.bytes_copied + stats.bytes_cloned, ==, 0);
       g_autofree uint8_t *again = read_file_view (chain.paths[target]);
       g_assert_cmpmem (before, (size_t)chain.bytes[source], again, (size_t)chain.bytes[source]);
       scratch_clear ();
@@ -291,6 +304,215 @@ test_siblings (void)
   scratch_clear ();
 }
 
+/* --- plans and modes ----------------------------------------------------------------------------------- */
+
+/* Layers of 32 MiB that overlap: of the middle one's two MiB the leaf hides half of one. */
+static void
+make_three (Chain *chain)
+{
+  VhdkitImage *image;
+
+  *chain = (Chain){ .layers = 3 };
+  scratch_init ();
+  for (int i = 2; i >= 0; i--)
+    {
+      static const char *const names[] = { "leaf.vhd", "middle.vhd", "base.vhd" };
+      chain->paths[i] = scratch_path (names[i]);
+      chain->bytes[i] = 32 * MIB;
+      create_image (chain->paths[i], "vhd", 32 * MIB, 0, i == 2 ? NULL : chain->paths[i + 1]);
+      image = open_image (chain->paths[i], VHDKIT_OPEN_RDWR);
+      switch (i)
+        {
+        case 2:
+          write_byte (image, 0, 2 * MIB, 1);
+          break;
+        case 1:
+          write_byte (image, MIB, MIB, 2);
+          write_byte (image, 8 * MIB, MIB, 3);
+          break;
+        default:
+          write_byte (image, 8 * MIB + 512 * KIB, MIB, 4);
+          write_byte (image, 20 * MIB + 512, 1024, 5);
+        }
+      close_image (image);
+    }
+}
+
+static void
+get_plan (const Chain *chain, int source, int target, VhdkitReflink reflink, VhdkitCommitPlan *plan)
+{
+  g_autoptr (GError) error = NULL;
+  VhdkitImage *image = open_image (chain->paths[0], 0);
+  VhdkitCommitOptions options = {
+    .struct_size = sizeof options, .source_layer = source, .target_layer = target, .reflink = reflink
+  };
+  VhdkitJob *job = vhdkit_commit_plan_new (image, &options, &error);
+
+  g_assert_no_error (error);
+  g_assert_false (vhdkit_commit_plan_get (job, plan, NULL));
+  g_assert_true (vhdkit_job_run (job, NULL, NULL, &error));
+  g_assert_no_error (error);
+  g_assert_true (vhdkit_commit_plan_get (job, plan, &error));
+  vhdkit_job_free (job);
+  close_image (image);
+}
+
+static void
+test_plan_numbers (void)
+{
+  Chain chain;
+  VhdkitCommitPlan plan;
+  VhdkitCommitStats stats;
+  g_autoptr (GError) error = NULL;
+  char *before[3], *after[3];
+  gsize bytes[3], bytes_after[3];
+
+  make_three (&chain);
+  for (int i = 0; i < 3; i++)
+    g_assert_true (g_file_get_contents (chain.paths[i], &before[i], &bytes[i], NULL));
+  get_plan (&chain, 0, 2, VHDKIT_REFLINK_NEVER, &plan);
+  for (int i = 0; i < 3; i++)
+    {
+      g_assert_true (g_file_get_contents (chain.paths[i], &after[i], &bytes_after[i], NULL));
+      g_assert_cmpmem (before[i], bytes[i], after[i], bytes_after[i]);
+      g_free (before[i]);
+      g_free (after[i]);
+    }
+
+  g_assert_cmpint (plan.n_layers, ==, 3);
+  g_assert_cmpint (plan.layers[0].role, ==, VHDKIT_COMMIT_SOURCE);
+  g_assert_cmpint (plan.layers[1].role, ==, VHDKIT_COMMIT_BETWEEN);
+  g_assert_cmpint (plan.layers[2].role, ==, VHDKIT_COMMIT_TARGET);
+  g_assert_cmpint (plan.layers[0].bytes, ==, MIB + 1024);
+  g_assert_cmpint (plan.layers[1].bytes, ==, MIB + 512 * KIB);
+  g_assert_cmpint (plan.layers[2].bytes, ==, 0);
+  g_assert_cmpint (plan.bytes_to_copy, ==, 2 * MIB + 512 * KIB + 1024);
+  g_assert_cmpint (plan.bytes_to_clone_estimate, ==, 0);
+  g_assert_cmpint (plan.bytes_to_zero, ==, 0);
+  g_assert_cmpint (plan.virtual_size_before, ==, 32 * MIB);
+  g_assert_cmpint (plan.virtual_size_after, ==, 32 * MIB);
+  /* The target stores the first of it; a page of data that is not whole, and of tables for two blocks. */
+  g_assert_cmpint (plan.host_bytes_worst, ==, MIB + 512 * KIB + 4 * KIB + 2 * 4 * KIB);
+  g_assert_cmpint (plan.host_bytes_expected, ==, plan.host_bytes_worst);
+  g_assert_cmpint (plan.host_bytes_free, >, 0);
+  g_assert_true (plan.enough_space);
+  g_assert_cmpint (plan.measured_bytes, >, 0);
+  g_assert_cmpfloat (plan.estimated_seconds, >, 0);
+  int64_t planned = plan.bytes_to_copy;
+  vhdkit_commit_plan_clear (&plan);
+
+  g_assert_true (run_with (
+      &chain, (VhdkitCommitOptions){ .target_layer = 2, .reflink = VHDKIT_REFLINK_NEVER }, &stats, &error));
+  g_assert_no_error (error);
+  g_assert_cmpint (stats.bytes_copied, ==, planned);
+
+  get_plan (&chain, 1, 2, VHDKIT_REFLINK_AUTO, &plan);
+  g_assert_cmpint (plan.layers[0].role, ==, VHDKIT_COMMIT_ABOVE);
+  g_assert_cmpint (plan.layers[1].role, ==, VHDKIT_COMMIT_SOURCE);
+  g_assert_cmpint (plan.layers[1].bytes, ==, 2 * MIB);
+  g_assert_cmpint (plan.host_bytes_worst, ==, 0);
+  vhdkit_commit_plan_clear (&plan);
+  get_plan (&chain, 0, 1, VHDKIT_REFLINK_AUTO, &plan);
+  g_assert_cmpint (plan.layers[2].role, ==, VHDKIT_COMMIT_BELOW);
+  vhdkit_commit_plan_clear (&plan);
+  scratch_clear ();
+}
+
+/* A run of zeros that a short layer hides has to be made in the target; and the target grows. */
+static void
+test_plan_zeros_and_growth (void)
+{
+  Chain chain = { .layers = 3, .bytes = { 8 * MIB, 4 * MIB, 6 * MIB } };
+  VhdkitCommitPlan plan;
+  VhdkitCommitStats stats;
+  g_autoptr (GError) error = NULL;
+
+  scratch_init ();
+  for (int i = 2; i >= 0; i--)
+    {
+      g_autofree char *name = g_strdup_printf ("layer%d", i);
+      chain.paths[i] = scratch_path (name);
+      create_image (chain.paths[i], "vhd", chain.bytes[i], 0, i == 2 ? NULL : chain.paths[i + 1]);
+    }
+  VhdkitImage *image = open_image (chain.paths[2], VHDKIT_OPEN_RDWR);
+  write_byte (image, 3 * MIB, 3 * MIB, 1);
+  close_image (image);
+
+  get_plan (&chain, 0, 2, VHDKIT_REFLINK_AUTO, &plan);
+  g_assert_cmpint (plan.bytes_to_zero, ==, 2 * MIB);
+  g_assert_cmpint (plan.bytes_to_copy, ==, 0);
+  g_assert_cmpint (plan.virtual_size_before, ==, 6 * MIB);
+  g_assert_cmpint (plan.virtual_size_after, ==, 8 * MIB);
+  g_assert_cmpfloat (plan.estimated_seconds, <, 0);
+  vhdkit_commit_plan_clear (&plan);
+  g_assert_true (run_commit (&chain, 0, 2, false, &stats, &error));
+  g_assert_cmpint (stats.bytes_zeroed, ==, 2 * MIB);
+  g_assert_cmpint (stats.bytes_skipped, ==, 2 * MIB);
+  scratch_clear ();
+}
+
+static void
+test_skip_identical (void)
+{
+  Chain chain;
+  VhdkitCommitOptions options = { .target_layer = 2,
+                                  .reflink = VHDKIT_REFLINK_NEVER,
+                                  .skip_identical = true };
+  VhdkitCommitStats stats;
+  g_autoptr (GError) error = NULL;
+
+  make_three (&chain);
+  g_assert_true (run_with (&chain, options, &stats, &error));
+  g_assert_cmpint (stats.bytes_skipped, ==, 0);
+  g_assert_true (run_with (&chain, options, &stats, &error));
+  g_assert_cmpint (stats.bytes_copied, ==, 0);
+  g_assert_cmpint (stats.bytes_skipped, ==, 2 * MIB + 512 * KIB + 1024);
+
+  /* One sector in a page of the target, and one at the end of a page that is not whole. */
+  VhdkitImage *image = open_image (chain.paths[0], VHDKIT_OPEN_RDWR);
+  write_byte (image, 9 * MIB + 512, 512, 6);
+  write_byte (image, 20 * MIB + 1024, 512, 7);
+  close_image (image);
+  g_autofree uint8_t *before = read_file_view (chain.paths[0]);
+  g_assert_true (run_with (&chain, options, &stats, &error));
+  g_assert_cmpint (stats.bytes_copied, ==, 4096 + 1024);
+  g_autofree uint8_t *target = read_file_view (chain.paths[2]);
+  g_assert_cmpmem (before, 32 * MIB, target, 32 * MIB);
+  scratch_clear ();
+}
+
+/* On a file system that shares extents, all but what is smaller than its blocks is shared; on any other it is refused
+ * and nothing has changed. */
+static void
+test_reflink_always (void)
+{
+  Chain chain;
+  VhdkitCommitOptions options = { .target_layer = 2, .reflink = VHDKIT_REFLINK_ALWAYS };
+  VhdkitCommitStats stats;
+  g_autoptr (GError) error = NULL;
+  g_autofree char *base = NULL, *base_after = NULL;
+  gsize bytes, bytes_after;
+
+  make_three (&chain);
+  g_assert_true (g_file_get_contents (chain.paths[2], &base, &bytes, NULL));
+  g_autofree uint8_t *before = read_file_view (chain.paths[0]);
+  if (run_with (&chain, options, &stats, &error))
+    {
+      g_autofree uint8_t *target = read_file_view (chain.paths[2]);
+      g_assert_cmpmem (before, 32 * MIB, target, 32 * MIB);
+      g_assert_cmpint (stats.bytes_cloned, ==, 2 * MIB + 512 * KIB);
+      g_assert_cmpint (stats.bytes_copied, ==, 1024);
+    }
+  else
+    {
+      g_assert_error (error, VHDKIT_ERROR, VHDKIT_ERROR_UNSUPPORTED);
+      g_assert_nonnull (strstr (error->message, "its file system cannot"));
+      g_assert_true (g_file_get_contents (chain.paths[2], &base_after, &bytes_after, NULL));
+      g_assert_cmpmem (base, bytes, base_after, bytes_after);
+    }
+  scratch_clear ();
+}
+
 /* --- faults and cancel --------------------------------------------------------------------------------- */
 
 /* Every write of a commit fails once: an error, sound images, the same view; then it gets through. */
@@ -396,6 +618,73 @@ test_cancel_and_again (void)
   scratch_clear ();
 }
 
+/* Paused, it stays where it is; resumed, it goes on to its end; total is known before the first byte is done. */
+typedef struct
+{
+  int calls;
+  int64_t paused_at, total;
+  bool was_paused;
+} PauseState;
+
+static void
+on_progress_pause (VhdkitJob *job, void *opaque)
+{
+  PauseState *state = opaque;
+  VhdkitJobProgress progress;
+
+  vhdkit_job_get_progress (job, &progress);
+  if (progress.done > 0 && state->total == 0)
+    state->total = progress.total;
+  if (state->total > 0)
+    g_assert_cmpint (progress.total, ==, state->total);
+  if (progress.state == VHDKIT_JOB_PAUSED && ++state->calls == 1)
+    state->paused_at = progress.done;
+  if (progress.state == VHDKIT_JOB_PAUSED)
+    {
+      g_assert_cmpint (progress.done, ==, state->paused_at);
+      state->was_paused = true;
+      if (state->calls == 3)
+        {
+          vhdkit_job_set_rate_limit (job, 0);
+          vhdkit_job_resume (job);
+        }
+    }
+  else if (!state->was_paused && progress.done > 0)
+    vhdkit_job_pause (job);
+}
+
+static void
+test_pause_and_resume (void)
+{
+  Chain chain;
+  g_autoptr (GError) error = NULL;
+  PauseState state = { 0 };
+  VhdkitJobProgress progress;
+
+  make_three (&chain);
+  g_autofree uint8_t *before = read_file_view (chain.paths[0]);
+  VhdkitImage *image = open_image (chain.paths[0], 0);
+  VhdkitCommitOptions options = { .struct_size = sizeof options, .target_layer = 2, .parallel = 2 };
+  VhdkitJob *job = vhdkit_commit_new (image, &options, &error);
+  const char *source, *target_name;
+  vhdkit_job_get_files (job, &source, &target_name);
+  g_assert_cmpstr (source, ==, chain.paths[0]);
+  g_assert_true (g_str_has_suffix (target_name, "base.vhd"));
+  vhdkit_job_set_rate_limit (job, 2 * MIB);
+  g_assert_true (vhdkit_job_run (job, on_progress_pause, &state, &error));
+  g_assert_no_error (error);
+  g_assert_true (state.was_paused);
+  vhdkit_job_get_progress (job, &progress);
+  g_assert_cmpint (progress.done, ==, progress.total);
+  g_assert_cmpint (progress.total, ==, state.total);
+  g_assert_cmpint (progress.total, ==, 2 * MIB + 512 * KIB + 1024);
+  vhdkit_job_free (job);
+  close_image (image);
+  g_autofree uint8_t *target = read_file_view (chain.paths[2]);
+  g_assert_cmpmem (before, 32 * MIB, target, 32 * MIB);
+  scratch_clear ();
+}
+
 /* While a job runs its images can be read and not written. */
 typedef struct
 {
@@ -462,6 +751,11 @@ main (int argc, char **argv)
   g_test_add_func ("/commit/shrink", test_shrink);
   g_test_add_func ("/commit/refusals", test_refusals);
   g_test_add_func ("/commit/siblings", test_siblings);
+  g_test_add_func ("/commit/plan-numbers", test_plan_numbers);
+  g_test_add_func ("/commit/plan-zeros-and-growth", test_plan_zeros_and_growth);
+  g_test_add_func ("/commit/skip-identical", test_skip_identical);
+  g_test_add_func ("/commit/reflink-always", test_reflink_always);
+  g_test_add_func ("/commit/pause-and-resume", test_pause_and_resume);
   g_test_add_data_func ("/commit/faults/write", "write", test_faults);
   g_test_add_data_func ("/commit/faults/read", "read", test_faults);
   g_test_add_data_func ("/commit/faults/flush", "flush", test_faults);

@@ -68,6 +68,9 @@ int coroutine_fn file_co_flush (BlockDriverState *bs);
 bool file_get_host_id (BlockDriverState *bs, uint64_t id[2]);
 const char *file_get_host_path (BlockDriverState *bs);
 
+/* Of the driver `file`; @src may be a node of any protocol. */
+int coroutine_fn file_co_can_share (BlockDriverState *bs, BlockDriverState *src);
+
 /* Options of both drivers: rows of a table. */
 /* clang-format off */
 #define FILE_COMMON_OPTIONS                                                                                  \

@@ -460,4 +460,5 @@ const BlockDriver file_driver = {
   .get_host_id = file_get_host_id,
   .get_host_path = file_get_host_path,
   .get_mtime = file_get_mtime,
+  .co_can_share = file_co_can_share,
 };
