@@ -85,6 +85,10 @@ void image_leave_reserve (const TestDir *dir, const char *name, int64_t bytes);
 void image_damage_copy (const TestDir *dir, const char *name);
 /* Makes a dynamic or differencing image one of XenServer's, with a batmap. */
 void image_add_batmap (const TestDir *dir, const char *name);
+/* A change of the parent was interrupted: the header is behind the blocks, with the texts of its locators. */
+void image_leave_header_behind (const TestDir *dir, const char *name);
+/* NULL, or what is not as in a fresh image: the header is at 512, the footers are the same. */
+char *image_look_at_layout (const TestDir *dir, const char *name);
 void image_add_rubbish_to_table (const TestDir *dir, const char *name);
 
 /* Of VHDX (vhdx-image.c); none of these changes what the image shows. */

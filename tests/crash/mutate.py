@@ -42,6 +42,12 @@ VHD = [
     ('resize.c', 'ret = clear_entries (s, s->blocks, blocks);', 'ret = 0;'),
     ('open.c', 'if (s->end_footer_valid && (!s->copy_valid || s->copies_differ))', 'if (false)'),
     ('compact.c', 'epochs_co_wait (&s->epochs);\n  /* From here', '/* From here'),
+    ('relink.c', 'disk_type != s->footer.disk_type ? fill_blocks (s) : vhd_co_publish (s)', 'vhd_co_publish (s)'),
+    ('relink.c', 'vhd_bitmap_set (s, bitmap, at, run);', ';'),
+    ('relink.c', 'ret = make_room (s, end);', 'ret = 0;'),
+    ('relink.c', 's->data_end = vhd_used_end (s, used);', ';'),
+    ('relink.c', 'ret = vhd_co_write_footer (s, 0);', 'ret = 0;'),
+    ('open.c', 'ret = vhd_co_settle_header (s, used);', ''),
 ]
 VHDX = [
     ('flush.c', 'ret = bdrv_co_flush (s->bs->file);\n      if (ret < 0)\n        return ret;',
@@ -86,7 +92,7 @@ VHDX = [
 
 # of each driver: what is changed by hand, and the tests that are to notice, with their arguments
 DRIVERS = {
-    'vhd': (VHD, [('tests/crash/' + name, ['-p', '/%s/vhd' % name]) for name in CRASH_TESTS]
+    'vhd': (VHD, [('tests/crash/' + name, ['-p', '/%s/vhd' % name]) for name in CRASH_TESTS + ['crash-relink']]
             + [('tests/unit/test-vhd-relocate', [])]),
     'vhdx': (VHDX, [('tests/unit/test-vhdx-write', [])]
              + [('tests/crash/' + name, ['-p', '/%s/vhdx' % name]) for name in CRASH_TESTS + ['crash-replay']]),

@@ -119,12 +119,70 @@ image_damage_copy (const TestDir *dir, const char *name)
   close (vhd.fd);
 }
 
+static void
+put_checksum (uint8_t *data, int bytes, int field)
+{
+  uint32_t sum = 0;
+
+  put_be (data + field, 4, 0);
+  for (int i = 0; i < bytes; i++)
+    sum += data[i];
+  put_be (data + field, 4, ~sum);
+}
+
+void
+image_leave_header_behind (const TestDir *dir, const char *name)
+{
+  uint8_t rubbish[1024];
+  Vhd vhd;
+  int64_t at;
+
+  vhd_read (&vhd, dir, name);
+  at = vhd.file_bytes - 512;
+  for (uint8_t *locator = vhd.header + 576; locator < vhd.header + 768; locator += 24)
+    {
+      int64_t bytes = (get_be (locator + 8, 4) + 511) / 512 * 512;
+      g_autofree uint8_t *text = g_malloc (bytes);
+
+      if (get_be (locator, 4) == 0)
+        continue;
+      g_assert_cmpint (pread (vhd.fd, text, bytes, get_be (locator + 16, 8)), ==, bytes);
+      vhd_write (&vhd, text, bytes, at);
+      put_be (locator + 16, 8, at);
+      at += bytes;
+    }
+  put_checksum (vhd.header, 1024, 36);
+  vhd_write (&vhd, vhd.header, 1024, at);
+  put_be (vhd.footer + 16, 8, at);
+  put_checksum (vhd.footer, 512, 64);
+  vhd_write (&vhd, vhd.footer, 512, at + 1024);
+  vhd_write (&vhd, vhd.footer, 512, 0);
+  memset (rubbish, 0x5A, sizeof rubbish);
+  vhd_write (&vhd, rubbish, sizeof rubbish, 512);
+  close (vhd.fd);
+}
+
+char *
+image_look_at_layout (const TestDir *dir, const char *name)
+{
+  uint8_t end[512];
+  Vhd vhd;
+
+  vhd_read (&vhd, dir, name);
+  g_assert_cmpint (pread (vhd.fd, end, 512, vhd.file_bytes - 512), ==, 512);
+  close (vhd.fd);
+  if (memcmp (end, vhd.footer, 512) != 0)
+    return g_strdup ("footer and its copy differ");
+  if (get_be (vhd.footer + 16, 8) != 512)
+    return g_strdup_printf ("the header is at offset %" G_GUINT64_FORMAT, get_be (vhd.footer + 16, 8));
+  return NULL;
+}
+
 void
 image_add_batmap (const TestDir *dir, const char *name)
 {
   Vhd vhd;
   uint8_t batmap[512] = "tdbatmap", map[512] = { 0 };
-  uint32_t sum = 0;
   int64_t at;
 
   vhd_read (&vhd, dir, name);
@@ -141,10 +199,7 @@ image_add_batmap (const TestDir *dir, const char *name)
 
   memcpy (vhd.footer + 28, "tap", 4);
   put_be (vhd.footer + 32, 4, 0x00010003);
-  put_be (vhd.footer + 64, 4, 0);
-  for (int i = 0; i < 512; i++)
-    sum += vhd.footer[i];
-  put_be (vhd.footer + 64, 4, ~sum);
+  put_checksum (vhd.footer, 512, 64);
   vhd_write (&vhd, vhd.footer, 512, 0);
   vhd_write (&vhd, vhd.footer, 512, vhd.file_bytes - 512);
   close (vhd.fd);

@@ -216,12 +216,6 @@ vhd_co_trim (BlockDriverState *bs)
     return -EIO;
   epochs_co_wait (&s->epochs);
   g_array_set_size (s->free_slots, 0);
-  s->data_end = vhd_metadata_space_end (s);
-  if (used->len > 0)
-    {
-      const VhdUsedBlock *last = &g_array_index (used, VhdUsedBlock, used->len - 1);
-
-      s->data_end = MAX (s->data_end, vhd_sector_to_offset (last->sector) + s->block_span);
-    }
+  s->data_end = vhd_used_end (s, used);
   return vhd_co_cut (s);
 }

@@ -40,12 +40,6 @@ typedef struct
   int64_t footer_offset;
 } Layout;
 
-static void
-free_text (void *opaque)
-{
-  g_byte_array_unref (((VhdLocatorText *)opaque)->text);
-}
-
 /* The smallest geometry that holds @bytes: what Virtual PC would have made of it. */
 static int64_t
 round_up_to_chs (int64_t bytes)
@@ -157,7 +151,7 @@ plan_sparse (Layout *layout, const BlockCreateParams *params, GError **error)
     {
       if (params->parent->drv->get_identity)
         params->parent->drv->get_identity (params->parent, header->parent_unique_id);
-      end = vhd_make_locators (header, params->child_path, params->parent_path, end, layout->texts);
+      end = vhd_make_locators (header, params->child_path, params->parent_path, NULL, end, layout->texts);
       if (end < 0)
         {
           bdrv_set_error (error, layout->file, VHDKIT_ERROR_INVALID_ARGUMENT,
@@ -248,8 +242,7 @@ vhd_co_create (BlockDriverState *file, const BlockCreateParams *params, GError *
   Layout layout = { .file = file };
   bool ok;
 
-  layout.texts = g_array_new (false, true, sizeof (VhdLocatorText));
-  g_array_set_clear_func (layout.texts, free_text);
+  layout.texts = vhd_locator_texts_new ();
   ok = create_image (&layout, params, error);
   g_array_unref (layout.texts);
   return ok;

@@ -168,6 +168,9 @@ vhd_co_read_locators (VhdState *s, GError **error)
   g_autofree char *name = NULL;
   guint paths;
 
+  g_clear_pointer (&s->parent_paths, g_ptr_array_unref);
+  if (!vhd_is_differencing (s))
+    return true;
   s->parent_paths = g_ptr_array_new_with_free_func (free_parent_path);
   for (size_t i = 0; i < G_N_ELEMENTS (read_order); i++)
     for (int slot = 0; slot < VHD_LOCATORS; slot++)
@@ -247,52 +250,98 @@ vhd_get_identity (BlockDriverState *bs, uint8_t *identity)
 /* --- encoding ---------------------------------------------------------------------------------------------
  */
 
-/* Puts @text (owned by the list from now on) behind what is there, in whole sectors. */
-static int64_t
-place_text (VhdHeader *header, int slot, uint32_t code, GByteArray *text, int64_t file_offset, GArray *texts)
+static void
+free_text (void *opaque)
 {
-  VhdLocatorText entry = { file_offset, text };
-  int64_t space = round_up (text->len, VHD_SECTOR_SIZE);
-
-  /* In bytes, as Windows has it, although the specification says sectors. */
-  header->locators[slot] =
-      (VhdLocator){ .code = code, .space = space, .length = text->len, .offset = file_offset };
-  g_array_append_val (texts, entry);
-  return file_offset + space;
+  g_byte_array_unref (((VhdLocatorText *)opaque)->text);
 }
 
-int64_t
-vhd_make_locators (VhdHeader *header, const char *child_path, const char *parent_path, int64_t file_offset,
-                   GArray *texts)
+GArray *
+vhd_locator_texts_new (void)
 {
-  g_autofree char *windows = path_relative_windows (child_path, parent_path);
-  g_autofree char *base = g_path_get_basename (parent_path);
-  g_autofree char *escaped = g_uri_escape_string (parent_path, "/", TRUE);
-  g_autofree char *url = g_strconcat ("file://", escaped, NULL);
-  g_autofree gunichar2 *name_units = NULL, *path_units = NULL;
-  glong n_name, n_path;
+  GArray *texts = g_array_new (false, true, sizeof (VhdLocatorText));
+
+  g_array_set_clear_func (texts, free_text);
+  return texts;
+}
+
+/* UTF-16LE, or NULL: not UTF-8, or too long. */
+static GByteArray *
+encode_relative (const char *child_path, const char *target)
+{
+  g_autofree char *windows = path_relative_windows (child_path, target);
+  glong n;
+  g_autofree gunichar2 *units = g_utf8_to_utf16 (windows, -1, NULL, &n, NULL);
   GByteArray *text;
 
-  name_units = g_utf8_to_utf16 (base, -1, NULL, &n_name, NULL);
-  path_units = g_utf8_to_utf16 (windows, -1, NULL, &n_path, NULL);
-  if (!name_units || !path_units || n_path * 2 > VHD_LOCATOR_MAX_LENGTH
-      || strlen (url) > VHD_LOCATOR_MAX_LENGTH)
-    return -1;
-
-  memset (header->parent_name, 0, sizeof header->parent_name);
-  for (glong i = 0; i < n_name && n_name < VHD_PARENT_NAME_UNITS; i++)
-    header->parent_name[i] = name_units[i];
-
+  if (!units || n * 2 > VHD_LOCATOR_MAX_LENGTH)
+    return NULL;
   text = g_byte_array_new ();
-  for (glong i = 0; i < n_path; i++)
+  for (glong i = 0; i < n; i++)
     {
-      uint8_t unit[2] = { path_units[i] & 0xFF, path_units[i] >> 8 };
+      uint8_t unit[2] = { units[i] & 0xFF, units[i] >> 8 };
 
       g_byte_array_append (text, unit, sizeof unit);
     }
-  file_offset = place_text (header, 0, VHD_LOCATOR_W2RU, text, file_offset, texts);
+  return text;
+}
 
-  text = g_byte_array_new ();
-  g_byte_array_append (text, (const uint8_t *)url, strlen (url));
-  return place_text (header, 1, VHD_LOCATOR_MACX, text, file_offset, texts);
+/* NULL: too long. */
+static GByteArray *
+encode_url (const char *target)
+{
+  g_autofree char *escaped = g_uri_escape_string (target, "/", TRUE);
+  g_autofree char *url = g_strconcat ("file://", escaped, NULL);
+
+  if (strlen (url) > VHD_LOCATOR_MAX_LENGTH)
+    return NULL;
+  return g_byte_array_append (g_byte_array_new (), (const uint8_t *)url, strlen (url));
+}
+
+/* Puts @text (owned by the list from now on) at *file_offset, in whole sectors, and moves that behind it.  false:
+ * there is no text. */
+static bool
+place_text (VhdHeader *header, int slot, uint32_t code, GByteArray *text, int64_t *file_offset, GArray *texts)
+{
+  VhdLocatorText entry = { *file_offset, text };
+  int64_t space;
+
+  if (!text)
+    return false;
+  space = round_up (text->len, VHD_SECTOR_SIZE);
+  /* In bytes, as Windows has it, although the specification says sectors. */
+  header->locators[slot] =
+      (VhdLocator){ .code = code, .space = space, .length = text->len, .offset = *file_offset };
+  g_array_append_val (texts, entry);
+  *file_offset += space;
+  return true;
+}
+
+int64_t
+vhd_make_locators (VhdHeader *header, const char *child_path, const char *parent_path, const char *other_path,
+                   int64_t file_offset, GArray *texts)
+{
+  g_autofree char *base = g_path_get_basename (parent_path);
+  glong n_name;
+  g_autofree gunichar2 *name_units = g_utf8_to_utf16 (base, -1, NULL, &n_name, NULL);
+
+  memset (header->locators, 0, sizeof header->locators);
+  memset (header->parent_name, 0, sizeof header->parent_name);
+  if (!name_units)
+    return -1;
+  for (glong i = 0; i < n_name && n_name < VHD_PARENT_NAME_UNITS; i++)
+    header->parent_name[i] = name_units[i];
+
+  if (!place_text (header, 0, VHD_LOCATOR_W2RU, encode_relative (child_path, parent_path), &file_offset,
+                   texts)
+      || !place_text (header, 1, VHD_LOCATOR_MACX, encode_url (parent_path), &file_offset, texts))
+    return -1;
+  /* A second MacX and W2ku, whose turn is after both of the above.  W2ku as XenServer has it: what it holds is
+   * relative, and readers take it by its form. */
+  if (other_path
+      && (!place_text (header, 2, VHD_LOCATOR_MACX, encode_url (other_path), &file_offset, texts)
+          || !place_text (header, 3, VHD_LOCATOR_W2KU, encode_relative (child_path, other_path), &file_offset,
+                          texts)))
+    return -1;
+  return file_offset;
 }

@@ -488,7 +488,7 @@ open_image (VhdState *s, GError **error)
     }
   vhd_refresh_sizes (s);
   s->bat = bdrv_meta_cache_new (bs->file, VHD_BAT_PAGE, VHD_CACHE_BYTES);
-  if (vhd_is_differencing (s) && !vhd_co_read_locators (s, error))
+  if (!vhd_co_read_locators (s, error))
     return false;
   bs->limits.zeroes_alignment = VHD_SECTOR_SIZE;
   bs->limits.discard_alignment = s->block_size;
@@ -699,6 +699,17 @@ vhd_metadata_space_end (const VhdState *s)
   return end;
 }
 
+int64_t
+vhd_used_end (const VhdState *s, const GArray *used)
+{
+  int64_t end = vhd_metadata_space_end (s);
+
+  if (used->len > 0)
+    end = MAX (end, vhd_sector_to_offset (g_array_index (used, VhdUsedBlock, used->len - 1).sector)
+                        + s->block_span);
+  return end;
+}
+
 bool coroutine_fn
 vhd_co_reopen_rw (BlockDriverState *bs, GError **error)
 {
@@ -739,15 +750,9 @@ vhd_co_reopen_rw (BlockDriverState *bs, GError **error)
   used = vhd_co_collect_blocks (s, error);
   if (!used)
     return false;
-  s->data_end = vhd_metadata_space_end (s);
-  if (used->len > 0)
-    {
-      const VhdUsedBlock *last = &g_array_index (used, VhdUsedBlock, used->len - 1);
-
-      if (!check_last_block (s, last, error))
-        return false;
-      s->data_end = MAX (s->data_end, vhd_sector_to_offset (last->sector) + s->block_span);
-    }
+  if (used->len > 0 && !check_last_block (s, &g_array_index (used, VhdUsedBlock, used->len - 1), error))
+    return false;
+  s->data_end = vhd_used_end (s, used);
   if (!s->can_grow)
     {
       int64_t end = bdrv_length (bs->file) - VHD_FOOTER_SIZE;
@@ -771,7 +776,6 @@ vhd_co_reopen_rw (BlockDriverState *bs, GError **error)
       s->writable = false;
       return false;
     }
-  find_free_slots (s, used);
 
   /* What lies behind the last block is left from an interrupted run: new blocks rely on zeros there. */
   ret = vhd_co_cut (s);
@@ -781,5 +785,15 @@ vhd_co_reopen_rw (BlockDriverState *bs, GError **error)
       bdrv_set_error_errno (error, bs, ret, "cannot put the footer at offset %" PRId64, s->data_end);
       return false;
     }
+  /* And a header: before blocks are put behind it. */
+  ret = vhd_co_settle_header (s, used);
+  if (ret < 0)
+    {
+      s->writable = false;
+      bdrv_set_error_errno (error, bs, ret, "cannot move the dynamic header from offset %" PRIu64,
+                            s->footer.data_offset);
+      return false;
+    }
+  find_free_slots (s, used);
   return true;
 }

@@ -29,7 +29,7 @@
  *   another writer with zero bits gets all ones, durably, before data is written below them.
  *
  * The footer
- *   The copy at 0 changes only in a resize and in repair.  When blocks need room the file grows by a step of
+ *   The copy at 0 changes only in a resize, in a change of the parent and in repair.  When blocks need room the file grows by a step of
  *   many blocks: the footer is written at the new end first, and the space before it is zero; what the old
  *   footer's place holds is cleared before a block takes it.  Closing cuts the reserve: footer at its final
  *   place, flush, truncate (I4).
@@ -215,6 +215,8 @@ int coroutine_fn vhd_co_cut (VhdState *s);
 void vhd_refresh_sizes (VhdState *s);
 /* As s->metadata_end, with the space that locators reserve for longer texts. */
 int64_t vhd_metadata_space_end (const VhdState *s);
+/* The end of metadata and blocks; @used: the blocks (VhdUsedBlock) sorted by sector. */
+int64_t vhd_used_end (const VhdState *s, const GArray *used);
 /* Whether slot @slot is in use and its text lies in the file, in no other structure. */
 bool vhd_locator_is_sound (const VhdState *s, int slot);
 /* The end of the space for blocks: the footer, or the end of a file that lost it. */
@@ -333,7 +335,8 @@ int coroutine_fn vhd_co_zero_range (VhdState *s, int64_t offset, int64_t bytes);
 extern const char *const vhd_parent_formats[];
 bool vhd_get_parent_link (BlockDriverState *bs, BlockParentLink *link);
 bool vhd_get_identity (BlockDriverState *bs, uint8_t *identity);
-/* Reads the locator texts and fills s->parent_paths; what is no path is warned of and left out. */
+/* Reads the locator texts of a differencing image and fills s->parent_paths anew; what is no path is warned of and
+ * left out. */
 bool coroutine_fn vhd_co_read_locators (VhdState *s, GError **error);
 /* The text of a locator to be written; owned by the list. */
 typedef struct
@@ -341,10 +344,20 @@ typedef struct
   int64_t file_offset;
   GByteArray *text;
 } VhdLocatorText;
-/* Fills in @header's parent name and locators for a parent at @parent_path (both paths absolute), with their
- * texts from @file_offset on; returns the end (bytes), or -1 when a path is too long. */
+/* An empty list of VhdLocatorText. */
+GArray *vhd_locator_texts_new (void);
+/* Fills in @header's parent name and locators for a parent at @parent_path or, tried after it, at @other_path (NULL:
+ * nowhere else), all paths absolute, with their texts from @file_offset on; returns the end (bytes), or -1 when a
+ * path is too long or not UTF-8. */
 int64_t vhd_make_locators (VhdHeader *header, const char *child_path, const char *parent_path,
-                           int64_t file_offset, GArray *texts);
+                           const char *other_path, int64_t file_offset, GArray *texts);
+
+/* relink.c */
+bool coroutine_fn vhd_co_change_parent (BlockDriverState *bs, const BlockParentChange *change,
+                                        GError **error);
+/* A header that stands behind a block goes back to where the others of its kind are, if there is room, and the
+ * space is given back; @used: the blocks (VhdUsedBlock) sorted by sector.  Both footers are good.  0 or -errno. */
+int coroutine_fn vhd_co_settle_header (VhdState *s, const GArray *used);
 
 /* create.c, resize.c, compact.c, check.c, info.c */
 bool coroutine_fn vhd_co_create (BlockDriverState *file, const BlockCreateParams *params, GError **error);
