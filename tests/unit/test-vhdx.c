@@ -342,14 +342,26 @@ test_locator_of_child (void)
     { "relative_path", "..\\base\\p.vhdx" },
     { "absolute_win32_path", "/disks/base/p.vhdx" },
   };
-  g_autoptr (GArray) entries =
-      vhdx_locator_make (&vhdx_guid_bat, "/disks/children/c.vhdx", "/disks/base/p.vhdx");
+  VhdxState parent_state = { .header.data_write_guid = vhdx_guid_bat };
+  BlockDriverState parent = { .opaque = &parent_state };
+  BlockParentChange link = { &parent, "/disks/children/c.vhdx", "/disks/base/p.vhdx", NULL };
 
-  g_assert_cmpint (entries->len, ==, G_N_ELEMENTS (expected));
-  for (guint i = 0; i < entries->len; i++)
+  for (int other = 0; other < 2; other++)
     {
-      g_assert_cmpstr (g_array_index (entries, VhdxLocatorEntry, i).key, ==, expected[i][0]);
-      g_assert_cmpstr (g_array_index (entries, VhdxLocatorEntry, i).value, ==, expected[i][1]);
+      g_autoptr (GArray) entries = NULL;
+      g_autoptr (GByteArray) item = vhdx_locator_make (NULL, &link, &entries, NULL);
+
+      g_assert_nonnull (item);
+      g_assert_cmpint (entries->len, ==, G_N_ELEMENTS (expected));
+      for (guint i = 0; i < entries->len; i++)
+        {
+          bool absolute = strcmp (expected[i][0], "absolute_win32_path") == 0;
+
+          g_assert_cmpstr (g_array_index (entries, VhdxLocatorEntry, i).key, ==, expected[i][0]);
+          g_assert_cmpstr (g_array_index (entries, VhdxLocatorEntry, i).value, ==,
+                           other && absolute ? "/disks/other/p.vhdx" : expected[i][1]);
+        }
+      link.other_path = "/disks/other/p.vhdx";
     }
 }
 

@@ -316,21 +316,35 @@ vhdx_co_promote (VhdxState *s, uint64_t block, int64_t file_offset)
 
 /* --- blocks that were filled ------------------------------------------------------------------------------- */
 
-/* @block is fully present if all its bits are set. */
+int coroutine_fn
+vhdx_co_reduced_state (VhdxState *s, uint64_t block, VhdxBlockState *state)
+{
+  VhdxPiece piece = { block, 0, vhdx_bytes_in_block (s, block) };
+  int64_t run;
+  bool present;
+  int ret = vhdx_co_bitmap_run (s, &piece, &run, &present);
+
+  *state = VHDX_BLOCK_PARTIALLY_PRESENT;
+  if (ret < 0 || run < piece.bytes)
+    return ret;
+  if (!present)
+    *state = VHDX_BLOCK_NOT_PRESENT;
+  /* The last block of the disk stays as it is: growing must find out what its end shows. */
+  else if (piece.bytes == s->metadata.block_size)
+    *state = VHDX_BLOCK_FULLY_PRESENT;
+  return 0;
+}
+
 static int coroutine_fn
 promote_if_full (VhdxState *s, uint64_t block)
 {
-  int64_t offset = (int64_t)block * s->metadata.block_size, run;
-  VhdxPiece piece = vhdx_piece_at (s, offset, MIN ((int64_t)s->metadata.block_size, s->bs->bytes - offset));
+  VhdxBlockState reduced = VHDX_BLOCK_PARTIALLY_PRESENT;
   VhdxBlock entry;
-  bool present;
   int ret = vhdx_co_lookup (s, block, &entry);
 
-  /* The last block of the disk stays as it is: growing must find out what its end shows. */
-  if (ret < 0 || entry.state != VHDX_BLOCK_PARTIALLY_PRESENT || piece.bytes < s->metadata.block_size)
-    return ret;
-  ret = vhdx_co_bitmap_run (s, &piece, &run, &present);
-  if (ret < 0 || !present || run < piece.bytes)
+  if (ret == 0 && entry.state == VHDX_BLOCK_PARTIALLY_PRESENT)
+    ret = vhdx_co_reduced_state (s, block, &reduced);
+  if (ret < 0 || reduced != VHDX_BLOCK_FULLY_PRESENT)
     return ret;
   return vhdx_co_promote (s, block, entry.file_offset);
 }

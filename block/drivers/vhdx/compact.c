@@ -117,10 +117,13 @@ vhdx_co_drop_block (BlockDriverState *bs, int64_t offset, BlockDrop drop)
   VhdxState *s = bs->opaque;
   /* Without a parent both read as zeros; the state that says so is the one to keep ([MS-VHDX] 2.5.1.1). */
   bool zero = drop == BLOCK_DROP_ZERO || !s->metadata.has_parent;
+  int ret;
 
-  int ret =
+  /* Whoever found the same below looked at a parent that was given up. */
+  if (drop == BLOCK_DROP_UNALLOCATED && !s->metadata.has_parent && bs->backing)
+    return -EINVAL;
+  ret =
       vhdx_co_set_state (s, offset / s->metadata.block_size, zero ? VHDX_BLOCK_ZERO : VHDX_BLOCK_NOT_PRESENT);
-
   return ret < 0 ? ret : vhdx_co_maybe_publish (s);
 }
 

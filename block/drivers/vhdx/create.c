@@ -175,12 +175,6 @@ take_options (Layout *layout, const BlockCreateParams *params, const VhdxMetadat
 /* --- metadata ------------------------------------------------------------------------------------------- */
 
 static void
-free_item (void *opaque)
-{
-  g_byte_array_unref (((VhdxItem *)opaque)->content);
-}
-
-static void
 add_item (Layout *layout, const VhdxGuid *id, uint32_t flags, const void *content, size_t bytes)
 {
   VhdxItem item = { *id, flags, g_byte_array_new () };
@@ -211,26 +205,11 @@ add_known_items (Layout *layout)
 static bool coroutine_fn
 add_items_of_child (Layout *layout, const BlockCreateParams *params, GError **error)
 {
-  VhdxState *parent = params->parent->opaque;
+  const BlockParentChange link = { params->parent, params->child_path, params->parent_path, NULL };
   g_autoptr (GArray) entries = NULL;
-  g_autoptr (GByteArray) locator = NULL;
+  g_autoptr (GByteArray) locator = vhdx_locator_make (layout->file, &link, &entries, error);
 
-  if (vhdx_guid_is_zero (&parent->header.data_write_guid))
-    {
-      bdrv_set_error (error, layout->file, VHDKIT_ERROR_UNSUPPORTED,
-                      "the parent %s has no identity (its DataWriteGuid is zero)", params->parent->filename);
-      return false;
-    }
-  entries = vhdx_locator_make (&parent->header.data_write_guid, params->child_path, params->parent_path);
-  locator = vhdx_locator_encode (entries);
-  if (!locator)
-    {
-      bdrv_set_error (error, layout->file, VHDKIT_ERROR_INVALID_ARGUMENT,
-                      "the path of the parent, %s, is too long or not UTF-8 and cannot be stored",
-                      params->parent_path);
-      return false;
-    }
-  if (!vhdx_co_read_other_disk_items (parent, layout->items, error))
+  if (!locator || !vhdx_co_read_other_disk_items (params->parent->opaque, layout->items, error))
     return false;
   add_item (layout, &vhdx_guid_locator, VHDX_METADATA_REQUIRED, locator->data, locator->len);
   return true;
@@ -428,8 +407,7 @@ vhdx_co_create (BlockDriverState *file, const BlockCreateParams *params, GError 
   Layout layout = { .file = file };
   bool ok;
 
-  layout.items = g_array_new (false, true, sizeof (VhdxItem));
-  g_array_set_clear_func (layout.items, free_item);
+  layout.items = vhdx_items_new ();
   ok = create_image (&layout, params, error);
   g_array_unref (layout.items);
   g_clear_pointer (&layout.metadata_region, g_byte_array_unref);

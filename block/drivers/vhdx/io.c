@@ -41,10 +41,17 @@ vhdx_co_bitmap_run (VhdxState *s, const VhdxPiece *piece, int64_t *bytes, bool *
   return 0;
 }
 
+/* A parent that was given up may still be attached, and show more than the disk had then. */
+static bool
+has_open_parent (const VhdxState *s)
+{
+  return s->metadata.has_parent && s->bs->backing;
+}
+
 static int coroutine_fn
 read_parent (VhdxState *s, int64_t offset, int64_t bytes, const IoVector *qiov, size_t qiov_offset)
 {
-  if (s->bs->backing)
+  if (has_open_parent (s))
     return bdrv_co_preadv (s->bs->backing, offset, bytes, qiov, qiov_offset);
   io_vector_memset (qiov, qiov_offset, 0, bytes);
   return 0;
@@ -137,7 +144,10 @@ vhdx_co_block_status (BlockDriverState *bs, int64_t offset, int64_t bytes, int64
 
       if (run > 0)
         *pnum = MIN (bytes, run * (int64_t)s->metadata.block_size - piece.in_block);
-      return entry.state == VHDX_BLOCK_NOT_PRESENT ? 0 : BDRV_BLOCK_ZERO | BDRV_BLOCK_ALLOCATED;
+      /* Without a backing node nobody answers, and zeros show; one that is not the parent any more is not asked. */
+      if (entry.state == VHDX_BLOCK_NOT_PRESENT && (has_open_parent (s) || !s->bs->backing))
+        return 0;
+      return BDRV_BLOCK_ZERO | BDRV_BLOCK_ALLOCATED;
     }
   if (entry.state == VHDX_BLOCK_PARTIALLY_PRESENT)
     {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The link to a parent that is about to change ([MS-VHDX] 2.6.2.6.3).
+ * The link to a parent whose identity is about to change ([MS-VHDX] 2.6.2.6.3).
  *
  * A child stores the DataWriteGuid of its parent, which is new with the first change of the parent's content: a merge
  * into the parent would break the link.  G0 is what the parent has, G1 what it will have.
@@ -74,6 +74,16 @@ set_linkage (VhdxState *s, const VhdxGuid *linkage, const VhdxGuid *linkage2, GE
   return true;
 }
 
+static bool coroutine_fn
+end_log (VhdxState *s, GError **error)
+{
+  int ret = vhdx_co_end_log (s);
+
+  if (ret < 0)
+    bdrv_set_error_errno (error, s->bs, ret, "cannot drain the log");
+  return ret == 0;
+}
+
 bool coroutine_fn
 vhdx_co_parent_changed (BlockDriverState *bs, BlockDriverState *parent, bool begin, GError **error)
 {
@@ -95,8 +105,20 @@ vhdx_co_parent_changed (BlockDriverState *bs, BlockDriverState *parent, bool beg
     }
   if (!set_linkage (s, &next, &none, error))
     return false;
-  ret = vhdx_co_end_log (s);
-  if (ret < 0)
-    bdrv_set_error_errno (error, bs, ret, "cannot drain the log");
-  return ret == 0;
+  return end_log (s, error);
+}
+
+bool coroutine_fn
+vhdx_co_accept_identity (BlockDriverState *bs, const uint8_t *identity, GError **error)
+{
+  VhdxState *s = bs->opaque;
+  VhdxGuid now, also;
+
+  if (!s->metadata.has_parent || !bs->backing || !bdrv_get_identity (bs->backing, now.b))
+    {
+      bdrv_set_error (error, bs, VHDKIT_ERROR_INVALID_ARGUMENT, "it has no parent, or it is not open");
+      return false;
+    }
+  memcpy (also.b, identity, sizeof also.b);
+  return set_linkage (s, &now, &also, error) && end_log (s, error);
 }

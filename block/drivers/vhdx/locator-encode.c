@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Parent locators ([MS-VHDX] 2.6.2.6) from text to bytes, and what stands in those of a new child: no I/O. */
+/* Parent locators ([MS-VHDX] 2.6.2.6) from text to bytes, and what stands in those that link to a parent: no I/O. */
 #include <string.h>
 
 #include "path.h"
@@ -66,11 +66,11 @@ add_guid (GArray *entries, const char *key, const VhdxGuid *guid)
   add_entry (entries, key, braced);
 }
 
-GArray *
-vhdx_locator_make (const VhdxGuid *linkage, const char *child_path, const char *parent_path)
+static GArray *
+make_entries (const VhdxGuid *linkage, const BlockParentChange *link)
 {
   static const VhdxGuid none;
-  g_autofree char *relative = path_relative_windows (child_path, parent_path);
+  g_autofree char *relative = path_relative_windows (link->child_path, link->parent_path);
   GArray *entries = vhdx_locator_new ();
 
   add_guid (entries, "parent_linkage", linkage);
@@ -78,7 +78,34 @@ vhdx_locator_make (const VhdxGuid *linkage, const char *child_path, const char *
   add_guid (entries, "parent_linkage2", &none);
   add_entry (entries, "relative_path", relative);
   /* This host has no Windows path to give.  On Windows "/dir/parent.vhdx" leads nowhere, or to a file that has
-   * not the identity; here it finds the parent of a child that was moved. */
-  add_entry (entries, "absolute_win32_path", parent_path);
+   * not the identity; here it finds the parent of a child that was moved, or, as the last to be tried, the one that
+   * is somewhere else. */
+  add_entry (entries, "absolute_win32_path", link->other_path ? link->other_path : link->parent_path);
   return entries;
+}
+
+GByteArray *
+vhdx_locator_make (const BlockDriverState *child, const BlockParentChange *link, GArray **entries,
+                   GError **error)
+{
+  const VhdxState *parent = link->parent->opaque;
+  g_autoptr (GArray) made = NULL;
+  GByteArray *item;
+
+  if (vhdx_guid_is_zero (&parent->header.data_write_guid))
+    {
+      bdrv_set_error (error, child, VHDKIT_ERROR_UNSUPPORTED,
+                      "the parent %s has no identity (its DataWriteGuid is zero)", link->parent->filename);
+      return NULL;
+    }
+  made = make_entries (&parent->header.data_write_guid, link);
+  item = vhdx_locator_encode (made);
+  if (!item)
+    bdrv_set_error (error, child, VHDKIT_ERROR_INVALID_ARGUMENT,
+                    "the path of the parent, %s%s%s, is too long or not UTF-8 and cannot be stored",
+                    link->parent_path, link->other_path ? " or " : "",
+                    link->other_path ? link->other_path : "");
+  else
+    *entries = g_steal_pointer (&made);
+  return item;
 }

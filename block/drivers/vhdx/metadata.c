@@ -5,12 +5,6 @@
 
 #include "vhdx.h"
 
-typedef struct
-{
-  VhdxGuid id;
-  uint32_t offset, length, flags;
-} Item;
-
 enum
 {
   ITEM_PARAMETERS,
@@ -44,7 +38,7 @@ static const struct
 };
 
 static bool
-corrupt (VhdxState *s, GError **error, const Item *item, const char *what)
+corrupt (VhdxState *s, GError **error, const VhdxMetadataEntry *item, const char *what)
 {
   char text[37];
 
@@ -56,7 +50,7 @@ corrupt (VhdxState *s, GError **error, const Item *item, const char *what)
 }
 
 static bool
-check_item (VhdxState *s, const GArray *items, const Item *item, GError **error)
+check_item (VhdxState *s, const GArray *items, const VhdxMetadataEntry *item, GError **error)
 {
   if (vhdx_guid_is_zero (&item->id))
     return corrupt (s, error, item, "the id is zero");
@@ -68,7 +62,7 @@ check_item (VhdxState *s, const GArray *items, const Item *item, GError **error)
     return corrupt (s, error, item, "not inside the region");
   for (guint i = 0; i < items->len; i++)
     {
-      const Item *other = &g_array_index (items, Item, i);
+      const VhdxMetadataEntry *other = &g_array_index (items, VhdxMetadataEntry, i);
 
       if (vhdx_guid_equal (&other->id, &item->id)
           && (other->flags & VHDX_METADATA_USER) == (item->flags & VHDX_METADATA_USER))
@@ -79,11 +73,11 @@ check_item (VhdxState *s, const GArray *items, const Item *item, GError **error)
   return true;
 }
 
-static GArray *coroutine_fn
-read_table (VhdxState *s, GError **error)
+GArray *coroutine_fn
+vhdx_co_read_metadata_table (VhdxState *s, GError **error)
 {
   g_autofree uint8_t *table = g_malloc (VHDX_METADATA_TABLE_SIZE);
-  g_autoptr (GArray) items = g_array_new (false, false, sizeof (Item));
+  g_autoptr (GArray) items = g_array_new (false, false, sizeof (VhdxMetadataEntry));
   const VhdxMetadataTableDisk *disk = (const void *)table;
   /* Which has all that most tables have. */
   int ret = vhdx_co_read (s, s->metadata_region.file_offset, VHDX_PAGE, table);
@@ -109,11 +103,11 @@ read_table (VhdxState *s, GError **error)
   for (uint32_t i = 0; i < count; i++)
     {
       VhdxMetadataEntryDisk entry;
-      Item item;
+      VhdxMetadataEntry item;
 
       memcpy (&entry, table + sizeof *disk + i * sizeof entry, sizeof entry);
-      item =
-          (Item){ entry.item_id, le32_get (entry.offset), le32_get (entry.length), le32_get (entry.flags) };
+      item = (VhdxMetadataEntry){ entry.item_id, le32_get (entry.offset), le32_get (entry.length),
+                                  le32_get (entry.flags) };
       if (!check_item (s, items, &item, error))
         return NULL;
       g_array_append_val (items, item);
@@ -123,11 +117,11 @@ read_table (VhdxState *s, GError **error)
 
 /* The table's entries by what they are; unknown ones that may be ignored are. */
 static bool
-sort_items (VhdxState *s, const GArray *items, Item sorted[N_ITEMS], GError **error)
+sort_items (VhdxState *s, const GArray *items, VhdxMetadataEntry sorted[N_ITEMS], GError **error)
 {
   for (guint i = 0; i < items->len; i++)
     {
-      const Item *item = &g_array_index (items, Item, i);
+      const VhdxMetadataEntry *item = &g_array_index (items, VhdxMetadataEntry, i);
       int known = -1;
 
       for (int k = 0; k < N_ITEMS && !(item->flags & VHDX_METADATA_USER); k++)
@@ -165,20 +159,8 @@ sort_items (VhdxState *s, const GArray *items, Item sorted[N_ITEMS], GError **er
   return true;
 }
 
-/* Of the virtual disk, and nothing this driver writes by itself. */
-static bool
-is_other_disk_item (const Item *item)
-{
-  if (!(item->flags & VHDX_METADATA_VIRTUAL_DISK))
-    return false;
-  for (int k = 0; k < N_ITEMS && !(item->flags & VHDX_METADATA_USER); k++)
-    if (vhdx_guid_equal (&item->id, known_items[k].id))
-      return k == ITEM_CHS || k == ITEM_PMEM;
-  return true;
-}
-
-static int coroutine_fn
-read_item (VhdxState *s, const Item *item, void *buf)
+int coroutine_fn
+vhdx_co_read_metadata_item (VhdxState *s, const VhdxMetadataEntry *item, void *buf)
 {
   return vhdx_co_read (s, s->metadata_region.file_offset + item->offset, item->length, buf);
 }
@@ -207,7 +189,7 @@ check_values (VhdxState *s, GError **error)
 }
 
 static bool coroutine_fn
-read_locator (VhdxState *s, const Item *item, GError **error)
+read_locator (VhdxState *s, const VhdxMetadataEntry *item, GError **error)
 {
   g_autofree uint8_t *buf = NULL;
   int ret;
@@ -219,7 +201,7 @@ read_locator (VhdxState *s, const Item *item, GError **error)
       return false;
     }
   buf = g_malloc (item->length);
-  ret = read_item (s, item, buf);
+  ret = vhdx_co_read_metadata_item (s, item, buf);
   if (ret < 0)
     {
       bdrv_set_error_errno (error, s->bs, ret, "cannot read the parent locator");
@@ -231,8 +213,8 @@ read_locator (VhdxState *s, const Item *item, GError **error)
 bool coroutine_fn
 vhdx_co_read_metadata (VhdxState *s, GError **error)
 {
-  g_autoptr (GArray) items = read_table (s, error);
-  Item sorted[N_ITEMS] = { 0 };
+  g_autoptr (GArray) items = vhdx_co_read_metadata_table (s, error);
+  VhdxMetadataEntry sorted[N_ITEMS] = { 0 };
   VhdxMetadata *m = &s->metadata;
   Le32 parameters[2], logical, physical;
   Le64 bytes;
@@ -240,15 +222,15 @@ vhdx_co_read_metadata (VhdxState *s, GError **error)
 
   if (!items || !sort_items (s, items, sorted, error))
     return false;
-  ret = read_item (s, &sorted[ITEM_PARAMETERS], parameters);
+  ret = vhdx_co_read_metadata_item (s, &sorted[ITEM_PARAMETERS], parameters);
   if (ret == 0)
-    ret = read_item (s, &sorted[ITEM_DISK_SIZE], &bytes);
+    ret = vhdx_co_read_metadata_item (s, &sorted[ITEM_DISK_SIZE], &bytes);
   if (ret == 0)
-    ret = read_item (s, &sorted[ITEM_DISK_ID], &m->disk_id);
+    ret = vhdx_co_read_metadata_item (s, &sorted[ITEM_DISK_ID], &m->disk_id);
   if (ret == 0)
-    ret = read_item (s, &sorted[ITEM_LOGICAL_SECTOR], &logical);
+    ret = vhdx_co_read_metadata_item (s, &sorted[ITEM_LOGICAL_SECTOR], &logical);
   if (ret == 0)
-    ret = read_item (s, &sorted[ITEM_PHYSICAL_SECTOR], &physical);
+    ret = vhdx_co_read_metadata_item (s, &sorted[ITEM_PHYSICAL_SECTOR], &physical);
   if (ret < 0)
     {
       bdrv_set_error_errno (error, s->bs, ret, "cannot read the metadata at offset %" PRId64,
@@ -268,195 +250,6 @@ vhdx_co_read_metadata (VhdxState *s, GError **error)
   if (sorted[ITEM_LOCATOR].length > 0)
     bdrv_warn (s->bs, "metadata: a parent locator, but the image has no parent");
   return true;
-}
-
-bool coroutine_fn
-vhdx_co_read_other_disk_items (VhdxState *s, GArray *items, GError **error)
-{
-  g_autoptr (GArray) table = read_table (s, error);
-  int64_t bytes = 0;
-
-  for (guint i = 0; table && i < table->len; i++)
-    {
-      const Item *item = &g_array_index (table, Item, i);
-      VhdxItem copy = { item->id, item->flags & VHDX_METADATA_KNOWN_FLAGS, NULL };
-      int ret = 0;
-
-      if (!is_other_disk_item (item))
-        continue;
-      bytes += item->length;
-      if (bytes > VHDX_MAX_COPIED_METADATA)
-        {
-          bdrv_set_error (error, s->bs, VHDKIT_ERROR_UNSUPPORTED,
-                          "metadata at offset %" PRId64 ": more than %" PRId64 " bytes to copy to a child",
-                          s->metadata_region.file_offset, VHDX_MAX_COPIED_METADATA);
-          return false;
-        }
-      copy.content = g_byte_array_new ();
-      g_byte_array_set_size (copy.content, item->length);
-      if (item->length > 0)
-        ret = read_item (s, item, copy.content->data);
-      g_array_append_val (items, copy);
-      if (ret < 0)
-        {
-          bdrv_set_error_errno (error, s->bs, ret, "cannot read the metadata at offset %" PRId64,
-                                s->metadata_region.file_offset + item->offset);
-          return false;
-        }
-    }
-  return table != NULL;
-}
-
-/* --- changing ----------------------------------------------------------------------------------------------- */
-
-/* Free space for @bytes in the region, behind all that is there; 0: none. */
-static uint32_t
-find_room (const VhdxState *s, const GArray *items, uint32_t bytes)
-{
-  int64_t end = VHDX_METADATA_TABLE_SIZE;
-
-  for (guint i = 0; i < items->len; i++)
-    {
-      const Item *item = &g_array_index (items, Item, i);
-
-      end = MAX (end, (int64_t)item->offset + item->length);
-    }
-  end = round_up (end, 8);
-  return end + bytes <= s->metadata_region.bytes ? end : 0;
-}
-
-/* The table as it is now, and where item @id stands in it; NULL on failure. */
-static GArray *coroutine_fn
-find_item (VhdxState *s, const VhdxGuid *id, guint *found, GError **error)
-{
-  g_autoptr (GArray) items = NULL;
-  int ret = vhdx_co_publish (s);
-
-  if (ret < 0)
-    {
-      bdrv_set_error_errno (error, s->bs, ret, "cannot write back its metadata");
-      return NULL;
-    }
-  items = read_table (s, error);
-  if (!items)
-    return NULL;
-  for (*found = 0; *found < items->len; (*found)++)
-    {
-      const Item *item = &g_array_index (items, Item, *found);
-
-      if (vhdx_guid_equal (&item->id, id) && !(item->flags & VHDX_METADATA_USER))
-        return g_steal_pointer (&items);
-    }
-  /* It was there when the image was opened. */
-  bdrv_poison (s->bs);
-  bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
-                  "metadata table at offset %" PRId64 ": it has changed while the image was open",
-                  s->metadata_region.file_offset);
-  return NULL;
-}
-
-/* New bytes for a part of the region, from its start on. */
-typedef struct
-{
-  int64_t offset;
-  const void *data;
-  uint32_t bytes;
-} Change;
-
-static int64_t
-table_entry_offset (guint index)
-{
-  return sizeof (VhdxMetadataTableDisk) + (int64_t)index * sizeof (VhdxMetadataEntryDisk);
-}
-
-static VhdxMetadataEntryDisk
-encode_entry (const Item *item)
-{
-  return (VhdxMetadataEntryDisk){ item->id, le32 (item->offset), le32 (item->length), le32 (item->flags),
-                                  le32 (0) };
-}
-
-/* All of @changes or none of them, durable on return. */
-static bool coroutine_fn
-change_region (VhdxState *s, const Change *changes, size_t n, GError **error)
-{
-  size_t pages = 0;
-  int ret = 0;
-
-  for (size_t i = 0; i < n; i++)
-    pages += changes[i].bytes / VHDX_PAGE + 2;
-  if (pages > vhdx_log_capacity (s))
-    {
-      bdrv_set_error (error, s->bs, VHDKIT_ERROR_UNSUPPORTED,
-                      "metadata region at offset %" PRId64 ": an item of %u bytes is too long for the log",
-                      s->metadata_region.file_offset, changes[0].bytes);
-      return false;
-    }
-
-  /* No round comes between them. */
-  co_mutex_lock (&s->publish_lock);
-  for (size_t i = 0; i < n && ret == 0; i++)
-    ret = vhdx_co_log_metadata (s, s->metadata_region.file_offset + changes[i].offset, changes[i].data,
-                                changes[i].bytes);
-  co_mutex_unlock (&s->publish_lock);
-  if (ret == 0)
-    ret = vhdx_co_publish (s);
-  if (ret < 0)
-    {
-      /* The change is in memory: a later round must not make it durable when nobody counts on it. */
-      bdrv_poison (s->bs);
-      bdrv_set_error_errno (error, s->bs, ret, "cannot change the metadata at offset %" PRId64,
-                            s->metadata_region.file_offset + changes[0].offset);
-    }
-  return ret == 0;
-}
-
-bool coroutine_fn
-vhdx_co_replace_item (VhdxState *s, const VhdxGuid *id, const void *content, uint32_t bytes, GError **error)
-{
-  guint found;
-  g_autoptr (GArray) items = find_item (s, id, &found, error);
-
-  if (!items)
-    return false;
-
-  Item item = g_array_index (items, Item, found);
-  if (bytes > item.length)
-    item.offset = find_room (s, items, bytes);
-  item.length = bytes;
-  if (item.offset == 0)
-    {
-      bdrv_set_error (error, s->bs, VHDKIT_ERROR_NO_SPACE,
-                      "metadata region at offset %" PRId64 ": no room for an item of %u bytes",
-                      s->metadata_region.file_offset, bytes);
-      return false;
-    }
-  VhdxMetadataEntryDisk entry = encode_entry (&item);
-  const Change changes[] = { { item.offset, content, bytes },
-                             { table_entry_offset (found), &entry, sizeof entry } };
-
-  return change_region (s, changes, G_N_ELEMENTS (changes), error);
-}
-
-bool coroutine_fn
-vhdx_co_remove_item (VhdxState *s, const VhdxGuid *id, GError **error)
-{
-  static const VhdxMetadataEntryDisk none;
-  guint found;
-  g_autoptr (GArray) items = find_item (s, id, &found, error);
-
-  if (!items)
-    return false;
-
-  /* The last one takes its place: the table has no gaps. */
-  guint last = items->len - 1;
-  VhdxMetadataEntryDisk moved = encode_entry (&g_array_index (items, Item, last));
-  Le16 count = le16 (last);
-  const Change changes[] = { { table_entry_offset (found), &moved, sizeof moved },
-                             { table_entry_offset (last), &none, sizeof none },
-                             { offsetof (VhdxMetadataTableDisk, entry_count), &count, sizeof count } };
-
-  return change_region (s, changes, G_N_ELEMENTS (changes), error);
 }
 
 static void

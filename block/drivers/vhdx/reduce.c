@@ -14,25 +14,6 @@
 
 /* --- payload entries ---------------------------------------------------------------------------------------- */
 
-/* The state that a partially present block might as well have. */
-static int coroutine_fn
-reduced_state (VhdxState *s, uint64_t block, VhdxBlockState *state)
-{
-  int64_t offset = (int64_t)block * s->metadata.block_size, run;
-  VhdxPiece piece = vhdx_piece_at (s, offset, MIN ((int64_t)s->metadata.block_size, s->bs->bytes - offset));
-  bool present;
-  int ret = vhdx_co_bitmap_run (s, &piece, &run, &present);
-
-  *state = VHDX_BLOCK_PARTIALLY_PRESENT;
-  if (ret < 0 || run < piece.bytes)
-    return ret;
-  if (!present)
-    *state = VHDX_BLOCK_NOT_PRESENT;
-  else if (piece.bytes == s->metadata.block_size)
-    *state = VHDX_BLOCK_FULLY_PRESENT;
-  return 0;
-}
-
 /* @state, @file_offset: what the entry says. */
 static int coroutine_fn
 reduce_partial (VhdxState *s, uint64_t block, VhdxBlockState state, int64_t file_offset)
@@ -42,7 +23,7 @@ reduce_partial (VhdxState *s, uint64_t block, VhdxBlockState state, int64_t file
 
   if (state != VHDX_BLOCK_PARTIALLY_PRESENT || !s->metadata.has_parent)
     return 0;
-  ret = reduced_state (s, block, &reduced);
+  ret = vhdx_co_reduced_state (s, block, &reduced);
   if (ret == 0 && reduced == VHDX_BLOCK_NOT_PRESENT)
     ret = vhdx_co_set_state (s, block, reduced);
   else if (ret == 0 && reduced == VHDX_BLOCK_FULLY_PRESENT)

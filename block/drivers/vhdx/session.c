@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What an open that changes something does to the headers ([MS-VHDX] 2.2.2): W7 and W8 of vhdx.h. */
+#include <string.h>
+
 #include "vhdx.h"
 
 static const int64_t slots[] = { VHDX_HEADER_OFFSET_1, VHDX_HEADER_OFFSET_2 };
@@ -68,6 +70,40 @@ int coroutine_fn
 vhdx_co_take_next_identity (BlockDriverState *bs)
 {
   return vhdx_co_begin_changes (bs->opaque, VHDX_SESSION_DATA);
+}
+
+int coroutine_fn
+vhdx_co_take_identity (BlockDriverState *bs, const uint8_t *identity)
+{
+  VhdxState *s = bs->opaque;
+  VhdxHeader header;
+  int ret;
+
+  /* No change is on its way that the new GUID would not speak of. */
+  vhdx_co_hold_writers (s);
+  /* All that it says the image shows, before it. */
+  ret = vhdx_co_publish (s);
+  co_mutex_lock (&s->session_lock);
+  if (ret == 0)
+    {
+      header = s->header;
+      if (s->session == VHDX_SESSION_NONE)
+        header.file_write_guid = vhdx_guid_new ();
+      memcpy (&header.data_write_guid, identity, sizeof header.data_write_guid);
+      ret = vhdx_co_update_headers (s, &header);
+    }
+  if (ret == 0)
+    {
+      /* The content, with all that this open has changed, is now that of another image, and children know it by this
+       * GUID.  So this open counts as one that has changed no content yet: flushing, moving blocks and closing keep the
+       * GUID, and the next change that a guest could see gives the image a new one, which nobody has seen before: the
+       * one that was to come may have been this image's, with other content. */
+      s->session = VHDX_SESSION_FILE;
+      s->next_data_write_guid = vhdx_guid_new ();
+    }
+  co_mutex_unlock (&s->session_lock);
+  vhdx_co_release_writers (s);
+  return ret;
 }
 
 int coroutine_fn

@@ -98,7 +98,16 @@ typedef struct
   GArray *locator; /* of VhdxLocatorEntry; NULL: none */
 } VhdxMetadata;
 
-/* A metadata item as it stands in the region. */
+/* An entry of the metadata table, checked. */
+typedef struct
+{
+  VhdxGuid id;
+  uint32_t offset; /* bytes from the start of the region; 0 when @length is */
+  uint32_t length; /* bytes */
+  uint32_t flags;  /* VHDX_METADATA_*, and what is reserved as it stands there */
+} VhdxMetadataEntry;
+
+/* A metadata item and what it holds. */
 typedef struct
 {
   VhdxGuid id;
@@ -273,7 +282,7 @@ typedef struct
 int coroutine_fn vhdx_co_page_get (VhdxState *s, int64_t file_offset, VhdxPage *page);
 void vhdx_page_put (VhdxState *s, VhdxPage *page);
 
-/* region.c, metadata.c, locator.c */
+/* region.c, metadata.c, metadata-change.c, locator.c */
 /* By the first table; by the second if that is damaged. */
 bool coroutine_fn vhdx_co_read_regions (VhdxState *s, GError **error);
 /* Whether the second says the same: s->region_tables_differ, with a warning.  A reader does not need to know. */
@@ -281,11 +290,36 @@ bool coroutine_fn vhdx_co_compare_region_tables (VhdxState *s, GError **error);
 /* Signature and checksum, which is zeroed in @table (VHDX_REGION_TABLE_SIZE bytes). */
 bool vhdx_region_table_is_valid (uint8_t *table);
 bool coroutine_fn vhdx_co_read_metadata (VhdxState *s, GError **error);
-/* Item @id gets new content, in its old place or in free space of the region; durable on return.  Poisons the node
- * when that fails. */
+/* The table's entries (VhdxMetadataEntry) as the file has them. */
+GArray *coroutine_fn vhdx_co_read_metadata_table (VhdxState *s, GError **error);
+/* The content of an item, entry->length bytes (> 0). */
+int coroutine_fn vhdx_co_read_metadata_item (VhdxState *s, const VhdxMetadataEntry *entry, void *buf);
+
+typedef enum
+{
+  VHDX_ITEM_ADD,
+  VHDX_ITEM_REPLACE, /* the content; flags stay */
+  VHDX_ITEM_REMOVE,
+} VhdxItemChangeKind;
+
+typedef struct
+{
+  VhdxItemChangeKind kind;
+  VhdxGuid id;
+  uint32_t flags;      /* of an item to add; of others only VHDX_METADATA_USER counts */
+  const void *content; /* of an item to add or to replace */
+  uint32_t bytes;      /* of it, 0 to VHDX_MAX_METADATA_ITEM */
+} VhdxItemChange;
+
+/* All of @changes, one after the other, or none of them; durable on return.  An item keeps its place if its new content
+ * fits there, else it gets free space of the region, that of items that went before included.  NO_SPACE and
+ * UNSUPPORTED, without a change: no room in the region, or in the log.  Poisons the node when writing fails. */
+bool coroutine_fn vhdx_co_change_items (VhdxState *s, const VhdxItemChange *changes, size_t n,
+                                        GError **error);
+/* System item @id gets new content; as vhdx_co_change_items (). */
 bool coroutine_fn vhdx_co_replace_item (VhdxState *s, const VhdxGuid *id, const void *content, uint32_t bytes,
                                         GError **error);
-/* Item @id goes; otherwise the same. */
+/* System item @id goes; otherwise the same. */
 bool coroutine_fn vhdx_co_remove_item (VhdxState *s, const VhdxGuid *id, GError **error);
 void vhdx_metadata_clear (VhdxMetadata *metadata);
 /* An empty list of VhdxLocatorEntry. */
@@ -296,8 +330,13 @@ extern const char *const vhdx_parent_formats[];
 bool vhdx_get_parent_link (BlockDriverState *bs, BlockParentLink *link);
 bool vhdx_get_identity (BlockDriverState *bs, uint8_t *identity);
 
+/* properties.c */
+/* An empty list of VhdxItem. */
+GArray *vhdx_items_new (void);
 /* Appends copies of the items of the virtual disk that the driver has no member for (VhdxItem). */
 bool coroutine_fn vhdx_co_read_other_disk_items (VhdxState *s, GArray *items, GError **error);
+bool coroutine_fn vhdx_co_copy_disk_properties (BlockDriverState *bs, BlockDriverState *source,
+                                                GError **error);
 
 /* encode.c */
 void vhdx_header_encode (const VhdxHeader *header, VhdxHeaderDisk *disk);
@@ -310,8 +349,10 @@ GByteArray *vhdx_metadata_encode (const GArray *items);
 /* The item for @entries (VhdxLocatorEntry), or NULL: none of them, too many, a text that is empty, too long or
  * not UTF-8.  Texts follow the table of entries one after the other; nothing is padded. */
 GByteArray *vhdx_locator_encode (const GArray *entries);
-/* The entries of a new child; paths are absolute, symlinks resolved. */
-GArray *vhdx_locator_make (const VhdxGuid *linkage, const char *child_path, const char *parent_path);
+/* The item that links an image to link->parent, a VHDX, and its entries.  NULL and @error, which names @child: the
+ * parent has no identity, or a path cannot be stored. */
+GByteArray *vhdx_locator_make (const BlockDriverState *child, const BlockParentChange *link, GArray **entries,
+                               GError **error);
 
 /* create.c */
 extern const BlockOptionDef vhdx_create_options[];
@@ -430,6 +471,7 @@ int coroutine_fn vhdx_co_start_log (VhdxState *s);
 int coroutine_fn vhdx_co_end_log (VhdxState *s);
 bool vhdx_get_next_identity (BlockDriverState *bs, uint8_t *identity);
 int coroutine_fn vhdx_co_take_next_identity (BlockDriverState *bs);
+int coroutine_fn vhdx_co_take_identity (BlockDriverState *bs, const uint8_t *identity);
 
 /* log-write.c */
 typedef struct
@@ -515,6 +557,8 @@ bool vhdx_check_takes (VhdxState *s, const GError *failure);
 int coroutine_fn vhdx_co_allocate (VhdxState *s, uint64_t block, VhdxBlock *entry);
 /* Puts the block into @state, which stores nothing, and gives up its space. */
 int coroutine_fn vhdx_co_set_state (VhdxState *s, uint64_t block, VhdxBlockState state);
+/* The state that a partially present block might as well have, by its bits. */
+int coroutine_fn vhdx_co_reduced_state (VhdxState *s, uint64_t block, VhdxBlockState *state);
 /* A partially present block at @file_offset all of whose sectors are present becomes fully present. */
 int coroutine_fn vhdx_co_promote (VhdxState *s, uint64_t block, int64_t file_offset);
 /* Does so for all blocks that got their last bit since this was called last. */
@@ -580,9 +624,12 @@ int coroutine_fn vhdx_co_block_status (BlockDriverState *bs, int64_t offset, int
 /* Zeros in a range that may lie behind the end of the disk, in its last block. */
 int coroutine_fn vhdx_co_zero_range (VhdxState *s, int64_t offset, int64_t bytes);
 
-/* link.c */
+/* link.c, relink.c */
 bool coroutine_fn vhdx_co_parent_changed (BlockDriverState *bs, BlockDriverState *parent, bool begin,
                                           GError **error);
+bool coroutine_fn vhdx_co_accept_identity (BlockDriverState *bs, const uint8_t *identity, GError **error);
+bool coroutine_fn vhdx_co_change_parent (BlockDriverState *bs, const BlockParentChange *change,
+                                         GError **error);
 
 /* resize.c */
 bool coroutine_fn vhdx_co_truncate (BlockDriverState *bs, int64_t bytes, GError **error);

@@ -1,0 +1,616 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Crashes and faults while a VHDX gets another parent, or none, or the place of its child.
+ *
+ * The new parent shows what the old one does wherever the image itself does not decide, and rubbish where it does:
+ * whatever link is found, the image reads the same.  A crash leaves the old link or the new one, and when the operation
+ * has returned, the new one; the same asked for again finishes.
+ *
+ * Taking a child's place: "base" shows what "middle", its child, shows, and gets its identity, so that "leaf" has the
+ * one or the other as its parent.  At every instant leaf is found to be over middle over base.
+ *
+ * VHDKIT_SEED repeats a run, VHDKIT_ITERATIONS runs of each case; VHDKIT_CRASH_CUTS crashes of each (long.sh).
+ */
+#include <string.h>
+
+#include <glib/gstdio.h>
+
+#include "../../block/api.h"
+#include "../../block/drivers/test/blkdebug.h"
+#include "images.h"
+#include "simdisk.h"
+
+#define MIB (INT64_C (1) << 20)
+
+typedef enum
+{
+  TO_NEW,
+  TO_NONE,
+  TO_IDENTITY, /* base gets that of middle */
+} Target;
+
+typedef enum
+{
+  OTHER_PLACE = 1 << 0, /* a second place is named, where the parent is not */
+  LONG_PLACE = 1 << 1,  /* … by a text for which the locator's old place is too short */
+  PARTIAL = 1 << 2,     /* blocks with all bits, and with none in space full of rubbish */
+} Flags;
+
+typedef struct
+{
+  const char *name;
+  ImageKind kind;
+  int64_t bytes, block_size;
+  int64_t old_bytes; /* of the present parent */
+  Target to;
+  int flags;
+  int writes;  /* requests of a guest, after the change */
+  bool faults; /* each request fails, too */
+} Case;
+
+static const Case cases[] = {
+  { "another-parent", IMAGE_VHDX, 4 * MIB, MIB, 4 * MIB, TO_NEW, 0, 6 },
+  { "another-parent-of-larger", IMAGE_VHDX, 4 * MIB + 512, 2 * MIB, 2 * MIB, TO_NEW, PARTIAL, 0 },
+  { "another-parent-other-place", IMAGE_VHDX_4K, 4 * MIB, MIB, 4 * MIB, TO_NEW, OTHER_PLACE, 2 },
+  { "another-parent-long-place", IMAGE_VHDX, 3 * MIB, MIB, 4 * MIB, TO_NEW, OTHER_PLACE | LONG_PLACE, 4,
+    true },
+  { "no-parent", IMAGE_VHDX, 4 * MIB, MIB, 4 * MIB, TO_NONE, 0, 6 },
+  { "no-parent-of-larger", IMAGE_VHDX, 4 * MIB - 1536, MIB, 3 * MIB, TO_NONE, PARTIAL, 4, true },
+  { "no-parent-of-smaller", IMAGE_VHDX, 3 * MIB + 512, 2 * MIB, 6 * MIB, TO_NONE, PARTIAL, 4 },
+  { "no-parent-4k", IMAGE_VHDX_4K, 4 * MIB + 4096, 2 * MIB, 5 * MIB, TO_NONE, PARTIAL, 4, true },
+  { "no-parent-two-chunks", IMAGE_VHDX, 4097 * MIB, MIB, 4098 * MIB, TO_NONE, 0, 2 },
+  { "identity-of-child", IMAGE_VHDX, 3 * MIB, MIB, 3 * MIB, TO_IDENTITY, 0, 0, true },
+  { "identity-of-child-4k", IMAGE_VHDX_4K, 3 * MIB, MIB, 2 * MIB, TO_IDENTITY, 0, 0 },
+};
+
+typedef struct
+{
+  TestDir dir;
+  GRand *rand;
+  const Case *c;
+  CrashTrace *trace;
+  Guest *guest;
+  GuestValues *values; /* what the leaf showed */
+  int64_t changed_at;  /* position in the log at which the change had returned */
+  int told, survived;  /* runs in which a fault was reported, and was overcome */
+} Run;
+
+static void
+run_clear (Run *run)
+{
+  crash_trace_free (run->trace);
+  guest_free (run->guest);
+  guest_values_free (run->values);
+  g_rand_free (run->rand);
+  test_dir_clear (&run->dir);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Run, run_clear)
+
+/* Requests stay near the start and the end of a disk that is large. */
+static int64_t
+ends_of (const Case *c)
+{
+  return c->bytes > 64 * MIB ? 3 * MIB : 0;
+}
+
+/* --- the files -------------------------------------------------------------------------------------------- */
+
+/* Writes the sectors that are not zeros. */
+static void
+write_values (const TestDir *dir, const char *name, const GuestValues *values)
+{
+  g_autofree char *why = NULL;
+  VhdkitImage *image = image_open (dir, name, VHDKIT_OPEN_RDWR, NULL, &why);
+  uint8_t buffer[GUEST_SECTOR];
+
+  if (image == NULL)
+    g_error ("%s", why);
+  for (int64_t sector = 0; sector < guest_values_size (values) / GUEST_SECTOR; sector++)
+    {
+      uint32_t value = guest_values_get (values, sector);
+
+      if (value == 0)
+        continue;
+      guest_fill (buffer, sector, value);
+      if (vhdkit_image_pwrite (image, buffer, sector * GUEST_SECTOR, GUEST_SECTOR) < 0)
+        g_error ("%s: cannot write", name);
+    }
+  if (!image_close (image, &why))
+    g_error ("%s", why);
+}
+
+/* What a new parent of the leaf may show: the same as the leaf where another layer decides, rubbish where the leaf
+ * does. */
+static GuestValues *
+values_of_parent (Run *run)
+{
+  GuestValues *values = guest_values_new (guest_values_size (run->values));
+  g_autofree char *why = NULL;
+  VhdkitImage *image = image_open (&run->dir, "leaf", 0, NULL, &why);
+  VhdkitExtent extent;
+
+  if (image == NULL)
+    g_error ("%s", why);
+  for (int64_t at = 0, bytes = guest_values_size (values); at < bytes; at += extent.bytes)
+    {
+      if (vhdkit_image_get_extent (image, at, bytes - at, &extent) < 0)
+        g_error ("cannot get the status");
+      for (int64_t sector = at / GUEST_SECTOR; sector < (at + extent.bytes) / GUEST_SECTOR; sector++)
+        guest_values_set (values, sector,
+                          extent.present && extent.depth == 0 ? 777 : guest_values_get (run->values, sector));
+    }
+  if (!image_close (image, &why))
+    g_error ("%s", why);
+  return values;
+}
+
+static GuestValues *
+values_of (Run *run, const char *name)
+{
+  g_autofree char *why = NULL;
+  GuestValues *values = image_values (&run->dir, name, &why);
+
+  if (values == NULL)
+    g_error ("%s: %s", name, why);
+  return values;
+}
+
+/* leaf over middle over base, and base has what middle shows. */
+static void
+make_chain (Run *run)
+{
+  const Case *c = run->c;
+  g_autofree char *why = NULL;
+
+  image_make (&run->dir, "base", c->kind, c->old_bytes, 2 * MIB, NULL);
+  image_populate (&run->dir, "base", run->rand, 20, MIB, 0);
+  image_make (&run->dir, "middle", c->kind, c->bytes, c->block_size, "base");
+  image_populate (&run->dir, "middle", run->rand, 10, c->block_size, 0);
+  image_make (&run->dir, "leaf", c->kind, c->bytes, c->block_size, "middle");
+  image_populate (&run->dir, "leaf", run->rand, 5, c->block_size, 0);
+  why = image_commit (&run->dir, "leaf", NULL, 1, 2, false, NULL, NULL);
+  if (why)
+    g_error ("%s", why);
+  run->values = values_of (run, "leaf");
+}
+
+static void
+make_files (Run *run)
+{
+  const Case *c = run->c;
+  g_autoptr (GuestValues) parent = NULL;
+
+  if (c->to == TO_IDENTITY)
+    {
+      make_chain (run);
+      return;
+    }
+  image_make (&run->dir, "old", c->kind, c->old_bytes, 2 * c->block_size, NULL);
+  image_populate (&run->dir, "old", run->rand, 40, c->block_size, ends_of (c));
+  image_make (&run->dir, "leaf", c->kind, c->bytes, c->block_size, "old");
+  image_populate (&run->dir, "leaf", run->rand, 5, c->block_size, ends_of (c));
+  run->values = values_of (run, "leaf");
+  if (c->to == TO_NEW)
+    {
+      parent = values_of_parent (run);
+      image_make (&run->dir, "new", c->kind, c->bytes, c->block_size, NULL);
+      write_values (&run->dir, "new", parent);
+    }
+  if (c->to == TO_NONE)
+    write_values (&run->dir, "leaf", run->values);
+  if (c->flags & PARTIAL)
+    image_add_partial (&run->dir, "leaf", run->rand);
+}
+
+/* --- the change ------------------------------------------------------------------------------------------- */
+
+typedef struct
+{
+  BlockDriverState *bs;
+  Target to;
+  BlockParentChange change;
+  bool ok;
+  GError *error;
+} Relink;
+
+/* @middle: over base.  The order is that of a merge whose target gets the place of its child. */
+static bool coroutine_fn
+take_place (BlockDriverState *middle, GError **error)
+{
+  BlockDriverState *base = middle->backing;
+  uint8_t identity[BLOCK_IDENTITY_SIZE];
+  int ret;
+
+  if (!bdrv_get_identity (middle, identity) || !bdrv_co_reopen_rw (middle, error)
+      || !middle->drv->co_accept_identity (middle, identity, error) || !bdrv_co_reopen_rw (base, error))
+    return false;
+  ret = base->drv->co_take_identity (base, identity);
+  if (ret < 0)
+    bdrv_set_error_errno (error, base, ret, "cannot write the headers");
+  return ret == 0;
+}
+
+static void coroutine_fn
+relink_entry (void *opaque)
+{
+  Relink *relink = opaque;
+  BlockDriverState *bs = relink->bs;
+
+  if (relink->to == TO_IDENTITY)
+    relink->ok = take_place (bs->backing, &relink->error);
+  else
+    relink->ok = bs->drv->co_change_parent (bs, &relink->change, &relink->error);
+}
+
+/* NULL, or why it failed. */
+static char *
+relink_image (Run *run, VhdkitImage *image)
+{
+  const Case *c = run->c;
+  g_autofree char *leaf = test_path (&run->dir, "leaf"), *path = test_path (&run->dir, "new");
+  g_autofree char *name = g_strnfill (250, 'x');
+  g_autofree char *other = c->flags & LONG_PLACE
+                               ? g_strdup_printf ("/%s/%s/%s/%s/%s/new", name, name, name, name, name)
+                               : g_build_filename (run->dir.dir, "nowhere", "new", NULL);
+  Relink relink = { .bs = image->bs, .to = c->to, .change = { .child_path = leaf } };
+  VhdkitImage *parent = NULL;
+  char *why = NULL;
+
+  if (c->to == TO_NEW)
+    {
+      parent = image_open (&run->dir, "new", 0, NULL, &why);
+      if (parent == NULL)
+        return why;
+      relink.change.parent = parent->bs;
+      relink.change.parent_path = path;
+      if (c->flags & OTHER_PLACE)
+        relink.change.other_path = other;
+    }
+  api_run_sync (run->dir.context, relink_entry, &relink);
+  g_assert_true (relink.ok == (relink.error == NULL));
+  if (relink.error)
+    why = g_strdup (relink.error->message);
+  g_clear_error (&relink.error);
+  if (parent)
+    image_close (parent, why ? NULL : &why);
+  return why;
+}
+
+static VhdkitImage *
+open_to_change (const Run *run, char **filters, char **why)
+{
+  return image_open (&run->dir, "leaf", run->c->to == TO_IDENTITY ? 0 : VHDKIT_OPEN_RDWR, filters, why);
+}
+
+/* NULL, or what is not so: the leaf has the parent it is to have. */
+static char *
+look_at_parent (Run *run)
+{
+  static const char *const wanted[] = { [TO_NEW] = "new", [TO_NONE] = NULL, [TO_IDENTITY] = "middle" };
+  const char *name = wanted[run->c->to];
+  VhdkitLayerInfo info = { 0 };
+  char *why = NULL;
+  VhdkitImage *image = image_open (&run->dir, "leaf", 0, NULL, &why);
+  g_autofree char *found = NULL;
+
+  if (image == NULL)
+    return why;
+  if (!vhdkit_image_get_layer_info (image, 0, &info, NULL))
+    g_error ("no information");
+  found = info.parent_filename ? g_path_get_basename (info.parent_filename) : NULL;
+  if (g_strcmp0 (found, name) != 0)
+    why = g_strdup_printf ("the parent is %s, not %s", found ? found : "none", name ? name : "none");
+  vhdkit_layer_info_clear (&info);
+  image_close (image, why ? NULL : &why);
+  return why;
+}
+
+/* The last step of a merge whose target gets the place of its child: without middle, leaf is over base. */
+static char *
+look_without_middle (Run *run)
+{
+  g_autofree char *middle = test_path (&run->dir, "middle"), *base = test_path (&run->dir, "base");
+  g_autofree char *kept = test_path (&run->dir, "kept");
+  g_autoptr (GuestValues) values = NULL;
+  char *why = NULL;
+
+  /* What leaf names is a link to base for a moment. */
+  g_assert_cmpint (g_rename (middle, kept), ==, 0);
+  g_assert_cmpint (link (base, middle), ==, 0);
+  values = image_values (&run->dir, "leaf", &why);
+  if (values)
+    why = guest_values_compare (values, run->values);
+  g_assert_cmpint (g_rename (kept, middle), ==, 0);
+  return why;
+}
+
+static char *
+look_at_result (Run *run)
+{
+  static const char *const checked[] = { "leaf", "middle", "base" };
+  int64_t leaks = 0;
+  char *why = look_at_parent (run);
+
+  for (int i = 0; i < (run->c->to == TO_IDENTITY ? 3 : 1) && !why; i++)
+    why = image_check (&run->dir, checked[i], &leaks);
+  if (!why && leaks > 0 && run->c->to == TO_NONE)
+    why = g_strdup_printf ("%" G_GINT64_FORMAT " leaks", leaks);
+  if (!why && run->c->to == TO_IDENTITY)
+    why = look_without_middle (run);
+  return why;
+}
+
+/* After a crash, and after the file has been opened for writing: the change again. */
+static char *
+change_again (void *opaque)
+{
+  Run *run = opaque;
+  char *why = NULL;
+  g_autoptr (GuestValues) before = image_values (&run->dir, "leaf", &why);
+  VhdkitImage *image = why ? NULL : open_to_change (run, NULL, &why);
+  g_autoptr (GuestValues) after = NULL;
+  char *text;
+
+  if (!why)
+    {
+      why = relink_image (run, image);
+      image_close (image, why ? NULL : &why);
+    }
+  if (!why)
+    after = image_values (&run->dir, "leaf", &why);
+  if (!why)
+    why = guest_values_compare (after, before);
+  if (!why)
+    why = look_at_result (run);
+  text = why ? g_strdup_printf ("the change once more: %s", why) : NULL;
+  g_free (why);
+  return text;
+}
+
+/* Opens, changes, and goes on using the image. */
+static char *
+live (Run *run, Guest *guest, char **filters, bool may_fail, bool *told)
+{
+  GuestMix mix = { .write = 6,
+                   .zeroes = 1,
+                   .zeroes_unmap = 1,
+                   .discard = 1,
+                   .flush = 1,
+                   .read = 6,
+                   .max_sectors = 32,
+                   .whole_blocks = 20,
+                   .block_size = run->c->block_size,
+                   .ends = ends_of (run->c) };
+  char *why = NULL;
+  VhdkitImage *image = open_to_change (run, filters, &why);
+
+  if (image == NULL)
+    return why;
+
+  g_auto (GuestRun) state = { .context = run->dir.context,
+                              .image = image,
+                              .guest = guest,
+                              .trace = may_fail ? NULL : run->trace,
+                              .rand = run->rand,
+                              .depth = 3,
+                              .may_fail = may_fail };
+  g_autoptr (GuestValues) values = NULL;
+
+  why = relink_image (run, image);
+  *told |= why != NULL;
+  run->changed_at = crash_trace_now (state.trace);
+  if (!why && !may_fail)
+    {
+      /* Still with the nodes of the old link. */
+      values = guest_read_image (image, &why);
+      if (values)
+        why = guest_values_compare (values, run->values);
+    }
+  if (!why || may_fail)
+    guest_run (&state, &mix, run->c->writes);
+  *told |= state.errors > 0;
+  if (state.wrong)
+    {
+      g_free (why);
+      why = g_steal_pointer (&state.wrong);
+      *told = false;
+    }
+  if (image_close (image, why ? NULL : &why))
+    guest_closed (&state);
+  else
+    *told = true;
+  return why;
+}
+
+static CrashTrace *
+new_trace (const Run *run)
+{
+  static const char *const names[][4] = { [TO_NEW] = { "leaf", "old", "new" },
+                                          [TO_NONE] = { "leaf", "old" },
+                                          [TO_IDENTITY] = { "leaf", "middle", "base" } };
+  g_autoptr (GPtrArray) paths = g_ptr_array_new_with_free_func (g_free);
+  g_autofree char *log = test_path (&run->dir, "log");
+
+  for (const char *const *name = names[run->c->to]; *name; name++)
+    g_ptr_array_add (paths, test_path (&run->dir, *name));
+  g_ptr_array_add (paths, NULL);
+  return crash_trace_new (log, (const char *const *)paths->pdata);
+}
+
+static CrashJudge
+judge_of (Run *run, CrashTrace *trace, const Guest *guest, int writes_after)
+{
+  bool identity = run->c->to == TO_IDENTITY;
+
+  return (CrashJudge){ .dir = &run->dir,
+                       .trace = trace,
+                       .rand = run->rand,
+                       .name = "leaf",
+                       .guest = guest,
+                       .changed = identity ? "base" : "leaf",
+                       .writes_after = identity ? 0 : writes_after,
+                       .block_size = run->c->block_size,
+                       .ends = ends_of (run->c),
+                       .look = change_again,
+                       .opaque = run };
+}
+
+/* --- crashes ---------------------------------------------------------------------------------------------- */
+
+/* NULL, or which file was changed that was not to be. */
+static char *
+look_at_others (Run *run)
+{
+  static const char *const others[] = { [TO_NEW] = "new", [TO_NONE] = "old", [TO_IDENTITY] = "leaf" };
+  g_autofree char *path = test_path (&run->dir, others[run->c->to]);
+
+  return crash_trace_touches (run->trace, path) ? g_strdup_printf ("%s was written to", path) : NULL;
+}
+
+static bool
+record (Run *run)
+{
+  g_autofree char *why = NULL;
+  g_auto (GStrv) filters = NULL;
+  bool told = false;
+
+  make_files (run);
+  run->guest = guest_new (run->values);
+  run->trace = new_trace (run);
+  filters = recording_filters (&run->dir, "log", run->rand);
+  why = live (run, run->guest, filters, false, &told);
+  crash_trace_load (run->trace);
+  if (!why)
+    why = look_at_result (run);
+  if (!why)
+    why = look_at_others (run);
+  if (why)
+    test_fail ("without a crash: %s", why);
+  return !why;
+}
+
+/* The change is durable when it returns. */
+static void
+judge_durable (Run *run)
+{
+  for (size_t cut = 0; cut <= crash_trace_records (run->trace) && !g_test_failed (); cut++)
+    {
+      g_autofree char *why = NULL;
+
+      if (crash_trace_position (run->trace, cut) < run->changed_at)
+        continue;
+      crash_trace_make (run->trace, cut, CRASH_KEEP_NONE, SIZE_MAX, run->rand);
+      why = run->c->to == TO_IDENTITY ? look_without_middle (run) : look_at_parent (run);
+      if (why)
+        test_fail ("after the change has returned: %s\n%s", why, crash_trace_story (run->trace));
+    }
+}
+
+static void
+test_crashes (gconstpointer data)
+{
+  const Case *c = data;
+  int iterations = test_number ("VHDKIT_ITERATIONS", 1);
+
+  for (int i = 0; i < iterations && !g_test_failed (); i++)
+    {
+      g_auto (Run) run = { .c = c };
+      g_autofree char *name = g_strdup_printf ("relink-%s-%s-%d", image_kind_format (c->kind), c->name, i);
+
+      run.rand = test_rand (name);
+      test_dir_init (&run.dir, "crash-relink");
+      if (!record (&run))
+        return;
+      judge_durable (&run);
+
+      CrashJudge judge = judge_of (&run, run.trace, run.guest, 10);
+
+      if (!g_test_failed ())
+        crash_judge_every (&judge, ends_of (c) ? 20 : 100);
+    }
+}
+
+/* --- faults ----------------------------------------------------------------------------------------------- */
+
+static const char *const faults[] = {
+  "op=any,errno=EIO",
+  "op=write,errno=ENOSPC",
+  "op=write,short=512,errno=ENOSPC",
+  "op=any,count=0,errno=EIO",
+};
+
+static char *
+one_fault (Run *run, const char *fault, int n)
+{
+  g_autofree char *filter = g_strdup_printf ("blkdebug,%s,n=%d,id=fault", fault, n);
+  char *filters[] = { (char *)"simdisk", filter, NULL };
+  g_autoptr (Guest) guest = guest_new (run->values);
+  CrashJudge judge = judge_of (run, NULL, guest, 50);
+  bool told = false, failed;
+  char *why;
+
+  simdisk_set_seed (1);
+  blkdebug_reset ("fault");
+  crash_trace_restore (run->trace);
+  why = live (run, guest, filters, true, &told);
+  failed = blkdebug_get_failures ("fault") > 0;
+  /* Not of a fault; or a message that names no file. */
+  if (why
+      && (!failed
+          || (strstr (why, "leaf") == NULL && strstr (why, "middle") == NULL
+              && strstr (why, "base") == NULL)))
+    return why;
+  told |= why != NULL;
+  g_clear_pointer (&why, g_free);
+  run->told += told;
+  run->survived += failed && !told;
+  if (!told)
+    why = look_at_parent (run);
+  return why ? why : crash_judge_files (&judge, 1);
+}
+
+static void
+test_faults (gconstpointer data)
+{
+  g_auto (Run) run = { .c = data };
+  g_autofree char *name = g_strdup_printf ("relink-%s-%s", image_kind_format (run.c->kind), run.c->name);
+
+  run.rand = test_rand (name);
+  test_dir_init (&run.dir, "fault-relink");
+  make_files (&run);
+  run.trace = new_trace (&run);
+  for (size_t i = 0; i < G_N_ELEMENTS (faults) && !g_test_failed (); i++)
+    {
+      int n = 0;
+
+      run.told = run.survived = 0;
+      do
+        {
+          g_autofree char *why = one_fault (&run, faults[i], ++n);
+
+          if (why)
+            test_fail ("%s at request %d: %s", faults[i], n, why);
+        }
+      while (!g_test_failed () && blkdebug_get_failures ("fault") > 0);
+      g_test_message (
+          "%s: %d requests failed, one after the other; %d times it was reported, %d times overcome",
+          faults[i], n - 1, run.told, run.survived);
+    }
+}
+
+int
+main (int argc, char **argv)
+{
+  test_init (&argc, &argv);
+  for (size_t i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      const char *format = image_kind_format (cases[i].kind);
+      g_autofree char *crashes = g_strdup_printf ("/crash-relink-vhdx/%s/%s", format, cases[i].name);
+      g_autofree char *fault = g_strdup_printf ("/crash-relink-vhdx/%s/faults/%s", format, cases[i].name);
+
+      g_test_add_data_func (crashes, &cases[i], test_crashes);
+      if (cases[i].faults)
+        g_test_add_data_func (fault, &cases[i], test_faults);
+    }
+  return g_test_run ();
+}
