@@ -254,6 +254,16 @@ rebase_co_store (RebaseJob *rebase, GError **error)
   return ret == 0;
 }
 
+static BlockParentChange
+change_of (const RebaseParams *params)
+{
+  return (BlockParentChange){
+    .parent = params->parent,
+    .child_path = bdrv_get_host_path (params->leaf),
+    .parent_path = params->parent != NULL ? bdrv_get_host_path (params->parent) : NULL,
+  };
+}
+
 /* After it the image shows the same above either parent. */
 static bool coroutine_fn
 rebase_co_make_independent (RebaseJob *rebase, GError **error)
@@ -279,12 +289,8 @@ static bool coroutine_fn
 rebase_co_run (Job *job, GError **error)
 {
   RebaseJob *rebase = (RebaseJob *)job;
-  BlockDriverState *leaf = rebase->params.leaf, *parent = rebase->params.parent;
-  BlockParentChange change = {
-    .parent = parent,
-    .child_path = bdrv_get_host_path (leaf),
-    .parent_path = parent != NULL ? bdrv_get_host_path (parent) : NULL,
-  };
+  BlockDriverState *leaf = rebase->params.leaf;
+  BlockParentChange change = change_of (&rebase->params);
 
   if (!rebase->params.unsafe && !rebase_co_make_independent (rebase, error))
     return false;
@@ -415,10 +421,21 @@ check_unsafe (const RebaseParams *params, GError **error)
   return params->ignore_id_mismatch || check_identity (params, error);
 }
 
+/* What the format says to it, before anything is stored. */
+static bool
+check_format (const RebaseParams *params, GError **error)
+{
+  BlockDriverState *leaf = params->leaf;
+  BlockParentChange change = change_of (params);
+
+  return leaf->drv->check_parent_change == NULL || leaf->drv->check_parent_change (leaf, &change, error);
+}
+
 Job *
 rebase_job_new (AioContext *context, const RebaseParams *params, GError **error)
 {
-  if (!check_leaf (params, error) || !check_loop (params, error) || !check_unsafe (params, error))
+  if (!check_leaf (params, error) || !check_loop (params, error) || !check_format (params, error)
+      || !check_unsafe (params, error))
     return NULL;
 
   Job *job = job_new (&rebase_driver, context, error);
