@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "output.h"
 #include "progress.h"
@@ -48,7 +49,7 @@ static const OptionDef options[] = {
 static char *
 locate_parent (const RebaseArgs *args, const char *path)
 {
-  if (g_path_is_absolute (args->parent))
+  if (g_path_is_absolute (args->parent) || strchr (path, '/') == NULL)
     return g_strdup (args->parent);
   g_autofree char *folder = g_path_get_dirname (path);
   return g_build_filename (folder, args->parent, NULL);
@@ -118,7 +119,6 @@ open_parent (const RebaseArgs *args, const char *path, const char *parent_path)
     .filters = args->image.filters,
   };
   g_autoptr (GError) error = NULL;
-  /* Looked at before FILE is open for writing: whoever opens it again then is told that it is in use. */
   if (same_file (parent_path, path))
     {
       report (path, "cannot be its own parent");
@@ -187,8 +187,7 @@ rebase (VhdkitImage *image, VhdkitImage *parent, const RebaseArgs *args, const c
 static int
 rebase_onto (VhdkitImage *parent, const char *parent_path, const RebaseArgs *args, const char *path)
 {
-  unsigned flags = VHDKIT_OPEN_RDWR | (args->unsafe ? VHDKIT_OPEN_NO_PARENTS : 0);
-  VhdkitImage *image = tool_open (path, &args->image, flags, args->cache);
+  VhdkitImage *image = tool_open (path, &args->image, args->unsafe ? VHDKIT_OPEN_NO_PARENTS : 0, args->cache);
   if (image == NULL)
     return EXIT_FAILURE;
   tool_print_warnings (image);

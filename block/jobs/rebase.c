@@ -10,10 +10,12 @@
  * Zeros have to be stored although the present parent shows them already: a driver leaves such a write out, so they are
  * written as data, or as blocks in a state that says so.
  *
- * Steps: plan (allocation only) -> space is there -> ranges are stored, many at a time -> flush -> the link changes.
+ * Steps: plan (allocation only) -> space is there -> the image becomes writable -> ranges are stored, many at a time ->
+ * flush -> the link changes.
  *
  * Crash points.  "Image" is the image opened again, above the present parent until R5.
- *  R1 while planning: nothing has been written.
+ *  R1 while planning: nothing has been written.  Becoming writable changes nothing that is seen (a journal is
+ *     replayed, a file cut to its last used byte).
  *  R2 any subset of the ranges is stored, any of them torn, blocks allocated for them or not: what was written is what
  *     the image showed, so old and new sectors are the same.  It is sound by the driver's ordering of data and
  *     tables (I1, I2).  Its identity has not changed: children of it stay linked.
@@ -264,6 +266,12 @@ change_of (const RebaseParams *params)
   };
 }
 
+static bool coroutine_fn
+rebase_co_make_writable (BlockDriverState *leaf, GError **error)
+{
+  return !leaf->read_only || bdrv_co_reopen_rw (leaf, error);
+}
+
 /* After it the image shows the same above either parent. */
 static bool coroutine_fn
 rebase_co_make_independent (RebaseJob *rebase, GError **error)
@@ -273,7 +281,7 @@ rebase_co_make_independent (RebaseJob *rebase, GError **error)
   int64_t bytes;
 
   if (!rebase_co_plan (&rebase->job, leaf, rebase->params.parent, &need, &bytes, error)
-      || !space_co_check (leaf, need.bytes, error))
+      || !space_co_check (leaf, need.bytes, error) || !rebase_co_make_writable (leaf, error))
     return false;
   job_progress_add_total (&rebase->job, bytes);
 
@@ -299,7 +307,7 @@ rebase_co_run (Job *job, GError **error)
       job_set_cancelled (job, error);
       return false;
     }
-  if (!leaf->drv->co_change_parent (leaf, &change, error))
+  if (!rebase_co_make_writable (leaf, error) || !leaf->drv->co_change_parent (leaf, &change, error))
     return false;
   job_progress_finish (job);
   return true;
@@ -323,11 +331,6 @@ check_leaf (const RebaseParams *params, GError **error)
     {
       bdrv_set_error (error, leaf, VHDKIT_ERROR_UNSUPPORTED, "images of format %s have no parents",
                       leaf->drv->format_name);
-      return false;
-    }
-  if (leaf->read_only)
-    {
-      bdrv_set_error (error, leaf, VHDKIT_ERROR_READ_ONLY, "cannot get another parent: opened read-only");
       return false;
     }
   if (!params->unsafe && leaf->backing == NULL && leaf->drv->get_parent_link (leaf, &link))

@@ -10,7 +10,7 @@ G_BEGIN_DECLS
 
 typedef struct
 {
-  BlockDriverState *leaf;   /* opened read-write, with its parents unless @unsafe */
+  BlockDriverState *leaf;   /* opened with its parents unless @unsafe; the job makes it writable */
   BlockDriverState *parent; /* the new one, opened with its parents; NULL: none */
   bool unsafe;              /* change the link only, whatever the two parents show */
   bool ignore_id_mismatch;  /* unsafe: the new parent need not have the identity that the link stores */
