@@ -173,7 +173,10 @@ rebase_co_next (CopyEngine *engine, CopyItem *item)
 {
   RebaseJob *rebase = engine->opaque;
   RebaseCursor *cursor = &rebase->cursor;
-  int ret = rebase_cursor_co_next (cursor, engine, engine->max_item_bytes, REBASE_ZERO_BYTES, item);
+  /* Where zeros are written and compared as data, they go in pieces as data does. */
+  int64_t max_zero =
+      rebase_zero_block_bytes (engine->target) > 0 ? REBASE_ZERO_BYTES : engine->max_item_bytes;
+  int ret = rebase_cursor_co_next (cursor, engine, engine->max_item_bytes, max_zero, item);
 
   if (ret < 0)
     copy_fail (engine, engine->source, "look-up of the allocation", cursor->offset,

@@ -189,7 +189,8 @@ def one_chain(t, seed, flatten):
         judge(t, layers, at, files, argv, chain[-1].path if chain else None)
     except Failed as e:
         raise Failed('seed %d: layer %d, %s: %s\n%s\n%s\n%s' %
-                     (seed, at, kind, ' '.join(map(str, argv)), maker.describe(layers), maker.describe(chain), e)) from e
+                     (seed, at, kind, ' '.join(map(str, argv)), maker.describe(layers), maker.describe(chain),
+                      e)) from e
 
 
 for i in range(COUNT):
@@ -346,6 +347,24 @@ def flattened_for_qemu(t):
     os.unlink(base)
     t.img('compare', '-q', '-F', 'raw', leaf, t.path('leaf.raw'))
     t.img('rebase', '-q', '-b', '', leaf)
+
+
+@case
+def first_parent(t):
+    """A whole image becomes a differencing one, and reads the same: a VHD only."""
+    base = create(t, 'base.' + FORMAT, ['write -q -P 1 0 6M', 'write -q -P 2 12M 20k'])
+    whole = create(t, 'whole.' + FORMAT, ['write -q -P 1 1M 64k', 'write -q -P 3 5M 3M', 'write -q -P 4 12M 4k'])
+    view = content(t, whole)
+    before = Unchanged(base)
+    if VHDX:
+        t.refused(t.img('rebase', '-b', base, whole, rc=1), 'whole.vhdx', 'parent')
+        return
+    t.img('rebase', '-q', '-b', base, whole)
+    before.verify(t, 'the rebase')
+    t.equal(parent_of(whole), os.path.realpath(base), 'parent')
+    shows(t, whole, view, 'independent reader')
+    t.same_content(content(t, whole), view, 'content')
+    t.sound(whole)
 
 
 @case
