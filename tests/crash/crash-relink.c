@@ -192,6 +192,8 @@ spoil_leaf (Run *run)
 {
   int flags = run->c->flags;
 
+  if (is_vhd (run->c) && run->c->old_bytes)
+    image_add_rubbish_below_bits (&run->dir, "leaf");
   if (flags & CLEAR_BITS)
     image_clear_bits (&run->dir, "leaf");
   if (flags & HEADER_BEHIND)
@@ -304,9 +306,31 @@ look_at_parent (Run *run)
   found = info.parent_filename ? g_path_get_basename (info.parent_filename) : NULL;
   if (g_strcmp0 (found, name) != 0)
     why = g_strdup_printf ("the parent is %s, not %s", found ? found : "none", name ? name : "none");
+  else if (name && !g_str_has_suffix (info.parent_name, name))
+    why = g_strdup_printf ("the first name of the parent is %s, not that of %s", info.parent_name, name);
   vhdkit_layer_info_clear (&info);
   image_close (image, why ? NULL : &why);
   return why;
+}
+
+/* NULL, or how much a writable open finds that nobody uses. */
+static char *
+look_for_unused (Run *run)
+{
+  g_autofree char *path = test_path (&run->dir, "leaf");
+  struct stat before, after;
+  char *why = NULL;
+  VhdkitImage *image;
+
+  g_assert_cmpint (stat (path, &before), ==, 0);
+  image = image_open (&run->dir, "leaf", VHDKIT_OPEN_RDWR, NULL, &why);
+  if (image == NULL || !image_close (image, &why))
+    return why;
+  g_assert_cmpint (stat (path, &after), ==, 0);
+  if (after.st_size < before.st_size)
+    return g_strdup_printf ("%" G_GINT64_FORMAT " bytes at the end were not used",
+                            (int64_t)(before.st_size - after.st_size));
+  return NULL;
 }
 
 static char *
@@ -322,6 +346,8 @@ look_at_result (Run *run)
     why = g_strdup_printf ("%" G_GINT64_FORMAT " leaks", leaks);
   if (!why && is_vhd (run->c))
     why = image_look_at_layout (&run->dir, "leaf");
+  if (!why && is_vhd (run->c) && !(run->c->flags & DEVICE))
+    why = look_for_unused (run);
   return why;
 }
 
@@ -460,6 +486,32 @@ judge_durable (Run *run)
     }
 }
 
+/* Others look at the copy of a VHD's footer first, or at the end only; so do we where the other is damaged.  What either
+ * leads to is whole, until @end (a position in the log). */
+static void
+judge_by_one (Run *run, const char *footer, void (*damage_other) (const TestDir *dir, const char *name),
+              int64_t end)
+{
+  static const CrashStrategy strategies[] = { CRASH_DROP_ONE, CRASH_KEEP_ONE, CRASH_TEAR };
+
+  for (size_t cut = 0; cut <= crash_trace_records (run->trace); cut++)
+    for (size_t i = 0; i < 3 * MAX (1, crash_trace_pending (run->trace, cut)) && !g_test_failed (); i++)
+      {
+        g_autoptr (GuestValues) values = NULL;
+        g_autofree char *why = NULL;
+
+        if (crash_trace_position (run->trace, cut) > end)
+          return;
+        crash_trace_make (run->trace, cut, strategies[i % 3], i / 3, run->rand);
+        damage_other (&run->dir, "leaf");
+        values = image_values (&run->dir, "leaf", &why);
+        if (values)
+          why = guest_check (run->guest, values, crash_trace_position (run->trace, cut));
+        if (why)
+          test_fail ("by the footer %s: %s\n%s", footer, why, crash_trace_story (run->trace));
+      }
+}
+
 static void
 test_crashes (gconstpointer data)
 {
@@ -476,6 +528,12 @@ test_crashes (gconstpointer data)
       if (!record (&run))
         return;
       judge_durable (&run);
+      if (is_vhd (c) && !(c->flags & BAD_COPY))
+        {
+          judge_by_one (&run, "at offset 0", image_damage_end_footer, INT64_MAX);
+          /* When blocks are allocated the end footer may be missing. */
+          judge_by_one (&run, "at the end", image_damage_copy, run.changed_at);
+        }
 
       CrashJudge judge = { .dir = &run.dir,
                            .trace = run.trace,
@@ -501,6 +559,26 @@ static const char *const faults[] = {
   "op=write,short=512,errno=ENOSPC",
   "op=any,count=0,errno=EIO",
 };
+
+/* What the copy of a VHD's footer leads to, as in judge_by_one (); the file stays as it is. */
+static char *
+look_by_copy (Run *run, const Guest *guest)
+{
+  g_autofree char *path = test_path (&run->dir, "leaf");
+  g_autofree char *file = NULL, *why = NULL;
+  g_autoptr (GuestValues) values = NULL;
+  gsize bytes;
+
+  if (!is_vhd (run->c) || run->c->flags & BAD_COPY)
+    return NULL;
+  g_assert_true (g_file_get_contents (path, &file, &bytes, NULL));
+  image_damage_end_footer (&run->dir, "leaf");
+  values = image_values (&run->dir, "leaf", &why);
+  if (values)
+    why = guest_check (guest, values, 1);
+  g_assert_true (g_file_set_contents (path, file, bytes, NULL));
+  return why ? g_strdup_printf ("by the footer at offset 0: %s", why) : NULL;
+}
 
 static char *
 one_fault (Run *run, const char *fault, int n)
@@ -539,6 +617,8 @@ one_fault (Run *run, const char *fault, int n)
   run->survived += failed && !told;
   if (!told)
     why = look_at_parent (run);
+  if (!why)
+    why = look_by_copy (run, guest);
   return why ? why : crash_judge_files (&judge, 1);
 }
 

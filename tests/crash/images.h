@@ -79,12 +79,16 @@ void image_add_rubbish (const TestDir *dir, const char *name);
 /* Of VHD (vhd-image.c). */
 /* Clears the bits of sectors of zeros in the bitmaps of a dynamic image, as some other writers leave them. */
 void image_clear_bits (const TestDir *dir, const char *name);
+/* Of a differencing image: what is stored for sectors that are not present. */
+void image_add_rubbish_below_bits (const TestDir *dir, const char *name);
 /* A process was killed: @bytes of zeros follow, and a footer at the end behind them.  @bytes 0: no footer at all. */
 void image_leave_reserve (const TestDir *dir, const char *name, int64_t bytes);
 /* The copy of the footer at offset 0 is damaged. */
 void image_damage_copy (const TestDir *dir, const char *name);
 /* Makes a dynamic or differencing image one of XenServer's, with a batmap. */
 void image_add_batmap (const TestDir *dir, const char *name);
+/* There is no footer at the end any more; the copy at offset 0 is good. */
+void image_damage_end_footer (const TestDir *dir, const char *name);
 /* A change of the parent was interrupted: the header is behind the blocks, with the texts of its locators. */
 void image_leave_header_behind (const TestDir *dir, const char *name);
 /* NULL, or what is not as in a fresh image: the header is at 512, the footers are the same. */

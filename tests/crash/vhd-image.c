@@ -82,6 +82,32 @@ image_clear_bits (const TestDir *dir, const char *name)
 }
 
 void
+image_add_rubbish_below_bits (const TestDir *dir, const char *name)
+{
+  uint8_t rubbish[512];
+  Vhd vhd;
+
+  memset (rubbish, 0x5A, sizeof rubbish);
+  vhd_read (&vhd, dir, name);
+  for (uint32_t block = 0; block < vhd.entries; block++)
+    {
+      g_autofree uint8_t *bitmap = g_malloc (vhd.bitmap_bytes);
+      uint8_t entry[4];
+      int64_t start;
+
+      g_assert_cmpint (pread (vhd.fd, entry, 4, vhd.table_offset + block * 4), ==, 4);
+      if (get_be (entry, 4) == UINT32_MAX)
+        continue;
+      start = (int64_t)get_be (entry, 4) * 512;
+      g_assert_cmpint (pread (vhd.fd, bitmap, vhd.bitmap_bytes, start), ==, vhd.bitmap_bytes);
+      for (int64_t i = 0; i < vhd.block_size / 512; i++)
+        if (!(bitmap[i / 8] & (0x80 >> i % 8)))
+          vhd_write (&vhd, rubbish, 512, start + vhd.bitmap_bytes + i * 512);
+    }
+  close (vhd.fd);
+}
+
+void
 image_add_rubbish_to_table (const TestDir *dir, const char *name)
 {
   int64_t blocks, table_end;
@@ -128,6 +154,21 @@ put_checksum (uint8_t *data, int bytes, int field)
   for (int i = 0; i < bytes; i++)
     sum += data[i];
   put_be (data + field, 4, ~sum);
+}
+
+void
+image_damage_end_footer (const TestDir *dir, const char *name)
+{
+  g_autofree char *path = test_path (dir, name);
+  uint8_t zeros[512] = { 0 };
+  uint8_t end[512];
+  int fd = open (path, O_RDWR | O_CLOEXEC);
+  int64_t at = lseek (fd, 0, SEEK_END) - 512;
+
+  g_assert_cmpint (pread (fd, end, 512, at), ==, 512);
+  if (memcmp (end, "conectix", 8) == 0)
+    g_assert_cmpint (pwrite (fd, zeros, 512, at), ==, 512);
+  close (fd);
 }
 
 void
