@@ -224,6 +224,23 @@ set_bits (Vhdx *vhdx, int64_t block, int fill)
   write_at (vhdx, bits, bytes, (int64_t)(entry & ~(uint64_t)(MIB - 1)) + block % vhdx->ratio * bytes);
 }
 
+/* Rubbish in the sectors of @block, which is at @file_offset, that have no bit. */
+static void
+spoil_absent_sectors (const Vhdx *vhdx, int64_t block, int64_t file_offset)
+{
+  int64_t chunk = block / vhdx->ratio, sectors = vhdx->block_size / vhdx->sector;
+  uint64_t entry = get_entry (vhdx, (chunk + 1) * vhdx->ratio + chunk);
+  g_autofree uint8_t *bits = g_malloc (sectors / 8), *data = g_malloc (vhdx->block_size);
+
+  read_at (vhdx, bits, sectors / 8,
+           (int64_t)(entry & ~(uint64_t)(MIB - 1)) + block % vhdx->ratio * (sectors / 8));
+  read_at (vhdx, data, vhdx->block_size, file_offset);
+  for (int64_t i = 0; i < sectors; i++)
+    if (!(bits[i / 8] >> i % 8 & 1))
+      memset (data + i * vhdx->sector, 0x5A, vhdx->sector);
+  write_at (vhdx, data, vhdx->block_size, file_offset);
+}
+
 void
 image_add_partial (const TestDir *dir, const char *name, GRand *rand)
 {
@@ -237,7 +254,10 @@ image_add_partial (const TestDir *dir, const char *name, GRand *rand)
       int state = entry & 7;
 
       if (state == PARTIALLY_PRESENT)
-        continue;
+        {
+          spoil_absent_sectors (&vhdx, block, entry & ~(uint64_t)(MIB - 1));
+          continue;
+        }
       if ((state != NOT_PRESENT && state != FULLY_PRESENT) || g_rand_boolean (rand))
         {
           /* Bits that mean nothing, until the block becomes partially present. */

@@ -306,6 +306,34 @@ accepted_identities (void *opaque)
   mem_file_clear (&base_mem);
 }
 
+/* What a guest can see of the disk beside its content is content as well. */
+static void coroutine_fn
+properties_are_content (void *opaque)
+{
+  uint8_t own[BLOCK_IDENTITY_SIZE], next[BLOCK_IDENTITY_SIZE];
+  BlockDriverState *bs, *source;
+  MemFile mem, source_mem;
+  unsigned writes;
+
+  bs = co_new (&mem, 2 * MIB, "physical_sector_size=512", NULL);
+  source = co_new (&source_mem, 2 * MIB, "physical_sector_size=4096", NULL);
+  g_assert_true (bdrv_get_identity (bs, own));
+  g_assert_true (bs->drv->co_copy_disk_properties (bs, source, NULL));
+  assert_identity (bs, own, false);
+  g_assert_true (bdrv_get_identity (bs, next));
+  co_close (bs);
+
+  bs = co_open (&mem, NULL);
+  writes = mem.count[MEM_WRITE];
+  g_assert_true (bs->drv->co_copy_disk_properties (bs, source, NULL));
+  g_assert_cmpuint (mem.count[MEM_WRITE], ==, writes);
+  assert_identity (bs, next, true);
+  co_close (bs);
+  co_close (source);
+  mem_file_clear (&mem);
+  mem_file_clear (&source_mem);
+}
+
 static void
 run_case (gconstpointer data)
 {
@@ -326,6 +354,7 @@ main (int argc, char **argv)
     { "/vhdx-relink/child-becomes-dynamic", child_becomes_dynamic },
     { "/vhdx-relink/identity-follows-content", identity_follows_content },
     { "/vhdx-relink/accepted-identities", accepted_identities },
+    { "/vhdx-relink/properties-are-content", properties_are_content },
   };
 
   g_test_init (&argc, &argv, NULL);
