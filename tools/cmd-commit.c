@@ -94,6 +94,25 @@ describe_outcome (VhdkitImage *image, int target)
   return g_string_free (text, FALSE);
 }
 
+/* Prints the warnings of @layer behind the first @told, and returns how many there are. */
+static guint
+print_warnings_from (VhdkitImage *image, int layer, guint told)
+{
+  VhdkitLayerInfo info = { 0 };
+  guint n = 0;
+
+  if (vhdkit_image_get_layer_info (image, layer, &info, NULL))
+    {
+      VhdkitLayerInfo rest = info;
+
+      n = g_strv_length (info.warnings);
+      rest.warnings += MIN (told, n);
+      tool_print_layer_warnings (&rest);
+    }
+  vhdkit_layer_info_clear (&info);
+  return n;
+}
+
 static int
 run (const Command *command, void *opaque, char **operands)
 {
@@ -112,6 +131,7 @@ run (const Command *command, void *opaque, char **operands)
   int target = find_target (image, args, path);
   if (target < 0)
     return EXIT_FAILURE;
+  guint warnings = print_warnings_from (image, target, G_MAXUINT);
 
   VhdkitCommitOptions commit_options = {
     .struct_size = sizeof commit_options,
@@ -132,6 +152,7 @@ run (const Command *command, void *opaque, char **operands)
   int status = run_job (job, path, args->progress && !args->quiet,
                         "the chain is whole and reads as before; run the command again to finish the merge");
   vhdkit_job_free (job);
+  print_warnings_from (image, target, warnings);
   g_autofree char *outcome = describe_outcome (image, target);
   status = tool_close_with (status, g_steal_pointer (&image), path);
   if (status == EXIT_SUCCESS && !args->quiet)

@@ -9,7 +9,8 @@
  *
  * Steps: plan (allocation only, nothing is written) -> target becomes writable -> begin: links of the
  * target's child are prepared for the change -> the target grows -> ranges move, many at a time, each written
- * once -> flush -> the target shrinks, where asked for -> end: links are settled -> flush.
+ * once -> flush -> the target shrinks, where asked for -> what belongs to the disk is taken over -> end: links are
+ * settled -> flush.
  *
  * Crash points.  "Chain" is the source opened again; the target is opened through it.
  *  C1 while planning: nothing has been written.
@@ -26,7 +27,9 @@
  *  C7 flushed: the target holds all of it; the sources hide it with equal bytes.
  *  C8 shrinking, where asked for: past the source's end the chain shows nothing, so the old and the new
  *     length read the same through it.
- *  C9 end, at any of its steps: as C3.
+ *  C9 what belongs to the disk and not to its content is the target's or the source's: nothing read through the
+ *     chain speaks of it.
+ *  C10 end, at any of its steps: as C3.
  *
  * At each of them the job run again starts over from the tables and writes the same bytes to the same places:
  * nothing has to be remembered.  An error or a cancel stops between ranges and goes on with the flush and with
@@ -190,6 +193,16 @@ commit_co_parent_changed (CommitJob *commit, bool begin, GError **error)
          && commit_co_flush (child, error);
 }
 
+/* The target is the disk that the source was. */
+static bool coroutine_fn
+commit_co_copy_properties (BlockDriverState *source, BlockDriverState *target, GError **error)
+{
+  const BlockDriver *drv = target->drv;
+
+  return source->drv != drv || drv->co_copy_disk_properties == NULL
+         || drv->co_copy_disk_properties (target, source, error);
+}
+
 /* Everything between begin and end: the target is changed here. */
 static bool coroutine_fn
 commit_co_change_target (CommitJob *commit, GError **error)
@@ -214,7 +227,7 @@ commit_co_change_target (CommitJob *commit, GError **error)
       g_prefix_error (error, "cutting the target to %" G_GINT64_FORMAT " bytes: ", source_bytes);
       return false;
     }
-  return true;
+  return commit_co_copy_properties (source, target, error);
 }
 
 static bool coroutine_fn

@@ -383,6 +383,11 @@ struct BlockDriver
    * same content.  Durable on return. */
   bool coroutine_fn (*co_accept_identity) (BlockDriverState *bs, const uint8_t *identity, GError **error);
   int coroutine_fn (*co_take_identity) (BlockDriverState *bs, const uint8_t *identity);
+  /* What belongs to the virtual disk and not to the file (its ID, say) becomes what it is in @source, an image of the
+   * same driver that @bs now shows the content of; length and logical sector size are not part of it.  What has no
+   * room is a warning.  Durable on return.  NULL: nothing to do. */
+  bool coroutine_fn (*co_copy_disk_properties) (BlockDriverState *bs, BlockDriverState *source,
+                                                GError **error);
 
   /* Compaction (formats with movable blocks). */
   /* Describe the whole container, after checking all of it; @layout was cleared. */

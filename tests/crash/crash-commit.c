@@ -115,6 +115,12 @@ run_clear (Run *run)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Run, run_clear)
 
+static bool
+is_vhdx (ImageKind kind)
+{
+  return strcmp (image_kind_format (kind), "vhdx") == 0;
+}
+
 static ImageKind
 draw_base (GRand *rand, ImageKind child)
 {
@@ -179,6 +185,44 @@ make_chain (Run *run)
       image_populate (&run->dir, run->names[i], run->rand, 24,
                       image_kind_is_sparse (layer->kind) ? layer->block_size : 4 * KIB, 0);
     }
+  /* Its children, if it has any, were made before it had this. */
+  if (is_vhdx (c->layers[c->source].kind))
+    image_set_disk_properties (&run->dir, run->names[c->source], run->rand);
+}
+
+static char *
+disk_id_of (const Run *run, int layer, char **why)
+{
+  VhdkitImage *image = image_open (&run->dir, run->names[layer], 0, NULL, why);
+  VhdkitLayerInfo info = { 0 };
+  char *id = NULL;
+
+  if (image == NULL)
+    return NULL;
+  if (!vhdkit_image_get_layer_info (image, 0, &info, NULL)
+      || !g_variant_lookup (info.format_specific, "virtual-disk-id", "s", &id))
+    *why = g_strdup_printf ("%s has no disk ID", run->names[layer]);
+  vhdkit_layer_info_clear (&info);
+  image_close (image, NULL);
+  return id;
+}
+
+/* NULL, or what of the disk the target has not taken over from the source. */
+static char *
+look_at_properties (Run *run)
+{
+  const Case *c = &run->c;
+  char *why = NULL;
+
+  if (!is_vhdx (c->layers[c->target].kind))
+    return NULL;
+
+  g_autofree char *expected = disk_id_of (run, c->source, &why);
+  g_autofree char *found = why ? NULL : disk_id_of (run, c->target, &why);
+
+  if (!why && strcmp (found, expected) != 0)
+    why = g_strdup_printf ("the target's disk ID is %s, the source's %s", found, expected);
+  return why;
 }
 
 static GuestValues *
@@ -214,9 +258,11 @@ look_at_result (Run *run)
   if (!why)
     why = guest_check (run->guest, values, GUEST_NOW);
   if (!why)
+    why = look_at_properties (run);
+  if (!why)
     why = image_check (&run->dir, target, &leaks);
   /* When the last partially present block of a chunk has become whole, its bitmap block waits for a compaction. */
-  if (!why && leaks > (strcmp (image_kind_format (run->c.layers[run->c.target].kind), "vhdx") == 0))
+  if (!why && leaks > (is_vhdx (run->c.layers[run->c.target].kind)))
     why = g_strdup_printf ("%" G_GINT64_FORMAT " leaks in the target", leaks);
   return why ? why : crash_trace_changed_file (run->trace, false);
 }
@@ -241,7 +287,7 @@ commit_again (void *opaque)
 static bool
 is_linked (const Case *c, int layer)
 {
-  return layer == c->target - 1 && strcmp (image_kind_format (c->layers[layer].kind), "vhdx") == 0;
+  return layer == c->target - 1 && is_vhdx (c->layers[layer].kind);
 }
 
 static bool

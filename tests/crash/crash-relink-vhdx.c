@@ -6,8 +6,9 @@
  * whatever link is found, the image reads the same.  A crash leaves the old link or the new one, and when the operation
  * has returned, the new one; the same asked for again finishes.
  *
- * Taking a child's place: "base" shows what "middle", its child, shows, and gets its identity, so that "leaf" has the
- * one or the other as its parent.  At every instant leaf is found to be over middle over base.
+ * Taking a child's place: "base" gets what "middle", its child, shows, and then its identity, so that "leaf" may have
+ * the one or the other as its parent.  At every instant leaf is found to be over middle over base; and once base has
+ * the identity, it has the content too.
  *
  * VHDKIT_SEED repeats a run, VHDKIT_ITERATIONS runs of each case; VHDKIT_CRASH_CUTS crashes of each (long.sh).
  */
@@ -55,12 +56,12 @@ static const Case cases[] = {
   { "another-parent-long-place", IMAGE_VHDX, 3 * MIB, MIB, 4 * MIB, TO_NEW, OTHER_PLACE | LONG_PLACE, 4,
     true },
   { "no-parent", IMAGE_VHDX, 4 * MIB, MIB, 4 * MIB, TO_NONE, 0, 6 },
-  { "no-parent-of-larger", IMAGE_VHDX, 4 * MIB - 1536, MIB, 3 * MIB, TO_NONE, PARTIAL, 4, true },
+  { "no-parent-of-larger", IMAGE_VHDX, 8 * MIB - 1536, MIB, 3 * MIB, TO_NONE, PARTIAL, 4, true },
   { "no-parent-of-smaller", IMAGE_VHDX, 3 * MIB + 512, 2 * MIB, 6 * MIB, TO_NONE, PARTIAL, 4 },
   { "no-parent-4k", IMAGE_VHDX_4K, 4 * MIB + 4096, 2 * MIB, 5 * MIB, TO_NONE, PARTIAL, 4, true },
   { "no-parent-two-chunks", IMAGE_VHDX, 4097 * MIB, MIB, 4098 * MIB, TO_NONE, 0, 2 },
   { "identity-of-child", IMAGE_VHDX, 3 * MIB, MIB, 3 * MIB, TO_IDENTITY, 0, 0, true },
-  { "identity-of-child-4k", IMAGE_VHDX_4K, 3 * MIB, MIB, 2 * MIB, TO_IDENTITY, 0, 0 },
+  { "identity-of-child-4k", IMAGE_VHDX_4K, 3 * MIB, MIB, 3 * MIB, TO_IDENTITY, 0, 0 },
 };
 
 typedef struct
@@ -155,12 +156,11 @@ values_of (Run *run, const char *name)
   return values;
 }
 
-/* leaf over middle over base, and base has what middle shows. */
+/* leaf over middle over base. */
 static void
 make_chain (Run *run)
 {
   const Case *c = run->c;
-  g_autofree char *why = NULL;
 
   image_make (&run->dir, "base", c->kind, c->old_bytes, 2 * MIB, NULL);
   image_populate (&run->dir, "base", run->rand, 20, MIB, 0);
@@ -168,9 +168,6 @@ make_chain (Run *run)
   image_populate (&run->dir, "middle", run->rand, 10, c->block_size, 0);
   image_make (&run->dir, "leaf", c->kind, c->bytes, c->block_size, "middle");
   image_populate (&run->dir, "leaf", run->rand, 5, c->block_size, 0);
-  why = image_commit (&run->dir, "leaf", NULL, 1, 2, false, NULL, NULL);
-  if (why)
-    g_error ("%s", why);
   run->values = values_of (run, "leaf");
 }
 
@@ -213,7 +210,26 @@ typedef struct
   GError *error;
 } Relink;
 
-/* @middle: over base.  The order is that of a merge whose target gets the place of its child. */
+static int coroutine_fn
+copy_all (BlockDriverState *from, BlockDriverState *to)
+{
+  const int64_t piece = 256 << 10;
+  g_autofree uint8_t *buffer = g_malloc (piece);
+  int ret = 0;
+
+  for (int64_t offset = 0; offset < from->bytes && ret == 0; offset += piece)
+    {
+      int64_t n = MIN (piece, from->bytes - offset);
+
+      ret = bdrv_co_pread (from, offset, n, buffer);
+      if (ret == 0)
+        ret = bdrv_co_pwrite (to, offset, n, buffer, 0);
+    }
+  return ret;
+}
+
+/* @middle: over base.  The order is that of a merge whose target gets the place of its child.  Nothing is flushed:
+ * taking the identity must do it. */
 static bool coroutine_fn
 take_place (BlockDriverState *middle, GError **error)
 {
@@ -222,7 +238,15 @@ take_place (BlockDriverState *middle, GError **error)
   int ret;
 
   if (!bdrv_get_identity (middle, identity) || !bdrv_co_reopen_rw (middle, error)
-      || !middle->drv->co_accept_identity (middle, identity, error) || !bdrv_co_reopen_rw (base, error))
+      || !bdrv_co_reopen_rw (base, error) || !middle->drv->co_parent_changed (middle, base, true, error))
+    return false;
+  ret = copy_all (middle, base);
+  if (ret < 0)
+    {
+      bdrv_set_error_errno (error, base, ret, "cannot copy");
+      return false;
+    }
+  if (!middle->drv->co_accept_identity (middle, identity, error))
     return false;
   ret = base->drv->co_take_identity (base, identity);
   if (ret < 0)
@@ -324,6 +348,48 @@ look_without_middle (Run *run)
   return why;
 }
 
+static bool
+have_same_identity (const Run *run, const char *a, const char *b)
+{
+  const char *const names[] = { a, b };
+  uint8_t identities[2][BLOCK_IDENTITY_SIZE];
+
+  for (int i = 0; i < 2; i++)
+    {
+      g_autofree char *why = NULL;
+      VhdkitImage *image = image_open (&run->dir, names[i], VHDKIT_OPEN_NO_PARENTS, NULL, &why);
+
+      if (image == NULL || !bdrv_get_identity (image->bs, identities[i]))
+        g_error ("%s: %s", names[i], why);
+      image_close (image, NULL);
+    }
+  return memcmp (identities[0], identities[1], BLOCK_IDENTITY_SIZE) == 0;
+}
+
+static void
+note_warning (void *opaque, VhdkitCheckSeverity severity, const char *text)
+{
+  char **first = opaque;
+
+  if (severity == VHDKIT_CHECK_WARNING && *first == NULL)
+    *first = g_strdup (text);
+}
+
+/* NULL, or what the check warns of: nothing of the parent is left. */
+static char *
+look_for_warnings (const Run *run)
+{
+  VhdkitCheckResult result = { 0 };
+  char *why = NULL;
+  VhdkitImage *image = image_open (&run->dir, "leaf", VHDKIT_OPEN_CHECK, NULL, &why);
+
+  if (image == NULL)
+    return why;
+  vhdkit_image_check (image, false, &result, note_warning, &why, NULL);
+  image_close (image, why ? NULL : &why);
+  return why;
+}
+
 static char *
 look_at_result (Run *run)
 {
@@ -333,6 +399,8 @@ look_at_result (Run *run)
 
   for (int i = 0; i < (run->c->to == TO_IDENTITY ? 3 : 1) && !why; i++)
     why = image_check (&run->dir, checked[i], &leaks);
+  if (!why && run->c->to == TO_NONE)
+    why = look_for_warnings (run);
   if (!why && leaks > 0 && run->c->to == TO_NONE)
     why = g_strdup_printf ("%" G_GINT64_FORMAT " leaks", leaks);
   if (!why && run->c->to == TO_IDENTITY)
@@ -345,8 +413,9 @@ static char *
 change_again (void *opaque)
 {
   Run *run = opaque;
-  char *why = NULL;
-  g_autoptr (GuestValues) before = image_values (&run->dir, "leaf", &why);
+  bool taken = run->c->to == TO_IDENTITY && have_same_identity (run, "base", "middle");
+  char *why = taken ? look_without_middle (run) : NULL;
+  g_autoptr (GuestValues) before = why ? NULL : image_values (&run->dir, "leaf", &why);
   VhdkitImage *image = why ? NULL : open_to_change (run, NULL, &why);
   g_autoptr (GuestValues) after = NULL;
   char *text;
@@ -489,21 +558,38 @@ record (Run *run)
   return !why;
 }
 
-/* The change is durable when it returns. */
-static void
-judge_durable (Run *run)
+/* NULL, or what is wrong with the last crash, before @cut: the image shows what it may; and the change is durable when
+ * it has returned. */
+static char *
+judge_link (Run *run, size_t cut)
 {
-  for (size_t cut = 0; cut <= crash_trace_records (run->trace) && !g_test_failed (); cut++)
-    {
-      g_autofree char *why = NULL;
+  int64_t at = crash_trace_position (run->trace, cut);
+  char *why = NULL;
+  g_autoptr (GuestValues) values = image_values (&run->dir, "leaf", &why);
 
-      if (crash_trace_position (run->trace, cut) < run->changed_at)
-        continue;
-      crash_trace_make (run->trace, cut, CRASH_KEEP_NONE, SIZE_MAX, run->rand);
-      why = run->c->to == TO_IDENTITY ? look_without_middle (run) : look_at_parent (run);
-      if (why)
-        test_fail ("after the change has returned: %s\n%s", why, crash_trace_story (run->trace));
-    }
+  if (values)
+    why = guest_check (run->guest, values, at);
+  if (!why && at >= run->changed_at)
+    why = run->c->to == TO_IDENTITY ? look_without_middle (run) : look_at_parent (run);
+  return why;
+}
+
+/* Before every record, with all lost that may be, and with nothing lost. */
+static void
+judge_links (Run *run)
+{
+  static const CrashStrategy strategies[] = { CRASH_KEEP_NONE, CRASH_KEEP_ALL };
+
+  for (size_t cut = 0; cut <= crash_trace_records (run->trace); cut++)
+    for (size_t i = 0; i < G_N_ELEMENTS (strategies) && !g_test_failed (); i++)
+      {
+        g_autofree char *why = NULL;
+
+        crash_trace_make (run->trace, cut, strategies[i], SIZE_MAX, run->rand);
+        why = judge_link (run, cut);
+        if (why)
+          test_fail ("%s\n%s", why, crash_trace_story (run->trace));
+      }
 }
 
 static void
@@ -518,10 +604,11 @@ test_crashes (gconstpointer data)
       g_autofree char *name = g_strdup_printf ("relink-%s-%s-%d", image_kind_format (c->kind), c->name, i);
 
       run.rand = test_rand (name);
-      test_dir_init (&run.dir, "crash-relink");
+      test_dir_init (&run.dir, "relink-crash");
       if (!record (&run))
         return;
-      judge_durable (&run);
+      if (!ends_of (c))
+        judge_links (&run);
 
       CrashJudge judge = judge_of (&run, run.trace, run.guest, 10);
 
@@ -576,7 +663,7 @@ test_faults (gconstpointer data)
   g_autofree char *name = g_strdup_printf ("relink-%s-%s", image_kind_format (run.c->kind), run.c->name);
 
   run.rand = test_rand (name);
-  test_dir_init (&run.dir, "fault-relink");
+  test_dir_init (&run.dir, "relink-fault");
   make_files (&run);
   run.trace = new_trace (&run);
   for (size_t i = 0; i < G_N_ELEMENTS (faults) && !g_test_failed (); i++)
@@ -606,7 +693,7 @@ main (int argc, char **argv)
     {
       const char *format = image_kind_format (cases[i].kind);
       g_autofree char *crashes = g_strdup_printf ("/crash-relink-vhdx/%s/%s", format, cases[i].name);
-      g_autofree char *fault = g_strdup_printf ("/crash-relink-vhdx/%s/faults/%s", format, cases[i].name);
+      g_autofree char *fault = g_strdup_printf ("/crash-relink-vhdx/%s/faults-%s", format, cases[i].name);
 
       g_test_add_data_func (crashes, &cases[i], test_crashes);
       if (cases[i].faults)

@@ -105,8 +105,10 @@ void image_damage_regions (const TestDir *dir, const char *name, int which);
 /* Some blocks that read as zeros in every layer get states that say so and keep space: 1 and 3 with an offset. */
 void image_add_anchors (const TestDir *dir, const char *name, GRand *rand);
 /* Of a differencing image: some blocks become partially present with no bit set, in space full of rubbish; some
- * whole ones with all bits set. */
+ * whole ones with all bits set.  Those that are partially present get rubbish where they show the parent. */
 void image_add_partial (const TestDir *dir, const char *name, GRand *rand);
+/* The disk gets another ID, other physical sectors, and an item more. */
+void image_set_disk_properties (const TestDir *dir, const char *name, GRand *rand);
 
 /* NULL, or the errors that a check of the one file finds.  *leaks (may be NULL): how many leaks. */
 char *image_check (const TestDir *dir, const char *name, int64_t *leaks);

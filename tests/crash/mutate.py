@@ -76,11 +76,20 @@ VHDX = [
     ('compact.c', 'ret = vhdx_co_begin_changes (s, VHDX_SESSION_FILE);', 'ret = 0;'),
     ('compact.c', '  /* Copies, flush, entry, flush: I1, I3. */\n  if (ret == 0)\n    ret = vhdx_co_publish (s);', ''),
     ('reduce.c', 'if (ret == 0)\n    ret = vhdx_co_publish (s);\n  /* A read that', '/* A read that'),
-    ('reduce.c', 'vhdx_co_wait_old_requests (s);\n  if (ret == 0 && s->metadata', 'if (ret == 0 && s->metadata'),
+    ('reduce.c', 'if (ret == 0)\n    epochs_co_wait (&s->epochs);\n  if (ret == 0 && s->metadata', 'if (ret == 0 && s->metadata'),
     ('reduce.c', 'vhdx_pages_forget (s, file_offset, VHDX_BITMAP_BLOCK_BYTES);', ';'),
     ('link.c', 'if (!set_linkage (s, &now, &next, error))', 'if (false)'),
     ('link.c', 'if (!set_linkage (s, &next, &none, error))', 'if (false && !set_linkage (s, &next, &none, error))'),
     ('link.c', 'ret = bdrv_co_take_next_identity (parent);', 'ret = 0;'),
+    ('relink.c', 'ret = bdrv_co_write_batch (s->bs->file, (const BdrvWrite *)(const void *)zeros->data, zeros->len);', 'ret = 0;'),
+    ('relink.c', 'return ret < 0 ? ret : vhdx_co_reduce (s->bs);', 'return ret;'),
+    ('relink.c', 'if (!vhdx_co_change_items (s, changes, G_N_ELEMENTS (changes), error))',
+     'if (!vhdx_co_change_items (s, changes + 1, 1, error) || !vhdx_co_change_items (s, changes, 1, error))'),
+    ('session.c', '  ret = vhdx_co_publish (s);\n  co_mutex_lock (&s->session_lock);\n  if (ret == 0)\n    {\n      header = s->header;\n      if',
+     '  ret = 0;\n  co_mutex_lock (&s->session_lock);\n  if (ret == 0)\n    {\n      header = s->header;\n      if'),
+    ('session.c', 's->session = VHDX_SESSION_FILE;', ';'),
+    ('link.c', 'memcpy (also.b, identity, sizeof also.b);', 'also = now;'),
+    ('io.c', 'return s->metadata.has_parent && s->bs->backing;', 'return s->bs->backing;'),
     ('resize.c', 'ret = zero_tail (s, old_bytes, bytes);', 'ret = 0;'),
     ('resize.c', 'int ret = vhdx_co_for_each_entry_in (s, first, entries, clear_entry, NULL);',
      'int ret = first > entries && entries == 0 ? clear_entry (s, 0, 0, NULL) : 0;'),
@@ -94,8 +103,9 @@ VHDX = [
 DRIVERS = {
     'vhd': (VHD, [('tests/crash/' + name, ['-p', '/%s/vhd' % name]) for name in CRASH_TESTS + ['crash-relink']]
             + [('tests/unit/test-vhd-relocate', [])]),
-    'vhdx': (VHDX, [('tests/unit/test-vhdx-write', [])]
-             + [('tests/crash/' + name, ['-p', '/%s/vhdx' % name]) for name in CRASH_TESTS + ['crash-replay']]),
+    'vhdx': (VHDX, [('tests/unit/test-vhdx-write', []), ('tests/unit/test-vhdx-relink', [])]
+             + [('tests/crash/' + name, ['-p', '/%s/vhdx' % name])
+                for name in CRASH_TESTS + ['crash-replay', 'crash-relink-vhdx']]),
 }
 
 

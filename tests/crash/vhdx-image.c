@@ -27,6 +27,7 @@ typedef struct
   int64_t disk_bytes, block_size, sector;
   bool has_parent;
   int64_t ratio, blocks;
+  int64_t metadata_offset;
 } Vhdx;
 
 static const uint8_t bat_guid[16] = { 0x66, 0x77, 0xC2, 0x2D, 0x23, 0xF6, 0x00, 0x42,
@@ -37,6 +38,10 @@ static const uint8_t parameters_guid[16] = { 0x37, 0x67, 0xA1, 0xCA, 0x36, 0xFA,
                                              0xB3, 0xB6, 0x33, 0xF0, 0xAA, 0x44, 0xE7, 0x6B };
 static const uint8_t size_guid[16] = { 0x24, 0x42, 0xA5, 0x2F, 0x1B, 0xCD, 0x76, 0x48,
                                        0xB2, 0x11, 0x5D, 0xBE, 0xD8, 0x3B, 0xF4, 0xB8 };
+static const uint8_t id_guid[16] = { 0xAB, 0x12, 0xCA, 0xBE, 0xE6, 0xB2, 0x23, 0x45,
+                                     0x93, 0xEF, 0xC3, 0x09, 0xE0, 0x00, 0xC7, 0x46 };
+static const uint8_t physical_guid[16] = { 0xC7, 0x48, 0xA3, 0xCD, 0x5D, 0x44, 0x71, 0x44,
+                                           0x9C, 0xC9, 0xE9, 0x88, 0x52, 0x51, 0xC5, 0x56 };
 static const uint8_t sector_guid[16] = { 0x1D, 0xBF, 0x41, 0x81, 0x6F, 0xA9, 0x09, 0x47,
                                          0xBA, 0x47, 0xF2, 0x33, 0xA8, 0xFA, 0xAB, 0x5F };
 
@@ -99,7 +104,7 @@ vhdx_read (Vhdx *vhdx, const TestDir *dir, const char *name)
   vhdx->bat_offset = get_le (entry + 16, 8);
   entry = find_entry (regions + 16, metadata_guid);
   g_assert_nonnull (entry);
-  metadata = get_le (entry + 16, 8);
+  metadata = vhdx->metadata_offset = get_le (entry + 16, 8);
   read_at (vhdx, table, sizeof table, metadata);
   vhdx->block_size = read_item (vhdx, metadata, table, parameters_guid, 0, 4);
   vhdx->has_parent = read_item (vhdx, metadata, table, parameters_guid, 4, 4) & 2;
@@ -219,6 +224,23 @@ set_bits (Vhdx *vhdx, int64_t block, int fill)
   write_at (vhdx, bits, bytes, (int64_t)(entry & ~(uint64_t)(MIB - 1)) + block % vhdx->ratio * bytes);
 }
 
+/* Rubbish in the sectors of @block, which is at @file_offset, that have no bit. */
+static void
+spoil_absent_sectors (const Vhdx *vhdx, int64_t block, int64_t file_offset)
+{
+  int64_t chunk = block / vhdx->ratio, sectors = vhdx->block_size / vhdx->sector;
+  uint64_t entry = get_entry (vhdx, (chunk + 1) * vhdx->ratio + chunk);
+  g_autofree uint8_t *bits = g_malloc (sectors / 8), *data = g_malloc (vhdx->block_size);
+
+  read_at (vhdx, bits, sectors / 8,
+           (int64_t)(entry & ~(uint64_t)(MIB - 1)) + block % vhdx->ratio * (sectors / 8));
+  read_at (vhdx, data, vhdx->block_size, file_offset);
+  for (int64_t i = 0; i < sectors; i++)
+    if (!(bits[i / 8] >> i % 8 & 1))
+      memset (data + i * vhdx->sector, 0x5A, vhdx->sector);
+  write_at (vhdx, data, vhdx->block_size, file_offset);
+}
+
 void
 image_add_partial (const TestDir *dir, const char *name, GRand *rand)
 {
@@ -232,7 +254,10 @@ image_add_partial (const TestDir *dir, const char *name, GRand *rand)
       int state = entry & 7;
 
       if (state == PARTIALLY_PRESENT)
-        continue;
+        {
+          spoil_absent_sectors (&vhdx, block, entry & ~(uint64_t)(MIB - 1));
+          continue;
+        }
       if ((state != NOT_PRESENT && state != FULLY_PRESENT) || g_rand_boolean (rand))
         {
           /* Bits that mean nothing, until the block becomes partially present. */
@@ -244,5 +269,45 @@ image_add_partial (const TestDir *dir, const char *name, GRand *rand)
       set_bits (&vhdx, block, state == FULLY_PRESENT ? 0xFF : 0);
       set_entry (&vhdx, index_of (&vhdx, block), (entry & ~UINT64_C (7)) | PARTIALLY_PRESENT);
     }
+  close (vhdx.fd);
+}
+
+static void
+put_le (uint8_t *data, int bytes, uint64_t value)
+{
+  for (int i = 0; i < bytes; i++)
+    data[i] = value >> 8 * i;
+}
+
+void
+image_set_disk_properties (const TestDir *dir, const char *name, GRand *rand)
+{
+  uint8_t table[32 + ENTRY_MAX * 32], id[16], physical[4], item[5000];
+  const uint8_t *entry;
+  Vhdx vhdx;
+  int n;
+
+  vhdx_read (&vhdx, dir, name);
+  read_at (&vhdx, table, sizeof table, vhdx.metadata_offset);
+  for (int i = 0; i < 16; i++)
+    id[i] = g_rand_int (rand);
+  entry = find_entry (table + 32, id_guid);
+  g_assert_nonnull (entry);
+  write_at (&vhdx, id, sizeof id, vhdx.metadata_offset + get_le (entry + 16, 4));
+  entry = find_entry (table + 32, physical_guid);
+  g_assert_nonnull (entry);
+  put_le (physical, sizeof physical, 512);
+  write_at (&vhdx, physical, sizeof physical, vhdx.metadata_offset + get_le (entry + 16, 4));
+
+  n = get_le (table + 10, 2);
+  g_assert_cmpint (n, <, ENTRY_MAX);
+  memset (item, 0x5A, sizeof item);
+  memcpy (table + 32 + n * 32, id, sizeof id);
+  put_le (table + 32 + n * 32 + 16, 4, MIB / 2);
+  put_le (table + 32 + n * 32 + 20, 4, sizeof item);
+  put_le (table + 32 + n * 32 + 24, 8, 2);
+  put_le (table + 10, 2, n + 1);
+  write_at (&vhdx, item, sizeof item, vhdx.metadata_offset + MIB / 2);
+  write_at (&vhdx, table, 32 + (n + 1) * 32, vhdx.metadata_offset);
   close (vhdx.fd);
 }

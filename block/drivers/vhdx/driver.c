@@ -46,6 +46,7 @@ const BlockDriver vhdx_driver = {
   .check_parent_change = vhdx_check_parent_change,
   .co_accept_identity = vhdx_co_accept_identity,
   .co_take_identity = vhdx_co_take_identity,
+  .co_copy_disk_properties = vhdx_co_copy_disk_properties,
   .co_get_layout = vhdx_co_get_layout,
   .co_drop_block = vhdx_co_drop_block,
   .co_reduce = vhdx_co_reduce,
