@@ -262,7 +262,6 @@ BlockDriverState *coroutine_fn bdrv_co_open_format (const BlockDriver *drv, Bloc
                                                     const char *const *options, GError **error);
 /* --- link.c -------------------------------------------------------------------------------------------- */
 
-
 /* --- parent-path.c ------------------------------------------------------------------------------------- */
 
 /* The host paths (of char *, at least one) that @path may mean for a child whose container is
