@@ -8,6 +8,7 @@
 #include "compact.h"
 #include "compare.h"
 #include "convert.h"
+#include "rebase.h"
 
 /* Least time between two calls of a progress callback. */
 #define PROGRESS_INTERVAL_NS (100 * 1000 * 1000)
@@ -434,5 +435,39 @@ vhdkit_compare_get_stats (VhdkitJob *job, VhdkitCompareStats *stats)
     .allocation_differs = inner.allocation_differs,
     .first_difference = inner.first_difference,
     .failed_side = inner.failed_side,
+  };
+}
+
+/* --- rebase -------------------------------------------------------------------------------------------- */
+
+VhdkitJob *
+vhdkit_rebase_new (VhdkitImage *image, VhdkitImage *parent, const VhdkitRebaseOptions *options,
+                   GError **error)
+{
+  VhdkitRebaseOptions own;
+
+  if (!api_copy_options (&own, sizeof own, options, "VhdkitRebaseOptions", error)
+      || (parent != NULL && !images_check_pair (image, parent, error)) || !image_check_idle (image, error))
+    return NULL;
+
+  RebaseParams params = {
+    .leaf = image->bs,
+    .parent = parent != NULL ? parent->bs : NULL,
+    .unsafe = own.unsafe,
+    .ignore_id_mismatch = own.ignore_id_mismatch,
+    .parallel = own.parallel,
+  };
+  return job_wrap (rebase_job_new (image->context->aio, &params, error), image, parent, NULL, image->bs);
+}
+
+void
+vhdkit_rebase_get_stats (VhdkitJob *job, VhdkitRebaseStats *stats)
+{
+  RebaseStats inner = rebase_job_get_stats (job->job);
+
+  *stats = (VhdkitRebaseStats){
+    .bytes_copied = inner.bytes_copied,
+    .bytes_cloned = inner.bytes_cloned,
+    .bytes_zeroed = inner.bytes_zeroed,
   };
 }

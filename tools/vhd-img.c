@@ -11,8 +11,8 @@
 const char *program_name = "vhd-img";
 
 static const Command *const commands[] = {
-  &cmd_bench,   &cmd_check,  &cmd_commit, &cmd_compact, &cmd_compare,
-  &cmd_convert, &cmd_create, &cmd_info,   &cmd_map,     NULL,
+  &cmd_bench,  &cmd_check, &cmd_commit, &cmd_compact, &cmd_compare, &cmd_convert,
+  &cmd_create, &cmd_info,  &cmd_map,    &cmd_rebase,  NULL,
 };
 
 static const ManSection sections[] = {
@@ -44,9 +44,11 @@ static const ManSection sections[] = {
     "FILE.rct and FILE.mrt, are stale as soon as anything but Hyper-V writes to FILE, of which every command "
     "that does so warns." },
   { "Signals",
-    "SIGUSR1 prints the progress of convert, compare, commit and compact. SIGINT and SIGTERM stop them in a "
+    "SIGUSR1 prints the progress of convert, compare, commit, compact and rebase. SIGINT and SIGTERM stop "
+    "them in a "
     "safe "
-    "place: the images are consistent, and commit and compact finish their work when they are run again. A "
+    "place: the images are consistent, and commit, compact and rebase finish their work when they are run "
+    "again. A "
     "second signal ends the program at once; that is as safe as a crash, and a crash leaves nothing that a "
     "second run does not finish." },
   { "Exit status", "0 for success, 1 for failure, 128 plus the number of the signal for a job that was "
@@ -61,6 +63,8 @@ static const ManSection sections[] = {
   { "Examples", "Merge the uppermost of four images down to the base, then shrink the base:\n\n"
                 "  vhd-img commit -p --depth 3 leaf.avhdx\n"
                 "  vhd-img compact -p base.vhdx\n\n"
+                "Tell an image where its parent is now, after the chain was copied to another folder:\n\n"
+                "  vhd-img rebase -u -b base.vhdx leaf.avhdx\n\n"
                 "Show what a chain is made of:\n\n"
                 "  vhd-img info --backing-chain leaf.avhdx\n\n"
                 "Make a fixed image of a raw one:\n\n"

@@ -6,6 +6,6 @@
 #include "tool.h"
 
 extern const Command cmd_bench, cmd_check, cmd_commit, cmd_compact, cmd_compare, cmd_convert, cmd_create,
-    cmd_info, cmd_map;
+    cmd_info, cmd_map, cmd_rebase;
 
 #endif

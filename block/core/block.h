@@ -136,6 +136,8 @@ int64_t coroutine_fn bdrv_co_get_allocated_size (BlockDriverState *bs);
 const char *bdrv_get_host_path (const BlockDriverState *bs);
 /* How the child's own words name its parent (first path), or NULL; free with g_free (). */
 char *bdrv_get_parent_name (BlockDriverState *bs);
+void bdrv_parent_link_clear (BlockParentLink *link);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (BlockParentLink, bdrv_parent_link_clear)
 
 G_END_DECLS
 

@@ -270,9 +270,6 @@ BlockDriverState *coroutine_fn bdrv_co_open_format (const BlockDriver *drv, Bloc
                                                     const char *const *options, GError **error);
 /* --- link.c -------------------------------------------------------------------------------------------- */
 
-void bdrv_parent_link_clear (BlockParentLink *link);
-G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (BlockParentLink, bdrv_parent_link_clear)
-
 /* --- parent-path.c ------------------------------------------------------------------------------------- */
 
 /* The host paths (of char *, at least one) that @path may mean for a child whose container is

@@ -261,6 +261,8 @@ struct BlockDriverState
   BlockDriverState *file;    /* the container file, for formats and filters; a reference of the core's */
   BlockDriverState *backing; /* the parent image, or NULL; a reference of the core's */
   AioContext *context;
+  /* Set by a job while all it writes reads as what was there: an identity that follows the content stays. */
+  bool same_content;
 };
 
 typedef enum
@@ -276,7 +278,10 @@ typedef enum
   BLOCK_CAP_ZERO_INIT = 1 << 1, /* a fresh image reads as zeros */
   BLOCK_CAP_SHRINK = 1 << 2,    /* co_truncate can make the image smaller */
   BLOCK_CAP_ZERO_BLOCKS =
-      1 << 3, /* a block can be zeros over a parent without being stored: BLOCK_DROP_ZERO */
+      1 << 3, /* a block (of limits.discard_alignment) can be zeros over a parent without being stored:
+               * BLOCK_DROP_ZERO, co_pwrite_zeroes () with MAY_UNMAP */
+  BLOCK_CAP_GUID_IDENTITY =
+      1 << 4, /* identities are stored as Windows stores GUIDs: the first three fields little-endian */
 } BlockDriverCaps;
 
 /* How an image is to be made; see co_create. */
@@ -371,6 +376,8 @@ struct BlockDriver
    * bs->backing stays as it is.  Durable on return. */
   bool coroutine_fn (*co_change_parent) (BlockDriverState *bs, const BlockParentChange *change,
                                          GError **error);
+  /* Whether it could, without I/O: asked before anything is stored for it.  NULL: whatever is asked. */
+  bool (*check_parent_change) (BlockDriverState *bs, const BlockParentChange *change, GError **error);
   /* Formats whose link names the parent's content (get_next_identity): from now on the link also holds when the
    * parent has @identity (BLOCK_IDENTITY_SIZE bytes).  And: give this image @identity, that of another image with the
    * same content.  Durable on return. */

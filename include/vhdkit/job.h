@@ -200,6 +200,34 @@ VhdkitJob *vhdkit_compare_new (VhdkitImage *a, VhdkitImage *b, const VhdkitCompa
                                GError **error);
 void vhdkit_compare_get_stats (VhdkitJob *job, VhdkitCompareStats *stats);
 
+/* --- rebase -------------------------------------------------------------------------------------------- */
+
+typedef struct
+{
+  size_t struct_size;      /* sizeof (VhdkitRebaseOptions) */
+  bool unsafe;             /* change the link alone, whatever the two parents show */
+  bool ignore_id_mismatch; /* unsafe: @parent need not have the identity that @image recorded (else
+                            * PARENT_MISMATCH, with both) */
+  unsigned parallel;       /* coroutines, 1..16; 0: 16 */
+} VhdkitRebaseOptions;
+
+typedef struct
+{
+  int64_t bytes_copied, bytes_cloned, bytes_zeroed;
+} VhdkitRebaseStats;
+
+/* Give @image's leaf another parent: @parent, opened read-only in the same context, or none (NULL).  @image is opened
+ * read-only; the job makes its leaf writable.  What a guest sees stays the same, also for children of @image: where it
+ * would not, the leaf first gets what it shows now, at worst all that its parents hold.  With @unsafe it is the caller
+ * who says that @parent shows the right things; @image may have been opened with VHDKIT_OPEN_NO_PARENTS then.  The
+ * files of the parents, old and new, are only read.
+ *
+ * Refused: a @parent that is @image or has it among its ancestors, of a format that @image cannot have a parent of;
+ * images of formats without parents, fixed ones.  Close @image afterwards: its handle knows the old parent alone. */
+VhdkitJob *vhdkit_rebase_new (VhdkitImage *image, VhdkitImage *parent, const VhdkitRebaseOptions *options,
+                              GError **error);
+void vhdkit_rebase_get_stats (VhdkitJob *job, VhdkitRebaseStats *stats);
+
 G_END_DECLS
 
 #endif

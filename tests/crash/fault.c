@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Every request to the files fails once: of a guest's work, of a commit, of a compaction.
+ * Every request to the files fails once: of a guest's work, of a commit, of a compaction, of a rebase.
  *
  * For n = 1, 2, … the n-th request that the filter blkdebug sees fails, with EIO or ENOSPC, as a whole or after its
  * first sector, until a run has no n-th one.  After each: whoever asked was told; the image is sound and holds what
@@ -21,6 +21,8 @@ typedef enum
   WORK_GUEST,
   WORK_COMMIT,
   WORK_COMPACT,
+  WORK_REBASE,  /* onto an image that shows something else */
+  WORK_FLATTEN, /* onto none */
 } Work;
 
 typedef struct
@@ -49,6 +51,9 @@ static const Case cases[] = {
   { "compact-dynamic", WORK_COMPACT, IMAGE_VHD, 0, 512 * KIB, 4 * KIB, 0, 0, false, false },
   { "compact-differencing", WORK_COMPACT, IMAGE_VHD, IMAGE_VHD, 512 * KIB, 8 * KIB, 512 * KIB, 0, true,
     false },
+  { "rebase", WORK_REBASE, IMAGE_VHD, IMAGE_VHD, 300 * KIB, 8 * KIB, 256 * KIB, 0, false, false },
+  { "rebase-flatten", WORK_FLATTEN, IMAGE_VHD, IMAGE_VHD_FIXED, 300 * KIB, 16 * KIB, 256 * KIB, 0, true,
+    false },
 
   { "guest-dynamic", WORK_GUEST, IMAGE_VHDX, 0, 3 * MIB, MIB, 0, 5 * MIB, false, false },
   { "guest-differencing", WORK_GUEST, IMAGE_VHDX, IMAGE_VHDX, 3 * MIB, MIB, 5 * MIB, 4 * MIB, false, false },
@@ -58,6 +63,9 @@ static const Case cases[] = {
   { "commit-into-fixed", WORK_COMMIT, IMAGE_VHDX, IMAGE_VHDX_FIXED, 3 * MIB, MIB, 2 * MIB, 0, false, false },
   { "compact-dynamic", WORK_COMPACT, IMAGE_VHDX, 0, 14 * MIB, MIB, 0, 0, false, false },
   { "compact-differencing", WORK_COMPACT, IMAGE_VHDX, IMAGE_VHDX, 14 * MIB, MIB, 14 * MIB, 0, false, false },
+  { "rebase", WORK_REBASE, IMAGE_VHDX, IMAGE_VHDX, 4 * MIB, MIB, 3 * MIB, 0, false, false },
+  { "rebase-flatten", WORK_FLATTEN, IMAGE_VHDX_4K, IMAGE_VHDX_4K, 4 * MIB, 2 * MIB, 5 * MIB, 0, false,
+    false },
 };
 
 /* What fails. */
@@ -125,6 +133,11 @@ make_files (Run *run)
       image_make (&run->dir, "base", c->base, c->base_bytes, image_kind_is_sparse (c->base) ? block_size : 0,
                   NULL);
       image_populate (&run->dir, "base", rand, 40, block_size, 0);
+    }
+  if (c->work == WORK_REBASE)
+    {
+      image_make (&run->dir, "other", c->leaf, c->bytes, c->block_size, NULL);
+      image_populate (&run->dir, "other", rand, 16, c->block_size, 0);
     }
   image_make (&run->dir, "leaf", c->leaf, c->bytes, c->block_size, c->base_bytes ? "base" : NULL);
   if (c->batmap)
@@ -200,9 +213,17 @@ guest_work (Run *run, Guest *guest, char **filters, bool *told)
 static char *
 job_work (Run *run, char **filters)
 {
-  return run->c->work == WORK_COMMIT
-             ? image_commit (&run->dir, "leaf", filters, 0, 1, false, run->c->skips, NULL, NULL)
-             : image_compact (&run->dir, "leaf", filters, NULL, NULL, NULL);
+  switch (run->c->work)
+    {
+    case WORK_COMMIT:
+      return image_commit (&run->dir, "leaf", filters, 0, 1, false, run->c->skips, NULL, NULL);
+    case WORK_REBASE:
+      return image_rebase (&run->dir, "leaf", "other", filters, NULL, NULL);
+    case WORK_FLATTEN:
+      return image_rebase (&run->dir, "leaf", NULL, filters, NULL, NULL);
+    default:
+      return image_compact (&run->dir, "leaf", filters, NULL, NULL, NULL);
+    }
 }
 
 static char *
@@ -226,6 +247,10 @@ work_again (void *opaque)
     }
   if (!why)
     why = image_check (&run->dir, changed, &leaks);
+  if (!why && run->c->work == WORK_REBASE)
+    why = image_check_parent (&run->dir, "leaf", "other");
+  if (!why && run->c->work == WORK_FLATTEN)
+    why = image_check_parent (&run->dir, "leaf", NULL);
   if (!why && run->c->work == WORK_COMPACT && leaks > 0)
     why = g_strdup_printf ("%" G_GINT64_FORMAT " leaks", leaks);
   return why;

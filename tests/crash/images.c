@@ -480,6 +480,44 @@ image_compact (const TestDir *dir, const char *name, char **filters, Guest *read
   return run_job (dir, job, image, reader, rand, stats, error);
 }
 
+char *
+image_rebase (const TestDir *dir, const char *leaf, const char *parent, char **filters, Guest *reader,
+              GRand *rand)
+{
+  VhdkitRebaseOptions options = { .struct_size = sizeof options };
+  char *why = NULL;
+  VhdkitImage *onto = parent ? image_open (dir, parent, 0, NULL, &why) : NULL;
+  VhdkitImage *image = parent && onto == NULL ? NULL : image_open (dir, leaf, 0, filters, &why);
+  GError *error = NULL;
+  VhdkitJob *job = image ? vhdkit_rebase_new (image, onto, &options, &error) : NULL;
+
+  if (image)
+    why = run_job (dir, job, image, reader, rand, NULL, error);
+  if (onto)
+    image_close (onto, why ? NULL : &why);
+  return why;
+}
+
+char *
+image_check_parent (const TestDir *dir, const char *name, const char *parent)
+{
+  VhdkitLayerInfo info = { 0 };
+  char *why = NULL;
+  VhdkitImage *image = image_open (dir, name, 0, NULL, &why);
+  g_autofree char *found = NULL;
+
+  if (image == NULL)
+    return why;
+  if (vhdkit_image_get_layer_info (image, 0, &info, NULL) && info.parent_filename != NULL)
+    found = g_path_get_basename (info.parent_filename);
+  if (g_strcmp0 (found, parent) != 0)
+    why =
+        g_strdup_printf ("the parent is %s instead of %s", found ? found : "none", parent ? parent : "none");
+  vhdkit_layer_info_clear (&info);
+  image_close (image, why ? NULL : &why);
+  return why;
+}
+
 char **
 recording_filters (const TestDir *dir, const char *log, GRand *rand)
 {

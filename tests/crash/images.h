@@ -120,6 +120,12 @@ char *image_convert (const TestDir *dir, const char *source, const char *target,
 char *image_compact (const TestDir *dir, const char *name, char **filters, Guest *reader, GRand *rand,
                      VhdkitCompactStats *stats);
 
+/* @parent: NULL for none.  The filters are not put on it. */
+char *image_rebase (const TestDir *dir, const char *leaf, const char *parent, char **filters, Guest *reader,
+                    GRand *rand);
+/* NULL, or why @parent (a name; NULL: none) is not what @name has as its parent. */
+char *image_check_parent (const TestDir *dir, const char *name, const char *parent);
+
 /* Filters of a recorded run: a disk with a random order below a log at @trace's path.  Free with
  * g_strfreev (). */
 char **recording_filters (const TestDir *dir, const char *log, GRand *rand);

@@ -6,7 +6,7 @@ import random
 
 from harness import KiB, MiB, Unchanged, add, case, main, tool, vhdfile
 
-COMMANDS = ('bench', 'check', 'commit', 'compact', 'compare', 'convert', 'create', 'info', 'map')
+COMMANDS = ('bench', 'check', 'commit', 'compact', 'compare', 'convert', 'create', 'info', 'map', 'rebase')
 
 
 def help_of(t, command):
@@ -29,7 +29,8 @@ def unknown_option(t, command):
 def absent(t, command):
     if command in ('create', 'compare', 'convert'):
         return
-    t.refused(t.img(command, t.path('absent.vhd'), rc=1), 'absent.vhd', 'no such file')
+    options = ('-b', '') if command == 'rebase' else ()
+    t.refused(t.img(command, *options, t.path('absent.vhd'), rc=1), 'absent.vhd', 'no such file')
 
 
 for command in COMMANDS:

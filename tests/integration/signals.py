@@ -12,7 +12,8 @@ import time
 import chains
 import vhdxchains
 import vhdxread
-from harness import KiB, MiB, add, case, main, sha256, tool, vhdfile
+import views
+from harness import KiB, MiB, Unchanged, add, case, main, sha256, tool, vhdfile
 
 maker = chains
 if sys.argv[1:2] == ['vhdx']:
@@ -127,8 +128,60 @@ def compact_stopped(t, how):
     met(t, how, [tool('vhd-img'), 'compact', '-q', path], lambda: t.run('cp', t.path('pristine'), path), judge)
 
 
+def rebase_chain(t):
+    """A child that shows most of its parent, and an image that shows nothing of it."""
+    rng, size = random.Random(4), 8 * MiB
+
+    def whole(name, first):
+        writes = [(i * MiB, bytes([first + i]) * MiB) for i in range(8)]
+        if maker is vhdxchains:
+            return vhdxchains.write_layer(t, name + '.vhdx', size, writes)
+        made = vhdfile.write_sparse(t.path(name + '.vhd'), size, writes, block_size=512 * KiB, rng=rng)
+        return chains.Layer(made.path, 'dynamic', chains.lay(b'', writes, size), made.unique_id)
+
+    parent, other = whole('p', 1), whole('n', 101)
+    writes = [(i * MiB + 4096, rng.randbytes(4096)) for i in range(0, 8, 2)]
+    if maker is vhdxchains:
+        return parent, vhdxchains.write_layer(t, CHILD, size, writes, 'differencing', parent), other.path
+    child = vhdfile.write_sparse(t.path(CHILD), size, writes, parent_id=parent.unique_id, parent_path=parent.path, rng=rng)
+    return parent, chains.Layer(child.path, 'diff', chains.lay(parent.view, writes, size), child.unique_id), other.path
+
+
+def rebase_stopped(t, how, flatten):
+    """Onto an image that shows nothing of the old parent, or onto none; the identity stays at every instant."""
+    parent, layer, other = rebase_chain(t)
+    child = layer.path
+    t.run('cp', child, t.path('pristine'))
+    before = Unchanged(parent.path, other)
+    argv = [tool('vhd-img'), 'rebase', '-q', '-b', '' if flatten else other]
+
+    def shows(when):
+        """What its parent is, after a look at what it shows."""
+        image = vhdxread.open_chain(child) if maker is vhdxchains else vhdfile.open_chain(child)
+        if maker is vhdxchains:
+            views.same(t, image, layer.view, when)
+            t.equal(image.data_write_guid, layer.unique_id, 'identity ' + when)
+        else:
+            t.same_content(image.read_all(), layer.view, when)
+            t.equal(image.unique_id, layer.unique_id, 'identity ' + when)
+        return image.parent and os.path.normpath(image.parent.path)
+
+    def judge(when):
+        shows('view after ' + when)
+        t.img('check', '-q', '-f', FORMAT, child, rc=(0, 2, 3) if how == signal.SIGKILL else (0, 3))
+        t.run(*argv, child)
+        t.equal(shows('view after the rerun'), None if flatten else other, 'parent')
+        maker.sound(t, layer, leaks=True)
+        before.verify(t, 'the rebase')
+
+    met(t, how, [*argv, '-r', '32M', child], lambda: t.run('cp', t.path('pristine'), child), judge)
+
+
 for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
     add('%s-during-commit' % how.name, commit_stopped, how)
+    if how != signal.SIGTERM:
+        add('%s-during-rebase' % how.name, rebase_stopped, how, False)
+        add('%s-during-flatten' % how.name, rebase_stopped, how, True)
     if maker is vhdxchains:
         add('%s-during-compact' % how.name, compact_stopped, how)
 

@@ -118,7 +118,7 @@ change_begin (VhdxState *s, uint64_t *epoch)
   while (G_UNLIKELY (s->moving > 0))
     co_queue_wait (&s->moving_done, NULL);
   *epoch = epochs_enter (&s->epochs);
-  return vhdx_co_begin_changes (s, VHDX_SESSION_DATA);
+  return vhdx_co_begin_changes (s, s->bs->same_content ? VHDX_SESSION_FILE : VHDX_SESSION_DATA);
 }
 
 static int coroutine_fn
