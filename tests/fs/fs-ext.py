@@ -204,6 +204,29 @@ def journal_that_is_not_empty(t):
 
 
 @case
+def bitmap_checksum(t):
+    """As many bits are set as before, but others."""
+    path = make(t, '-t ext4 -b 1024')
+    block = int(re.search(r'Block bitmap at (\d+)', t.run('dumpe2fs', path).out).group(1))
+    data = read_file(path)[block * 1024:(block + 1) * 1024]
+    at = next(i for i, byte in enumerate(data) if byte not in (0, 255))
+    patch(path, block * 1024 + at, bytes([(data[at] << 1 | data[at] >> 7) & 255]))
+    in_use(t, path, 'group 0: the checksum of the block bitmap')
+
+
+def free_metadata(t, what):
+    """A bitmap that fits the counts, but has metadata free."""
+    path = make(t, '-t ext2 -b 1024', filled=False)
+    block = int(re.search(r'%s at (\d+)' % what, t.run('dumpe2fs', path).out).group(1))
+    t.run('debugfs', '-w', '-R', 'freeb %d' % block, path)
+    in_use(t, path, 'metadata at block %d is not in use' % block)
+
+
+for what in ('Group descriptors', 'Reserved GDT blocks', 'Inode table', 'Inode bitmap', 'Block bitmap'):
+    add('free-' + what.split(' at')[0].lower().replace(' ', '-'), free_metadata, what)
+
+
+@case
 def longer_than_the_volume(t):
     path = make(t, '-t ext4', filled=False)
     os.truncate(path, 60 * MiB - 1024)

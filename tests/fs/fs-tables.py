@@ -177,9 +177,9 @@ def chain_in_a_circle(t):
     second = extended + struct.unpack('<I', entry(path, 1, extended)[1][8:12])[0] * 512
     offset, data = entry(path, 1, second)
     patch(path, offset + 8, struct.pack('<I', 0))
-    disk_in_use(t, path, 'circle')
+    disk_in_use(t, path, 'comes back to')
     patch(path, offset + 8, struct.pack('<I', (second - extended) // 512))
-    disk_in_use(t, path, 'circle')
+    disk_in_use(t, path, 'comes back to')
 
 
 @case
