@@ -173,14 +173,14 @@ def resident(type, value, name=''):
     return (head + text).ljust(at, b'\0') + value.ljust(length - at, b'\0')
 
 
-def non_resident(type, lowest, runs, size=0, allocated=0):
+def non_resident(type, lowest, runs, size=0, allocated=0, ident=0):
     """The bytes of a piece of an attribute; sizes in the first one only."""
     data = encode_runs(runs)
     length = 64 + len(data) + 7 & ~7
     highest = lowest + sum(n for _, n in runs) - 1
-    head = struct.pack('<IIBBHHHQQHHIQQQ', type, length, 1, 0, 64, 0, 0, lowest, highest, 64, 0, 0, allocated, size, size)
+    head = struct.pack('<IIBBHHHQQHHIQQQ', type, length, 1, 0, 64, 0, ident, lowest, highest, 64, 0, 0, allocated, size, size)
     return (head + data).ljust(length, b'\0')
 
 
-def list_entry(type, lowest, record, sequence):
-    return struct.pack('<IHBBQQH', type, 32, 0, 26, lowest, record | sequence << 48, 0).ljust(32, b'\0')
+def list_entry(type, lowest, record, sequence, ident):
+    return struct.pack('<IHBBQQH', type, 32, 0, 26, lowest, record | sequence << 48, ident).ljust(32, b'\0')
