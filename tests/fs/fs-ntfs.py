@@ -210,6 +210,20 @@ def bitmap_with_a_missing_piece(t):
     in_use(t, path, 'no piece in record 21 fits')
 
 
+@case
+def bitmap_in_pieces_that_do_not_follow(t):
+    path = make(t, '-c 512')
+    ntfs, entries = spread_bitmap(t, path)
+    attributes = ntfs.raw_attributes(6)
+    others, pieces = entries[:-96], [entries[-96:-64], entries[-64:-32], entries[-32:]]
+    for order, reason in (((0, 2, 1), 'no piece in record 20 fits'), ((1, 0, 2), 'no piece in record 21 fits'),
+                          ((0, 1, 1, 2), 'no piece in record 21 fits'), ((0, 2), 'no piece in record 20 fits'),
+                          ((0, 1), 'attributes of record 6'), ((0, 1, 2), None)):
+        listed = resident(0x20, others + b''.join(pieces[i] for i in order))
+        ntfs.set_attributes(6, attributes[:1] + [listed] + attributes[2:])
+        in_use(t, path, reason) if reason else usable(t, path)
+
+
 # What makes it count as in use --------------------------------------------------------------------------
 
 
@@ -279,6 +293,7 @@ add('log-clean-later', log, None, OPEN, restart_page(30))
 add('log-clean-before', log, 'to be replayed', CLEAN, OPEN)
 add('log-open-before', log, 'to be replayed', OPEN, CLEAN)
 add('log-of-one-lsn', log, 'to be replayed', restart_page(20), OPEN)
+add('log-of-one-lsn-open-first', log, 'to be replayed', OPEN, restart_page(20))
 add('log-fast-startup', log, 'fast startup', restart_page(10, major=2, minor=0), restart_page(10, major=2, minor=0))
 add('log-version', log, 'version 3.0', restart_page(10, major=3, minor=0), restart_page(10, major=3, minor=0))
 add('log-torn', log, 'restart page 2 is damaged', CLEAN, CLEAN[:2048] + bytes(2048))
@@ -393,12 +408,12 @@ def metadata_that_is_free(t):
     bitmap = ntfs.offset(ntfs.attribute(6, 0x80))
     for number, type, name in ((0, 0x80, ''), (0, 0xb0, ''), (1, 0x80, ''), (2, 0x80, ''), (4, 0x80, ''), (6, 0x80, ''),
                                (7, 0x80, ''), (10, 0x80, ''), (5, 0xa0, '$I30')):
-        lcn, length = ntfs.attribute(number, type, name).runs[-1]
-        lcn += length - 1
-        byte = ntfs.read(bitmap + lcn // 8, 1)[0]
-        patch(path, bitmap + lcn // 8, bytes([byte & ~(1 << lcn % 8)]))
-        in_use(t, path, 'metadata in cluster %d is free' % lcn)
-        patch(path, bitmap + lcn // 8, bytes([byte]))
+        runs = ntfs.attribute(number, type, name).runs
+        for lcn in (runs[0][0], runs[-1][0] + runs[-1][1] - 1):
+            byte = ntfs.read(bitmap + lcn // 8, 1)[0]
+            patch(path, bitmap + lcn // 8, bytes([byte & ~(1 << lcn % 8)]))
+            in_use(t, path, 'metadata in cluster %d is free' % lcn)
+            patch(path, bitmap + lcn // 8, bytes([byte]))
     usable(t, path)
 
 
