@@ -50,8 +50,8 @@ typedef struct
   bool free_incomplete; /* there were more free ranges than are kept; the smallest count as in use */
 } FsFreeReport;
 
-/* Looks at the whole disk.  @report is uninitialised memory; filled on success only.  false: cancelled, or the disk's
- * first sectors cannot be read; what is wrong with a volume is in its in_use. */
+/* Looks at the whole disk.  @report is uninitialised memory; filled on success only.  false: the pause point said so,
+ * and nothing else; what is wrong with a volume, or with the table, is in a volume's in_use. */
 bool coroutine_fn fs_co_find_free (const FsFreeParams *params, FsFreeReport *report, GError **error);
 void fs_free_report_clear (FsFreeReport *report);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (FsFreeReport, fs_free_report_clear)
