@@ -8,8 +8,9 @@
  *   | C C C C C [unmount record] | C-1 C-1 C-1 C-1 |
  *                                ^ head
  *
- * Log recovery finds the head by bisection and forgives what a crash leaves around it.  Here every block is looked at, and any
- * other picture counts as a log to be replayed.
+ * As log recovery does, the head is found by bisection.  What a crash leaves around it, as writes of several buffers were
+ * under way, recovery forgives; here all blocks that may be concerned are looked at, and any other picture counts as a log to
+ * be replayed.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -17,9 +18,11 @@
 #include "checked.h"
 #include "xfs.h"
 
-#define PIECE_BYTES (1024 * 1024)
+#define PIECE_BLOCKS 2048
 #define MAX_RECORD_BLOCKS                                                                                    \
   ((XFS_LOG_MAX_RECORD + XFS_LOG_MAX_RECORD / XFS_LOG_CYCLE_BYTES * XFS_LOG_BLOCK) / XFS_LOG_BLOCK)
+/* No writer has more under way. */
+#define WINDOW_BLOCKS (XFS_LOG_MAX_BUFFERS * XFS_LOG_MAX_RECORD / XFS_LOG_BLOCK)
 
 typedef struct
 {
@@ -28,6 +31,7 @@ typedef struct
   uint32_t blocks; /* of XFS_LOG_BLOCK */
   uint32_t head;   /* 1 to blocks: the block after the last that was written */
   uint32_t cycle;  /* of the blocks before the head */
+  uint32_t gap;    /* the blocks from the head to here were never written; up to the head: there are none */
 } Log;
 
 static bool
@@ -47,47 +51,113 @@ block_cycle (const uint8_t *block)
   return be32_get (words[0]) == XFS_LOG_MAGIC ? be32_get (words[1]) : be32_get (words[0]);
 }
 
-/* One block more; false if its cycle does not go with those before. */
-static bool
-look_at_block (Log *log, uint32_t index, const uint8_t *block)
+static uint32_t
+expected_cycle (const Log *log, uint32_t index)
 {
-  uint32_t cycle = block_cycle (block);
-
-  if (index == 0)
-    {
-      log->cycle = cycle;
-      return cycle != 0;
-    }
-  if (log->head == 0 && cycle != log->cycle)
-    log->head = index;
-  return cycle == (log->head == 0 ? log->cycle : log->cycle - 1);
+  if (index >= log->head && index < log->gap)
+    return 0;
+  return index < log->head ? log->cycle : log->cycle - 1;
 }
 
 static bool coroutine_fn
+co_read_cycle (Log *log, uint32_t index, uint32_t *cycle, GError **error)
+{
+  g_autofree uint8_t *block = g_malloc (XFS_LOG_BLOCK);
+
+  if (!fs_co_read_structure (log->xfs->volume, log->offset + (int64_t)index * XFS_LOG_BLOCK, XFS_LOG_BLOCK,
+                             block, "log", error))
+    return false;
+  *cycle = block_cycle (block);
+  return true;
+}
+
+/* Header blocks of a record and what follows. */
+static void
+record_blocks (const XfsLogRecordDisk *header, uint32_t *headers, uint32_t *all)
+{
+  uint32_t buffer_bytes = be32_get (header->buffer_bytes);
+
+  *headers = 1;
+  if ((be32_get (header->version) & XFS_LOG_VERSION_2) != 0 && buffer_bytes > XFS_LOG_CYCLE_BYTES)
+    *headers = (uint32_t)div_round_up (buffer_bytes, XFS_LOG_CYCLE_BYTES);
+  *all = *headers + (uint32_t)div_round_up (be32_get (header->bytes), XFS_LOG_BLOCK);
+}
+
+/* COMPAT: when xfsprogs make a log anew that had been in use (xfs_repair -L, xfs_admin -U; 6.1), they write one record at
+ * its start, and the blocks of the cycle before only from XFS_LOG_CLEARED on.  Log recovery would find the head there. */
+static bool coroutine_fn
+co_look_for_gap (Log *log, GError **error)
+{
+  g_autofree uint8_t *block = g_malloc (XFS_LOG_BLOCK);
+  const XfsLogRecordDisk *header = (const void *)block;
+  uint32_t cycle, headers, all;
+
+  if (log->head != XFS_LOG_CLEARED)
+    return true;
+  if (!co_read_cycle (log, XFS_LOG_CLEARED - 1, &cycle, error))
+    return false;
+  if (cycle != 0)
+    return true;
+  if (!fs_co_read_structure (log->xfs->volume, log->offset, XFS_LOG_BLOCK, block, "log", error))
+    return false;
+  record_blocks (header, &headers, &all);
+  if (be32_get (header->magic) == XFS_LOG_MAGIC && all < XFS_LOG_CLEARED)
+    {
+      log->gap = log->head;
+      log->head = all;
+    }
+  return true;
+}
+
+/* If the first block is of another cycle than the last, the head is where the first of the last one's cycle is. */
+static bool coroutine_fn
 co_find_head (Log *log, GError **error)
 {
-  g_autofree uint8_t *piece = g_malloc (PIECE_BYTES);
-  int64_t bytes = (int64_t)log->blocks * XFS_LOG_BLOCK;
+  uint32_t low = 0, high = log->blocks - 1, last;
 
-  for (int64_t done = 0; done < bytes; done += PIECE_BYTES)
+  if (!co_read_cycle (log, low, &log->cycle, error) || !co_read_cycle (log, high, &last, error))
+    return false;
+  log->head = log->blocks;
+  if (log->cycle == 0)
+    return not_clean (error, log, "it was never written");
+  if (last == log->cycle)
+    return true;
+  while (high - low > 1)
     {
-      int64_t now = MIN (bytes - done, PIECE_BYTES);
+      uint32_t middle = low + (high - low) / 2, cycle;
 
-      if (!fs_co_read_structure (log->xfs->volume, log->offset + done, now, piece, "log", error))
+      if (!co_read_cycle (log, middle, &cycle, error))
         return false;
-      for (int64_t i = 0; i < now; i += XFS_LOG_BLOCK)
-        {
-          uint32_t index = (uint32_t)((done + i) / XFS_LOG_BLOCK);
-
-          if (!look_at_block (log, index, piece + i))
-            {
-              log->head = index;
-              return not_clean (error, log, "unexpected cycle");
-            }
-        }
+      if (cycle == last)
+        high = middle;
+      else
+        low = middle;
     }
-  if (log->head == 0)
-    log->head = log->blocks;
+  log->head = high;
+  return co_look_for_gap (log, error);
+}
+
+/* Whether the blocks around the head are of the cycles that they should be. */
+static bool coroutine_fn
+co_check_window (Log *log, GError **error)
+{
+  g_autofree uint8_t *piece = g_malloc (PIECE_BLOCKS * XFS_LOG_BLOCK);
+  uint32_t left = MIN (log->blocks, 2 * WINDOW_BLOCKS);
+  uint32_t index = (log->head + log->blocks - MIN (log->blocks, WINDOW_BLOCKS)) % log->blocks;
+
+  while (left > 0)
+    {
+      uint32_t count = MIN (MIN (left, PIECE_BLOCKS), log->blocks - index);
+
+      if (!fs_co_read_structure (log->xfs->volume, log->offset + (int64_t)index * XFS_LOG_BLOCK,
+                                 (int64_t)count * XFS_LOG_BLOCK, piece, "log", error))
+        return false;
+      for (uint32_t i = 0; i < count; i++)
+        if (block_cycle (piece + (size_t)i * XFS_LOG_BLOCK) != expected_cycle (log, index + i))
+          return not_clean (error, log, "blocks around the head are of other cycles");
+      left -= count;
+      index = (index + count) % log->blocks;
+    }
   return true;
 }
 
@@ -111,16 +181,14 @@ static bool
 is_unmount_record (const Log *log, const uint8_t *record, uint32_t count, uint32_t index)
 {
   const XfsLogRecordDisk *header = (const void *)record;
-  uint32_t cycle = index < log->head ? log->cycle : log->cycle - 1;
-  uint32_t version = be32_get (header->version), buffer_bytes = be32_get (header->buffer_bytes);
-  uint32_t bytes = be32_get (header->bytes), headers = 1;
+  uint32_t cycle = expected_cycle (log, index);
+  uint32_t bytes = be32_get (header->bytes), headers, all;
   XfsLogOperationDisk operation;
 
-  if ((version & XFS_LOG_VERSION_2) != 0 && buffer_bytes > XFS_LOG_CYCLE_BYTES)
-    headers = (uint32_t)div_round_up (buffer_bytes, XFS_LOG_CYCLE_BYTES);
+  record_blocks (header, &headers, &all);
   if (be32_get (header->cycle) != cycle || be64_get (header->lsn) != ((uint64_t)cycle << 32 | index)
-      || bytes < sizeof operation || bytes > XFS_LOG_MAX_RECORD || buffer_bytes > XFS_LOG_MAX_RECORD
-      || headers + (uint32_t)div_round_up (bytes, XFS_LOG_BLOCK) != count
+      || bytes < sizeof operation || bytes > XFS_LOG_MAX_RECORD
+      || be32_get (header->buffer_bytes) > XFS_LOG_MAX_RECORD || all != count
       || be32_get (header->operations) != 1
       || (memcmp (header->uuid, log->xfs->uuid, sizeof header->uuid) != 0
           && memcmp (header->uuid, log->xfs->meta_uuid, sizeof header->uuid) != 0))
@@ -140,7 +208,7 @@ xfs_co_check_log (Xfs *xfs, GError **error)
   uint32_t count;
   g_autofree uint8_t *end = NULL;
 
-  if (!co_find_head (&log, error))
+  if (!co_find_head (&log, error) || !co_check_window (&log, error))
     return false;
   count = MIN (log.blocks, MAX_RECORD_BLOCKS);
   end = g_malloc ((size_t)count * XFS_LOG_BLOCK);

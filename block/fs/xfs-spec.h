@@ -193,6 +193,8 @@ typedef struct
 #define XFS_LOG_BLOCK        512
 #define XFS_LOG_CYCLE_BYTES  32768 /* what one header block covers */
 #define XFS_LOG_MAX_RECORD   (256 * 1024)
+#define XFS_LOG_MAX_BUFFERS  8
+#define XFS_LOG_CLEARED      512
 #define XFS_LOG_VERSION_2    2u
 #define XFS_LOG_CLIENT_LOG   0xAA
 #define XFS_LOG_FLAG_UNMOUNT 0x20
