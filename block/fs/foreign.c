@@ -44,6 +44,9 @@ static const Signature signatures[] = {
   SIGN ("IMSM RAID", -1024,          "Intel Raid ISM Cfg Sig. ", SHARED),
   SIGN ("bcache",    4096 + 24,      "\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81", SHARED),
   SIGN ("Stratis",   512 + 4,        "!Stra0tis\x86\xff\x02^\x41rh", SHARED),
+#ifndef FS_HAVE_EXT2FS
+  SIGN ("ext2",      1024 + 56,      "\x53\xef", "this build does not read ext2, ext3 and ext4"),
+#endif
   SIGN ("ReFS",      3,              "ReFS\0\0\0\0", NOT_READ),
   SIGN ("APFS",      32,             "NXSB", NOT_READ),
   SIGN ("HFS+",      1024,           "H+\0\x04", NOT_READ),
