@@ -10,6 +10,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import linuxfs  # noqa: E402
+from fsharness import make_file, patch  # noqa: E402
 from harness import GiB, KiB, MiB, Skip, add, case, main  # noqa: E402
 from vhdxfile import crc32c  # noqa: E402
 
@@ -35,7 +36,7 @@ VARIANTS = {
 def mkfs(t, options=(), size=SIZE, others=()):
     t.need('mkfs.btrfs', 'btrfs')
     path = t.path('btrfs.raw')
-    linuxfs.blank(path, size)
+    make_file(path, size)
     done = subprocess.run(['mkfs.btrfs', '-q', '-f', *options, path, *others], stdin=subprocess.DEVNULL,
                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     if done.returncode != 0:
@@ -176,7 +177,7 @@ def third_copy(t):
     t.equal(ranges, free_by_dump(t, path), 'free ranges')
     for at in COPIES:
         t.check(not any(start < at + 4096 and end > at for start, end in ranges), 'a copy is free', at)
-    linuxfs.patch(path, 256 * GiB, bytes(4096))
+    patch(path, 256 * GiB, bytes(4096))
     linuxfs.in_use(t, path, 'copy of the superblock')
 
 
@@ -222,7 +223,7 @@ def taken_while_mounted(t):
 @case
 def two_devices(t):
     other = t.path('other.raw')
-    linuxfs.blank(other, SIZE)
+    make_file(other, SIZE)
     path = mkfs(t, ['-m', 'raid1'], others=[other])
     for device in (path, other):
         linuxfs.in_use(t, device, 'devices')
@@ -266,7 +267,7 @@ class Block:
         old[at:at + len(data)] = data
         if sign:
             old[:4] = struct.pack('<I', crc32c(bytes(old[32:])))
-        linuxfs.patch(self.path, self.offset, bytes(old))
+        patch(self.path, self.offset, bytes(old))
 
 
 def physical(t, path, logical):
@@ -443,7 +444,7 @@ class Leaf:
             end -= len(value)
             data[ITEM + 25 * i:ITEM + 25 * i + 25] = struct.pack('<17sII', key, end, len(value))
             data[ITEM + end:ITEM + end + len(value)] = value
-        linuxfs.patch(self.block.path, self.block.offset, bytes(data))
+        patch(self.block.path, self.block.offset, bytes(data))
         self.block.set(0, b'')
 
 

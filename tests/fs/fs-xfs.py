@@ -9,6 +9,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import linuxfs  # noqa: E402
+from fsharness import make_file, patch  # noqa: E402
 from harness import KiB, MiB, Skip, add, case, main  # noqa: E402
 from vhdxfile import crc32c  # noqa: E402
 
@@ -34,7 +35,7 @@ VARIANTS = {
 def mkfs(t, options, size=SIZE):
     t.need('mkfs.xfs', 'xfs_db', 'xfs_repair', 'xfs_io')
     path = t.path('xfs.raw')
-    linuxfs.blank(path, size)
+    make_file(path, size)
     # Sizes that tests can bear are refused by newer versions without this, which older ones do not know.
     done = t.run('mkfs.xfs', '-q', '-f', '--unsupported', *options, path, rc=None)
     if done.rc != 0:
@@ -222,7 +223,7 @@ def log_without_unmount(t):
     header = unmount_record(path)
     flags = linuxfs.peek(path, header + 512 + 9, 1)[0]
     t.equal(flags & 0x20, 0x20, 'flag of an unmount')
-    linuxfs.patch(path, header + 512 + 9, bytes([flags & ~0x20]))
+    patch(path, header + 512 + 9, bytes([flags & ~0x20]))
     linuxfs.in_use(t, path, 'not that of an unmount')
 
 
@@ -230,7 +231,7 @@ def log_without_unmount(t):
 def log_of_another(t):
     path = mkfs(t, [])
     header = unmount_record(path)
-    linuxfs.patch(path, header + 304, b'\x11' * 16)
+    patch(path, header + 304, b'\x11' * 16)
     linuxfs.in_use(t, path, 'log')
 
 
@@ -238,7 +239,7 @@ def log_of_another(t):
 def log_zeroed(t):
     path = mkfs(t, [])
     offset, size = log_place(path)
-    linuxfs.patch(path, offset, bytes(size))
+    patch(path, offset, bytes(size))
     linuxfs.in_use(t, path, 'log')
 
 
@@ -250,14 +251,14 @@ def log_goes_on(t):
     record = linuxfs.peek(path, header, 1024)
     for distance in (2, 5, 300):
         other = linuxfs.copy(t, path, 'other.raw')
-        linuxfs.patch(other, header + distance * 512, record)
+        patch(other, header + distance * 512, record)
         linuxfs.in_use(t, other, 'log')
 
 
 @case
 def log_outside(t):
     t.need('mkfs.xfs')
-    linuxfs.blank(t.path('log.raw'), 16 * MiB)
+    make_file(t.path('log.raw'), 16 * MiB)
     path = mkfs(t, ['-l', 'logdev=%s,size=10m' % t.path('log.raw')])
     linuxfs.in_use(t, path, 'another device')
 
@@ -281,7 +282,7 @@ class Structure:
     def set(self, at, data, sign=True):
         old = bytearray(linuxfs.peek(self.path, self.offset, self.size))
         old[at:at + len(data)] = data
-        linuxfs.patch(self.path, self.offset, checksum(old, self.place) if sign else bytes(old))
+        patch(self.path, self.offset, checksum(old, self.place) if sign else bytes(old))
 
     def get(self, at, size=4):
         return int.from_bytes(linuxfs.peek(self.path, self.offset + at, size), 'big')
@@ -403,10 +404,10 @@ def version_4_features(t):
     path = mkfs(t, ['-m', 'crc=0'])
     version = struct.unpack('>H', linuxfs.peek(path, 100, 2))[0]
     for bits in (version | 0x0200, version & ~0x2000, version & ~0xF | 3, version & ~0xF | 6):
-        linuxfs.patch(path, 100, struct.pack('>H', bits))
+        patch(path, 100, struct.pack('>H', bits))
         linuxfs.in_use(t, path, 'version')
-    linuxfs.patch(path, 100, struct.pack('>H', version | 0x8000))
-    linuxfs.patch(path, 200, be32(0x10 | 0x8A))
+    patch(path, 100, struct.pack('>H', version | 0x8000))
+    patch(path, 200, be32(0x10 | 0x8A))
     linuxfs.in_use(t, path, 'not all are understood')
 
 
@@ -418,7 +419,7 @@ def other_uuid(t):
     t.run('xfs_admin', '-U', 'generate', path)
     judge(t, path)
     offset, _ = log_place(path)
-    linuxfs.patch(path, offset + 300 * 512, be32(1))
+    patch(path, offset + 300 * 512, be32(1))
     linuxfs.in_use(t, path, 'log')
 
 

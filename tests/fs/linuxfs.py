@@ -8,19 +8,11 @@ import random
 import subprocess
 import sys
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, '..', 'integration'))
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from harness import KiB, MiB, Skip  # noqa: E402
-
-
-def tool():
-    return os.environ.get('FS_FREE') or os.path.join(HERE, '..', '..', 'build', 'tests', 'fs', 'fs-free')
-
-
-def blank(path, size):
-    with open(path, 'wb') as f:
-        f.truncate(size)
+from fsharness import KiB, MiB, fs_free, patch, report, usable  # noqa: E402
+from fsharness import in_use as reason_in_use  # noqa: E402
+from harness import Skip  # noqa: E402
 
 
 def copy(t, source, name='copy.raw'):
@@ -30,35 +22,23 @@ def copy(t, source, name='copy.raw'):
     return target
 
 
-def report(t, path, *options):
-    found = t.run(tool(), '-g', '512', *options, path).json
-    t.equal(len(found['volumes']), 1, 'volumes of %s' % path)
-    t.equal(found['incomplete'], False, 'free ranges left out')
-    return found
-
-
-def free(t, path, *options):
+def free(t, path):
     """The free ranges, (offset, end), of a volume that must be sound."""
-    found = report(t, path, *options)
-    t.equal(found['volumes'][0]['in-use'], None, 'the volume counts as in use')
+    usable(t, path)
+    found = report(t, path, '-g', '512')
+    t.equal(found['incomplete'], False, 'free ranges left out')
     return [(offset, offset + size) for offset, size in found['free']]
 
 
 def in_use(t, path, *phrases):
     """The whole volume must count as in use, for the reason that @phrases are parts of."""
-    found = report(t, path)
-    reason = found['volumes'][0]['in-use']
-    t.check(reason is not None, 'the volume does not count as in use', found['volumes'])
-    t.equal(found['free'], [], 'free ranges of a volume in use')
-    for phrase in phrases:
-        t.check(phrase.lower() in reason.lower(), 'the reason does not say %r' % phrase, reason)
-    return reason
+    return reason_in_use(t, path, *phrases)['in-use']
 
 
 def fill_free(t, path, name='filled.raw'):
     """A copy whose free ranges are full of rubbish."""
     filled = copy(t, path, name)
-    t.run(tool(), '-g', '512', '-z', filled, path)
+    t.run(fs_free(), '-g', '512', '-z', filled, path)
     return filled
 
 
@@ -168,12 +148,6 @@ def digests(folder):
     return found
 
 
-def patch(path, offset, data):
-    with open(path, 'r+b') as f:
-        f.seek(offset)
-        f.write(data)
-
-
 def peek(path, offset, size):
     with open(path, 'rb') as f:
         f.seek(offset)
@@ -190,7 +164,7 @@ def flips(t, path, places, count, seed):
         offset = start + rng.randrange(size)
         old = peek(path, offset, 1)
         patch(path, offset, bytes([old[0] ^ 1 << rng.randrange(8)]))
-        found = t.run(tool(), '-g', '512', path).json
+        found = report(t, path, '-g', '512')
         ranges = [(at, at + length) for at, length in found['free']]
         t.check(is_part_of(ranges, before), 'a flip at offset %d made used space free' % offset)
         refused += found['volumes'][0]['in-use'] is not None
