@@ -394,11 +394,16 @@ apply_metadata (Ext2Reader *reader, dgrp_t group, uint8_t *bits, bool made, GErr
       size_t bit = (size_t)EXT2FS_B2C (fs, from - first);
       size_t count = (size_t)EXT2FS_B2C (fs, to - 1 - first) + 1 - bit;
       if (made)
-        bitset_fill (bits, bit, count, true, BITSET_LSB_FIRST);
-      else if (!bitset_all (bits, bit, count, true, BITSET_LSB_FIRST))
+        {
+          bitset_fill (bits, bit, count, true, BITSET_LSB_FIRST);
+          continue;
+        }
+      bool in_use;
+      size_t run = bitset_run (bits, bit, bit + count, &in_use, BITSET_LSB_FIRST);
+      if (!in_use || run < count)
         return refuse (error, VHDKIT_ERROR_CORRUPT,
                        "group %u: block bitmap: metadata at block %" G_GINT64_FORMAT " is not in use", group,
-                       from);
+                       in_use ? first + (int64_t)EXT2FS_C2B (fs, bit + run) : from);
     }
   return true;
 }

@@ -144,10 +144,15 @@ mbr_co_read_logical (FsVolume *disk, FsTable *table, const MbrEntry *extended, G
       uint8_t sector[MBR_READ_BYTES];
       MbrEntry entries[ENTRIES];
 
-      if (was_seen (table, ebr) || number >= FIRST_LOGICAL + MAX_LOGICAL)
+      if (was_seen (table, ebr))
         {
           g_set_error (error, VHDKIT_ERROR, VHDKIT_ERROR_CORRUPT,
-                       "MBR: the chain of logical partitions runs in a circle or has more than %d",
+                       "MBR: the chain of logical partitions comes back to offset %" G_GINT64_FORMAT, ebr);
+          return false;
+        }
+      if (number >= FIRST_LOGICAL + MAX_LOGICAL)
+        {
+          g_set_error (error, VHDKIT_ERROR, VHDKIT_ERROR_UNSUPPORTED, "MBR: more than %d logical partitions",
                        MAX_LOGICAL);
           return false;
         }

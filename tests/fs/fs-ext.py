@@ -10,8 +10,8 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from fsharness import (KiB, MiB, add, case, fill_free, in_use, is_subset, join, main, make_file, patch,  # noqa: E402
-                       read_file, report, tree, usable)
+from fsharness import (KiB, MiB, add, case, fill_free, in_use, is_subset, join, main, make_file, need_ext,  # noqa: E402
+                       patch, read_file, report, tree, usable)
 
 SEED = int(os.environ.get('VHDKIT_SEED', '1'))
 FLIPS = int(os.environ.get('VHDKIT_ITERATIONS', '400'))
@@ -61,7 +61,7 @@ def make_tree(t, generator):
 
 
 def make(t, options, size=60 * MiB, filled=True, seed=SEED):
-    t.need('mke2fs', 'debugfs', 'dumpe2fs', 'e2fsck')
+    need_ext(t)
     generator = random.Random(seed)
     path = make_file(t.path('ext.img'), size)
     words = options.split()
@@ -187,7 +187,7 @@ def multiple_mount_protection(t):
 @case
 def journal_device(t):
     path = make_file(t.path('journal.img'), 16 * MiB)
-    t.need('mke2fs')
+    need_ext(t)
     t.run('mke2fs', '-q', '-F', '-O', 'journal_dev', path)
     in_use(t, path, 'journal of another file system')
 
@@ -201,6 +201,29 @@ def journal_that_is_not_empty(t):
     in_use(t, path, 'journal is not empty')
     patch(path, block * 1024, bytes(4))
     in_use(t, path, 'journal: signature')
+
+
+@case
+def bitmap_checksum(t):
+    """As many bits are set as before, but others."""
+    path = make(t, '-t ext4 -b 1024')
+    block = int(re.search(r'Block bitmap at (\d+)', t.run('dumpe2fs', path).out).group(1))
+    data = read_file(path)[block * 1024:(block + 1) * 1024]
+    at = next(i for i, byte in enumerate(data) if byte not in (0, 255))
+    patch(path, block * 1024 + at, bytes([(data[at] << 1 | data[at] >> 7) & 255]))
+    in_use(t, path, 'group 0: the checksum of the block bitmap')
+
+
+def free_metadata(t, what):
+    """A bitmap that fits the counts, but has metadata free."""
+    path = make(t, '-t ext2 -b 1024', filled=False)
+    block = int(re.search(r'%s at (\d+)' % what, t.run('dumpe2fs', path).out).group(1))
+    t.run('debugfs', '-w', '-R', 'freeb %d' % block, path)
+    in_use(t, path, 'metadata at block %d is not in use' % block)
+
+
+for what in ('Group descriptors', 'Reserved GDT blocks', 'Inode table', 'Inode bitmap', 'Block bitmap'):
+    add('free-' + what.split(' at')[0].lower().replace(' ', '-'), free_metadata, what)
 
 
 @case
@@ -231,6 +254,25 @@ def unreadable_blocks(t):
     path = make(t, '-t ext2 -b 1024', filled=False)
     os.truncate(path, 30 * MiB)
     in_use(t, path, 'expected at most')
+
+
+@case
+def read_errors(t):
+    """Whichever read fails, what it was for counts as in use, and the report says so."""
+    path = make(t, '-t ext4 -b 1024', size=20 * MiB)
+    pristine = report(t, path)['free']
+    failed = 0
+    for n in range(1, 100):
+        found = report(t, path, '-f', 'raw', '-F', 'blkdebug,op=read,n=%d,errno=EIO' % n, rc=(0, 1))
+        if not isinstance(found, dict):
+            continue
+        entry = found['volumes'][0]
+        if entry['in-use'] is None:
+            t.equal(found['free'], pristine, 'free')
+            break
+        t.check('failed' in entry['in-use'], 'reason', n, entry)
+        failed += 1
+    t.check(failed > 5 and n < 99, 'reads that failed', failed, n)
 
 
 # Hostile images -----------------------------------------------------------------------------------------

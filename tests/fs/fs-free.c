@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* fs-free [-f FORMAT] [-s SECTOR_SIZE] [-g GRANULARITY] [-c READS] [-z COPY] IMAGE: what block/fs/ finds in an image, as
- * JSON.
+/* fs-free [-f FORMAT] [-s SECTOR_SIZE] [-g GRANULARITY] [-c READS] [-z COPY] [-F FILTER] IMAGE: what block/fs/ finds in an
+ * image, as JSON.
  *
  *   -c  cancel at that many pause points
  *   -z  a raw file to be filled with 0xa5 wherever the report says free: the disk as a guest may find it later
+ *   -F  a filter driver with its options between the image and its file
  */
 #include "block.h"
 #include "free-space.h"
@@ -20,6 +21,7 @@
 typedef struct
 {
   const char *path, *format, *copy;
+  const char *filters[2];
   FsFreeParams params;
   int64_t pauses_left;
   bool done, ok;
@@ -116,7 +118,7 @@ static void coroutine_fn
 run_entry (void *opaque)
 {
   Run *run = opaque;
-  BdrvOpenParams open_params = { .format = run->format };
+  BdrvOpenParams open_params = { .format = run->format, .filters = run->filters };
   g_autoptr (GError) error = NULL;
   BlockDriverState *bs = bdrv_co_open (run->path, &open_params, &error);
 
@@ -144,7 +146,7 @@ main (int argc, char **argv)
   int option;
 
   run.params.opaque = &run;
-  while ((option = getopt (argc, argv, "f:s:g:c:z:")) != -1)
+  while ((option = getopt (argc, argv, "f:s:g:c:z:F:")) != -1)
     switch (option)
       {
       case 'f':
@@ -161,6 +163,9 @@ main (int argc, char **argv)
         break;
       case 'z':
         run.copy = optarg;
+        break;
+      case 'F':
+        run.filters[0] = optarg;
         break;
       default:
         return 2;

@@ -9,7 +9,7 @@ import zlib
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from fsharness import (KiB, MiB, add, case, in_use, is_subset, main, make_file, patch, read_file, report,  # noqa: E402
+from fsharness import (KiB, MiB, add, case, in_use, is_subset, main, make_file, need_ext, patch, read_file, report,  # noqa: E402
                        swap_header, usable, volume)
 
 SEED = int(os.environ.get('VHDKIT_SEED', '1'))
@@ -177,9 +177,9 @@ def chain_in_a_circle(t):
     second = extended + struct.unpack('<I', entry(path, 1, extended)[1][8:12])[0] * 512
     offset, data = entry(path, 1, second)
     patch(path, offset + 8, struct.pack('<I', 0))
-    disk_in_use(t, path, 'circle')
+    disk_in_use(t, path, 'comes back to')
     patch(path, offset + 8, struct.pack('<I', (second - extended) // 512))
-    disk_in_use(t, path, 'circle')
+    disk_in_use(t, path, 'comes back to')
 
 
 @case
@@ -449,7 +449,7 @@ add('gpt-flips', table_flips, GPT, [(446, 66), (512, 92), (1024, 384), (DISK - 5
 
 
 def ext(t, path, size):
-    t.need('mke2fs')
+    need_ext(t)
     make_file(path, size)
     t.run('mke2fs', '-q', '-F', '-t', 'ext4', path)
     return path

@@ -17,6 +17,12 @@ def fs_free():
     return os.environ.get('FS_FREE') or os.path.join(here, '..', '..', 'build', 'tests', 'fs', 'fs-free')
 
 
+def need_ext(t):
+    if os.environ.get('FS_EXT') == '0':
+        t.skip('built without libext2fs')
+    t.need('mke2fs', 'debugfs', 'dumpe2fs', 'e2fsck')
+
+
 def report(t, image, *options, rc=0):
     """The report as fs-free prints it, its form checked."""
     result = t.run(fs_free(), *options, image, rc=rc)
