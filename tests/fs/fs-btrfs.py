@@ -353,7 +353,7 @@ TREE_DAMAGE = {
     'type': ('extent', ITEM + 25 * 4 + 8, 1, 171, 'not understood'),
     'extent-length': ('extent', ITEM + 25 * 5 + 8, 9, 168 | 4096 << 8, 'block group'),
     'extent-too-long': ('extent', ITEM + 25 * 5 + 8, 9, 168 | 1 << 40, 'extent'),
-    'extent-overlaps': ('extent', ITEM + 25 * 5 + 8, 9, 168 | 65536 << 8, 'overlaps another'),
+    'extent-overlaps': ('extent', ITEM + 25 * 5 + 8, 9, 168 | 131072 << 8, 'overlaps another'),
     'extent-unaligned': ('extent', ITEM + 25 * 5, 8, (1,), 'extent'),
     'block-group-length': ('extent', ITEM + 9, 8, (4096,), 'no chunk'),
     'dev-extent-place': ('dev', ITEM + 25 * 2 + 9, 8, (4096,), 'device tree'),
