@@ -8,8 +8,8 @@
 # Quiet when nothing is missing.  Needs root only when something is.
 set -eu
 
-build='gcc libc6-dev meson ninja-build pkgconf libglib2.0-dev libaio-dev liburing-dev uuid-dev'
-test='python3 clang libclang-rt-dev clang-format valgrind qemu-utils libvhdi-utils python3-libvhdi 7zip e2fsprogs xfsprogs fio man-db strace time'
+build='gcc libc6-dev meson ninja-build pkgconf libglib2.0-dev libaio-dev liburing-dev uuid-dev libext2fs-dev'
+test='python3 clang libclang-rt-dev clang-format valgrind qemu-utils libvhdi-utils python3-libvhdi 7zip e2fsprogs fdisk xfsprogs fio man-db strace time'
 
 packages=
 for group in "${@:-build}"; do

@@ -56,7 +56,7 @@ def library_needs_little(t):
     out = t.run('readelf', '-d', LIBRARY).out
     needed = re.findall(r'NEEDED.*\[(.*?)\.so', out)
     known = {'libc', 'libglib-2', 'libglib-2.0', 'libgobject-2.0', 'libgmodule-2.0', 'libgio-2.0', 'libaio', 'liburing',
-             'libuuid', 'libpthread', 'ld-linux-x86-64', 'libasan', 'libubsan', 'libtsan', 'libgcc_s', 'libm'}
+             'libuuid', 'libext2fs', 'libpthread', 'ld-linux-x86-64', 'libasan', 'libubsan', 'libtsan', 'libgcc_s', 'libm'}
     t.check(set(needed) <= known, 'needs', *sorted(set(needed) - known))
 
 

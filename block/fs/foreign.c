@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What can be named but is not read: encrypted volumes, members of arrays and volume groups, other file systems.
+ *
+ * Naming them is more than a courtesy.  The member of a mirror may look like the file system that it is a copy of, and is
+ * then claimed by two readers.
+ */
+#include "fs.h"
+
+#include "checked.h"
+
+#include <string.h>
+
+typedef struct
+{
+  const char *type;
+  int64_t offset; /* negative: from the end of the volume */
+  const char *magic;
+  size_t magic_bytes;
+  const char *reason;
+} Signature;
+
+#define ENCRYPTED "it is encrypted"
+#define SHARED    "its space is shared out by another layer, which is not read"
+#define NOT_READ  "this kind of file system is not read"
+
+#define SIGN(type, offset, magic, reason)                                                                    \
+  {                                                                                                          \
+    type, offset, magic, sizeof (magic) - 1, reason                                                          \
+  }
+
+/* clang-format off */
+static const Signature signatures[] = {
+  SIGN ("LUKS",      0,              "LUKS\xba\xbe", ENCRYPTED),
+  SIGN ("BitLocker", 3,              "-FVE-FS-", ENCRYPTED),
+  SIGN ("BitLocker", 424,            "\x3b\xd6\x67\x49\x29\x2e\xd8\x4a\x83\x99\xf6\xa3\x39\xe3\xd0\x01", ENCRYPTED),
+  SIGN ("LVM2",      24,             "LVM2 001", SHARED),
+  SIGN ("LVM2",      512 + 24,       "LVM2 001", SHARED),
+  SIGN ("LVM2",      1024 + 24,      "LVM2 001", SHARED),
+  SIGN ("LVM2",      1536 + 24,      "LVM2 001", SHARED),
+  SIGN ("mdraid",    0,              "\xfc\x4e\x2b\xa9\x01\0\0\0", SHARED),
+  SIGN ("mdraid",    4096,           "\xfc\x4e\x2b\xa9\x01\0\0\0", SHARED),
+  SIGN ("DDF RAID",  -512,           "\xde\x11\xde\x11", SHARED),
+  SIGN ("IMSM RAID", -1024,          "Intel Raid ISM Cfg Sig. ", SHARED),
+  SIGN ("bcache",    4096 + 24,      "\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81", SHARED),
+  SIGN ("Stratis",   512 + 4,        "!Stra0tis\x86\xff\x02^\x41rh", SHARED),
+#ifndef FS_HAVE_EXT2FS
+  SIGN ("ext2",      1024 + 56,      "\x53\xef", "this build does not read ext2, ext3 and ext4"),
+#endif
+  SIGN ("ReFS",      3,              "ReFS\0\0\0\0", NOT_READ),
+  SIGN ("APFS",      32,             "NXSB", NOT_READ),
+  SIGN ("HFS+",      1024,           "H+\0\x04", NOT_READ),
+  SIGN ("HFS+",      1024,           "HX\0\x05", NOT_READ),
+  SIGN ("F2FS",      1024,           "\x10\x20\xf5\xf2", NOT_READ),
+  SIGN ("ReiserFS",  65536 + 52,     "ReIsEr", NOT_READ),
+  SIGN ("JFS",       32768,          "JFS1", NOT_READ),
+  SIGN ("SquashFS",  0,              "hsqs", NOT_READ),
+  SIGN ("ISO 9660",  32768 + 1,      "CD001", NOT_READ),
+  SIGN ("UDF",       32768 + 1,      "BEA01", NOT_READ),
+};
+/* clang-format on */
+
+#define TAIL_BYTES 1024
+
+/* ZFS: uberblocks of 1 KiB and more in the second half of the first label. */
+#define ZFS_UBERBLOCKS 131072
+#define ZFS_MAGIC_LE   "\x0c\xb1\xba\0\0\0\0\0"
+#define ZFS_MAGIC_BE   "\0\0\0\0\0\xba\xb1\x0c"
+
+static bool
+is_zfs (const FsVolume *volume)
+{
+  for (size_t at = ZFS_UBERBLOCKS; at < FS_HEAD_BYTES; at += 1024)
+    if (memcmp (volume->head + at, ZFS_MAGIC_LE, 8) == 0 || memcmp (volume->head + at, ZFS_MAGIC_BE, 8) == 0)
+      return true;
+  return false;
+}
+
+/* Superblocks of Linux RAID near the end: of version 1.0 (8 KiB and more before it, a multiple of 4 KiB) and of version
+ * 0.90 (in the last whole 64 KiB but one, in the byte order of the host). */
+static bool coroutine_fn
+co_is_mdraid_at_end (FsVolume *volume)
+{
+  int64_t places[] = {
+    round_down (volume->bytes - 8192, 4096),
+    round_down (volume->bytes, 65536) - 65536,
+  };
+  uint8_t magic[4];
+
+  for (size_t i = 0; i < G_N_ELEMENTS (places); i++)
+    if (places[i] >= 0 && fs_co_read (volume, places[i], sizeof magic, magic) == 0
+        && (memcmp (magic, "\xfc\x4e\x2b\xa9", 4) == 0 || memcmp (magic, "\xa9\x2b\x4e\xfc", 4) == 0))
+      return true;
+  return false;
+}
+
+static const char *coroutine_fn
+co_recognise (FsVolume *volume, const char **reason)
+{
+  uint8_t tail[TAIL_BYTES] = { 0 };
+
+  if (volume->bytes >= TAIL_BYTES)
+    (void)fs_co_read (volume, volume->bytes - TAIL_BYTES, TAIL_BYTES, tail);
+  for (size_t i = 0; i < G_N_ELEMENTS (signatures); i++)
+    {
+      const Signature *sign = &signatures[i];
+      const uint8_t *at = sign->offset >= 0 ? volume->head + sign->offset : tail + TAIL_BYTES + sign->offset;
+
+      *reason = sign->reason;
+      if (memcmp (at, sign->magic, sign->magic_bytes) == 0)
+        return sign->type;
+    }
+  *reason = SHARED;
+  if (co_is_mdraid_at_end (volume))
+    return "mdraid";
+  return is_zfs (volume) ? "ZFS" : NULL;
+}
+
+static bool coroutine_fn
+foreign_co_probe (FsVolume *volume)
+{
+  const char *reason;
+  const char *type = co_recognise (volume, &reason);
+
+  if (type != NULL)
+    fs_set_type (volume, type);
+  return type != NULL;
+}
+
+static bool coroutine_fn
+foreign_co_read_free (FsVolume *volume, GError **error)
+{
+  const char *reason;
+
+  (void)co_recognise (volume, &reason);
+  g_set_error_literal (error, VHDKIT_ERROR, VHDKIT_ERROR_UNSUPPORTED, reason);
+  return false;
+}
+
+const FsReader foreign_reader = {
+  .name = "foreign",
+  .co_probe = foreign_co_probe,
+  .co_read_free = foreign_co_read_free,
+};
