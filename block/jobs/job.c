@@ -164,6 +164,8 @@ job_free (Job *job)
   close (job->kick_fd);
   aio_context_unref (job->context);
   g_clear_error (&job->error);
+  if (job->driver->clear != NULL)
+    job->driver->clear (job);
   g_free (job);
 }
 

@@ -39,6 +39,8 @@ typedef struct
   const char *verb;     /* "commit", for messages */
   /* The whole job.  Sets @error if and only if it returns false; leaves consistent images in any case. */
   bool coroutine_fn (*co_run) (Job *job, GError **error);
+  /* Frees what the instance owns besides the Job.  May be NULL. */
+  void (*clear) (Job *job);
 } JobDriver;
 
 typedef enum

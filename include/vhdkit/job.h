@@ -80,23 +80,45 @@ void vhdkit_commit_get_stats (VhdkitJob *job, VhdkitCommitStats *stats);
 
 /* --- compact ------------------------------------------------------------------------------------------- */
 
+/* What is looked for.  Blocks that the image's own tables say are not in use are given back in every mode. */
+typedef enum
+{
+  VHDKIT_COMPACT_FULL,  /* space the guest's file systems do not use, zeros, and what the parent shows too */
+  VHDKIT_COMPACT_QUICK, /* only that space: no data is read */
+  VHDKIT_COMPACT_PREZEROED, /* zeros, and what the parent shows: the guest's file systems are not looked at */
+  VHDKIT_COMPACT_PRETRIMMED, /* neither: only what the tables say */
+  VHDKIT_COMPACT_RETRIM, /* as QUICK, but neither moves blocks nor cuts the file; fails if the free space of any
+                              * volume is not known */
+} VhdkitCompactMode;
+
 typedef struct
 {
   size_t struct_size;  /* sizeof (VhdkitCompactOptions) */
   bool no_zero_scan;   /* drop nothing by content */
   bool no_block_moves; /* move nothing, only cut what is free at the end */
   unsigned parallel;
+  VhdkitCompactMode mode;
+  bool dry_run; /* change nothing; @image may be read-only; the stats say what would be */
 } VhdkitCompactOptions;
 
 typedef struct
 {
   int64_t blocks_allocated, blocks_dropped, blocks_moved; /* at the start; by the job */
   int64_t file_size_before, file_size_after;              /* bytes */
+  int64_t block_size;                                     /* bytes */
+  int64_t blocks_free; /* of those dropped: partly or wholly not in use by the guest's file systems */
+  int64_t blocks_zero; /* zeros */
+  int64_t blocks_same; /* what the parent shows */
 } VhdkitCompactStats;
 
-/* Shrink the container of @image's leaf, opened read-write, without changing what a guest can see. */
+/* Shrink the container of @image's leaf, opened read-write, without changing anything that the guest uses. */
 VhdkitJob *vhdkit_compact_new (VhdkitImage *image, const VhdkitCompactOptions *options, GError **error);
 void vhdkit_compact_get_stats (VhdkitJob *job, VhdkitCompactStats *stats);
+/* What was found on the disk by a job that has concluded, an a{sv} GVariant (a full reference of the caller's); NULL when
+ * the mode does not look.  "partition-table": "GPT", "MBR" or "none"; "notes": as; "volumes": aa{sv}, by offset, each
+ * with "partition" (u, 0: the whole disk), "offset", "length" and "free" (x, bytes), "type", where known "label" and
+ * "uuid", and where all of it counts as in use "reason" (s). */
+GVariant *vhdkit_compact_get_report (VhdkitJob *job);
 
 /* --- convert ------------------------------------------------------------------------------------------- */
 
