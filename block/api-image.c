@@ -138,6 +138,8 @@ vhdkit_image_open (VhdkitContext *context, const char *path, const VhdkitOpenOpt
   VhdkitImage *image = g_new0 (VhdkitImage, 1);
   image->context = context;
   image->bs = call.bs;
+  image->confine = g_strdup (own.confine);
+  image->drive_map = g_strdupv ((char **)own.drive_map);
   image->write_through = own.cache == VHDKIT_CACHE_WRITETHROUGH || own.cache == VHDKIT_CACHE_DIRECTSYNC;
   return image;
 }
@@ -170,6 +172,8 @@ vhdkit_image_close (VhdkitImage *image, GError **error)
   if (image == NULL)
     return true;
   api_run_sync (image->context, close_call_entry, &call);
+  g_free (image->confine);
+  g_strfreev (image->drive_map);
   g_free (image);
   return call.ok;
 }
@@ -393,6 +397,8 @@ vhdkit_image_get_layer_info (VhdkitImage *image, int layer, VhdkitLayerInfo *inf
   if (candidates != NULL)
     info->parent_candidates = parent_candidates_variant (candidates);
 
+  info->change_tracking_files = bdrv_find_change_tracking (bs);
+
   const GPtrArray *warnings = bdrv_get_warnings (bs);
   guint count = warnings != NULL ? warnings->len : 0;
   info->warnings = g_new0 (char *, count + 1);
@@ -412,6 +418,7 @@ vhdkit_layer_info_clear (VhdkitLayerInfo *info)
   g_clear_pointer (&info->format_specific, g_variant_unref);
   g_clear_pointer (&info->parent_candidates, g_variant_unref);
   g_strfreev (info->warnings);
+  g_strfreev (info->change_tracking_files);
   *info = (VhdkitLayerInfo){ 0 };
 }
 

@@ -204,6 +204,8 @@ vhdkit_commit_new (VhdkitImage *image, const VhdkitCommitOptions *options, GErro
     .target = bdrv_chain_get (image->bs, own.target_layer),
     .parallel = own.parallel,
     .shrink_target = own.shrink_target,
+    .break_siblings = own.break_siblings,
+    .places = { .confine = image->confine, .drive_map = (const char *const *)image->drive_map },
   };
   return job_wrap (commit_job_new (image->context->aio, &params, error), image, NULL);
 }

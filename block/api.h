@@ -40,7 +40,9 @@ struct VhdkitImage
   VhdkitContext *context;
   BlockDriverState *bs;
   bool write_through; /* every write is durable on return */
-  int jobs;           /* jobs that run on it: no writes meanwhile */
+  char *confine;      /* as it was opened, for looking at other files later */
+  char **drive_map;
+  int jobs; /* jobs that run on it: no writes meanwhile */
 };
 
 /* @context, or the calling thread's own for NULL. */

@@ -256,6 +256,7 @@ run (const Command *command, void *opaque, char **operands)
   VhdkitImage *image = tool_open (path, &args->image, args->write ? VHDKIT_OPEN_RDWR : 0, args->cache);
   if (image == NULL)
     return EXIT_FAILURE;
+  tool_print_warnings (image);
   int status = prepare_and_run (image, args, path);
   return tool_close_with (status, image, path);
 }

@@ -47,6 +47,7 @@ typedef struct
 {
   VhdkitCheckSeverity severity;
   char *text;
+  bool repaired;
 } Finding;
 
 static void
@@ -55,10 +56,18 @@ finding_clear (gpointer finding)
   g_free (((Finding *)finding)->text);
 }
 
+static GArray *
+findings_new (void)
+{
+  GArray *findings = g_array_new (FALSE, FALSE, sizeof (Finding));
+  g_array_set_clear_func (findings, finding_clear);
+  return findings;
+}
+
 static void
 add_finding (void *opaque, VhdkitCheckSeverity severity, const char *text)
 {
-  Finding finding = { severity, g_strdup (text) };
+  Finding finding = { .severity = severity, .text = g_strdup (text) };
   g_array_append_val ((GArray *)opaque, finding);
 }
 
@@ -94,7 +103,7 @@ print_human (const VhdkitCheckResult *result, const GArray *findings)
     {
       const Finding *finding = &g_array_index (findings, Finding, i);
       g_autofree char *text = printable (finding->text);
-      printf ("%s: %s\n", severity_name (finding->severity), text);
+      printf ("%s%s: %s\n", severity_name (finding->severity), finding->repaired ? " (repaired)" : "", text);
     }
   if (result->corruptions_fixed > 0 || result->leaks_fixed > 0)
     printf ("Repaired: %" PRId64 " errors, %" PRId64 " leaks.\n", result->corruptions_fixed,
@@ -144,6 +153,8 @@ print_json (const VhdkitCheckResult *result, const GArray *findings, const char 
       json_begin (&json, NULL, '{');
       json_string (&json, "severity", severity_name (finding->severity));
       json_string (&json, "text", finding->text);
+      if (finding->repaired)
+        json_bool (&json, "repaired", true);
       json_end (&json, '}');
     }
   json_end (&json, ']');
@@ -189,6 +200,21 @@ open_image (const char *path, const CheckArgs *args, bool *repair)
   return image;
 }
 
+/* What there is to repair, as far as that can be said. */
+static void
+look_before_repair (const char *path, const CheckArgs *args, VhdkitCheckResult *result, GArray *findings)
+{
+  static const unsigned flags[] = { VHDKIT_OPEN_CHECK, VHDKIT_OPEN_CHECK | VHDKIT_OPEN_NO_PARENTS };
+  ImageOptions image_options = args->image;
+  VhdkitImage *image = NULL;
+  image_options.format_options = NULL;
+  for (size_t i = 0; image == NULL && i < G_N_ELEMENTS (flags); i++)
+    image = tool_open_quiet (path, &image_options, flags[i], args->source_cache, NULL);
+  if (image != NULL)
+    vhdkit_image_check (image, false, result, add_finding, findings, NULL);
+  tool_close (image, path);
+}
+
 static int
 check_once (VhdkitImage *image, bool fix, VhdkitCheckResult *result, GArray *findings, const char *path)
 {
@@ -200,29 +226,66 @@ check_once (VhdkitImage *image, bool fix, VhdkitCheckResult *result, GArray *fin
                                                                          : STATUS_NOT_CHECKED;
 }
 
+static bool
+is_found_in (const GArray *findings, const char *text)
+{
+  for (guint i = 0; i < findings->len; i++)
+    if (strcmp (g_array_index (findings, Finding, i).text, text) == 0)
+      return true;
+  return false;
+}
+
+/* Marks what was found @before and is not there any more, and adds what was not found before.  The errors and leaks
+ * among them are counted by @result already; a warning stands for a structure whose second copy was good. */
+static void
+mark_repaired (GArray *before, const GArray *after, VhdkitCheckResult *result)
+{
+  for (guint i = 0; i < after->len; i++)
+    {
+      const Finding *finding = &g_array_index (after, Finding, i);
+      if (!is_found_in (before, finding->text))
+        add_finding (before, finding->severity, finding->text);
+    }
+  for (guint i = 0; i < before->len; i++)
+    {
+      Finding *finding = &g_array_index (before, Finding, i);
+      finding->repaired = !is_found_in (after, finding->text);
+      if (finding->repaired && finding->severity == VHDKIT_CHECK_WARNING)
+        result->corruptions_fixed++;
+    }
+}
+
 /* Checks, repairs if asked to, and checks again after a repair, so that the verdict is on what is there now.
- */
+ * @findings and @before are what was found before the image was opened for the repair, which may have put things right
+ * by itself. */
 static int
-check_and_repair (VhdkitImage *image, const char *repair, VhdkitCheckResult *result, GArray *findings,
-                  const char *path)
+check_and_repair (VhdkitImage *image, const char *repair, const VhdkitCheckResult *before,
+                  VhdkitCheckResult *result, GArray *findings, const char *path)
 {
   if (repair == NULL)
     return check_once (image, false, result, findings, path);
+  g_autoptr (GArray) after = findings_new ();
   if (strcmp (repair, "leaks") == 0)
     {
-      int status = check_once (image, false, result, NULL, path);
+      int status = check_once (image, false, result, after, path);
       if (status != EXIT_SUCCESS)
         return status;
       if (result->corruptions > 0)
-        return check_once (image, false, result, findings, path);
+        {
+          mark_repaired (findings, after, result);
+          return status;
+        }
+      g_array_set_size (after, 0);
     }
   VhdkitCheckResult repaired;
-  int status = check_once (image, true, &repaired, findings, path);
+  int status = check_once (image, true, &repaired, NULL, path);
+  if (status == EXIT_SUCCESS)
+    status = check_once (image, false, result, after, path);
   if (status != EXIT_SUCCESS)
     return status;
-  status = check_once (image, false, result, NULL, path);
-  result->corruptions_fixed = repaired.corruptions_fixed;
-  result->leaks_fixed = repaired.leaks_fixed;
+  result->corruptions_fixed = MAX (repaired.corruptions_fixed, before->corruptions - result->corruptions);
+  result->leaks_fixed = MAX (repaired.leaks_fixed, before->leaks - result->leaks);
+  mark_repaired (findings, after, result);
   return status;
 }
 
@@ -242,15 +305,22 @@ run (const Command *command, void *opaque, char **operands)
     args->image.format_options = clear_log;
   if (args->repair != NULL)
     signals_defer ();
+  g_autoptr (GArray) findings = findings_new ();
+  VhdkitCheckResult before = { 0 };
+  if (args->repair != NULL)
+    look_before_repair (path, args, &before, findings);
   bool repair;
   g_autoptr (ToolImage) image = open_image (path, args, &repair);
   if (image == NULL)
     return STATUS_NOT_CHECKED;
 
-  g_autoptr (GArray) findings = g_array_new (FALSE, FALSE, sizeof (Finding));
-  g_array_set_clear_func (findings, finding_clear);
+  if (repair)
+    tool_print_warnings (image);
+  else
+    g_array_set_size (findings, 0);
+
   VhdkitCheckResult result;
-  int status = check_and_repair (image, repair ? args->repair : NULL, &result, findings, path);
+  int status = check_and_repair (image, repair ? args->repair : NULL, &before, &result, findings, path);
   VhdkitLayerInfo info = { 0 };
   if (status == EXIT_SUCCESS && args->output == OUTPUT_JSON)
     {

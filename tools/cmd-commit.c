@@ -11,7 +11,7 @@
 typedef struct
 {
   ImageOptions image;
-  bool quiet, progress, keep_sources, shrink;
+  bool quiet, progress, keep_sources, shrink, break_siblings;
   VhdkitCacheMode cache;
   const char *ancestor;
   int64_t depth, rate, parallel;
@@ -28,6 +28,10 @@ static const OptionDef options[] = {
   { 0, "shrink", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, shrink),
     "The merged image is smaller than the target: cut the target to its size (a raw file; neither VHD "
     "nor VHDX can shrink)" },
+  { 0, "break-siblings", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, break_siblings),
+    "Merge although other images in the directories of the chain have the target, or an image between, as "
+    "their "
+    "parent: they are lost, and VHD images show wrong data with nothing to tell by. Refused otherwise" },
   OPTIONS_PARALLEL (CommitArgs),
   { 'r', "rate-limit", "RATE", OPTION_SIZE, OPTION_MAIN, offsetof (CommitArgs, rate),
     "Bytes per second at most" },
@@ -77,9 +81,10 @@ layer_name (VhdkitImage *image, int layer)
   return name;
 }
 
-/* What the merge into layer @target means for the files: for people who are about to delete some of them. */
+/* What the merge into layer @target means for the files: for people who are about to delete some of them.
+ * @siblings: NULL where there are none. */
 static char *
-describe_outcome (VhdkitImage *image, int target)
+describe_outcome (VhdkitImage *image, int target, VhdkitChild **siblings)
 {
   g_autofree char *source = layer_name (image, 0), *into = layer_name (image, target);
   GString *text = g_string_new (NULL);
@@ -90,6 +95,16 @@ describe_outcome (VhdkitImage *image, int target)
       g_autofree char *between = layer_name (image, layer);
       g_string_append_printf (
           text, "%s no longer shows what it did: neither use it by itself nor merge it.\n", between);
+    }
+  for (VhdkitChild **sibling = siblings; sibling != NULL && *sibling != NULL; sibling++)
+    {
+      g_autofree char *name = printable ((*sibling)->filename);
+      g_string_append_printf (text,
+                              (*sibling)->notices
+                                  ? "%s can no longer be opened above %s.\n"
+                                  : "%s opens as before and shows wrong data: do not use it, nor merge "
+                                    "it into %s.\n",
+                              name, into);
     }
   return g_string_free (text, FALSE);
 }
@@ -119,6 +134,7 @@ run (const Command *command, void *opaque, char **operands)
     .target_layer = target,
     .parallel = (unsigned)args->parallel,
     .shrink_target = args->shrink,
+    .break_siblings = args->break_siblings,
   };
   g_autoptr (GError) error = NULL;
   VhdkitJob *job = vhdkit_commit_new (image, &commit_options, &error);
@@ -127,12 +143,17 @@ run (const Command *command, void *opaque, char **operands)
       report_error (path, error);
       return EXIT_FAILURE;
     }
+  /* Without --break-siblings the job refuses where there are any. */
+  VhdkitChild **siblings = args->break_siblings ? vhdkit_image_find_children (image, 1, target, NULL) : NULL;
+  tool_print_warnings (image);
   if (args->rate > 0)
     vhdkit_job_set_rate_limit (job, args->rate);
   int status = run_job (job, path, args->progress && !args->quiet,
                         "the chain is whole and reads as before; run the command again to finish the merge");
   vhdkit_job_free (job);
-  g_autofree char *outcome = describe_outcome (image, target);
+  tool_print_warnings (image);
+  g_autofree char *outcome = describe_outcome (image, target, siblings);
+  vhdkit_children_free (siblings);
   status = tool_close_with (status, g_steal_pointer (&image), path);
   if (status == EXIT_SUCCESS && !args->quiet)
     printf ("Image committed.\n%s", outcome);
@@ -146,13 +167,16 @@ const Command cmd_commit = {
   .aliases = aliases,
   .summary = "merge an image into its parent or another ancestor",
   .operands = "FILE",
-  .description = "Writes what FILE and the images between hold into the target, in one pass. FILE need not "
-                 "be the uppermost "
-                 "image of its chain. At every instant, and after a crash, FILE reads as before; a merge "
-                 "that was interrupted "
-                 "is finished by running the command again. FILE stays and reads the same afterwards; images "
-                 "between FILE and "
-                 "the target, and other children of the target, are no longer valid.",
+  .description =
+      "Writes what FILE and the images between hold into the target, in one pass. FILE need not "
+      "be the uppermost "
+      "image of its chain. At every instant, and after a crash, FILE reads as before; a merge "
+      "that was interrupted "
+      "is finished by running the command again. FILE stays and reads the same afterwards; images "
+      "between FILE and "
+      "the target, and other children of these and of the target, are no longer valid: where there are such "
+      "children beside the files of the chain, the merge is refused unless --break-siblings is given. "
+      "Children in other directories are not looked for.",
   .options = options,
   .args_size = sizeof (CommitArgs),
   .min_operands = 1,

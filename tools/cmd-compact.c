@@ -196,6 +196,7 @@ run (const Command *command, void *opaque, char **operands)
     vhdkit_job_set_rate_limit (job, args->rate);
   int status = run_job (job, path, args->progress && !args->quiet,
                         "the image is consistent; run the command again to finish");
+  tool_print_warnings (image);
   VhdkitCompactStats stats = { 0 };
   vhdkit_compact_get_stats (job, &stats);
   g_autoptr (GVariant) found = vhdkit_compact_get_report (job);

@@ -104,6 +104,8 @@ run (const Command *command, void *opaque, char **operands)
   int status = run_job (job, operands[0], args->progress && !args->quiet, "nothing was changed");
   vhdkit_compare_get_stats (job, &stats);
   vhdkit_job_free (job);
+  tool_print_warnings (a);
+  tool_print_warnings (b);
   if (status == EXIT_FAILURE)
     return STATUS_CANNOT_READ;
   return status != EXIT_SUCCESS ? status : verdict (args, &stats);

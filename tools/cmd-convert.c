@@ -119,7 +119,7 @@ copy (VhdkitImage *source, VhdkitImage *target, const ConvertArgs *args, const c
     .parallel = (unsigned)args->parallel,
     .in_order = !args->out_of_order,
     .target_is_zero = fresh || args->target_is_zero,
-    .sparse_bytes = args->sparse / 512 * 512,
+    .sparse_bytes = args->sparse,
     .above_target_parent = args->parent != NULL,
     .copy_range = args->copy_range,
   };
@@ -149,6 +149,8 @@ convert (VhdkitImage *source, const char *path, NewImage *new_image, const Conve
     }
   if (new_image->bytes < 0)
     new_image->bytes = vhdkit_image_get_size (source);
+  if (args->output_format == NULL)
+    new_image_warn_of_name (path, "-O");
   if (!args->no_create && !new_image_create (new_image, path, &args->image))
     return EXIT_FAILURE;
   VhdkitImage *target = open_target (args, path);
@@ -156,6 +158,8 @@ convert (VhdkitImage *source, const char *path, NewImage *new_image, const Conve
     return EXIT_FAILURE;
   tool_print_warnings (target);
   int status = copy (source, target, args, path);
+  tool_print_warnings (source);
+  tool_print_warnings (target);
   return tool_close_with (status, target, path);
 }
 
@@ -172,6 +176,8 @@ find_contradiction (const ConvertArgs *args, const NewImage *new_image)
     return "--target-is-zero and -B exclude each other";
   if (args->no_create && new_image->options->len > 1)
     return "-o has no use with -n";
+  if (args->sparse % 512 != 0)
+    return "-S needs a multiple of 512 bytes";
   return NULL;
 }
 

@@ -17,8 +17,6 @@ typedef struct
   GPtrArray *format_options;
 } CreateArgs;
 
-static const CreateArgs defaults = { .image.format = "raw" };
-
 static const OptionDef options[] = {
   { 'f', "format", "FMT", OPTION_FORMAT, OPTION_MAIN, offsetof (CreateArgs, image.format),
     "Format of the new image; raw when not given" },
@@ -44,7 +42,7 @@ run (const Command *command, void *opaque, char **operands)
   const CreateArgs *args = opaque;
   const char *path = operands[0];
   g_auto (NewImage) new_image = {
-    .format = args->image.format,
+    .format = args->image.format != NULL ? args->image.format : "raw",
     .parent = args->parent,
     .parent_format = args->parent_format,
     .bytes = -1,
@@ -74,6 +72,8 @@ run (const Command *command, void *opaque, char **operands)
       report (path, "a new image needs a size, or a parent to take it from");
       return EXIT_FAILURE;
     }
+  if (args->image.format == NULL)
+    new_image_warn_of_name (path, "-f");
   if (!new_image_create (&new_image, path, &args->image))
     return EXIT_FAILURE;
   if (!args->quiet)
@@ -91,7 +91,6 @@ const Command cmd_create = {
       "FILE is overwritten unless another process uses it. SIZE may be left out when there is a parent.",
   .options = options,
   .args_size = sizeof (CreateArgs),
-  .defaults = &defaults,
   .min_operands = 0,
   .max_operands = 2,
   .run = run,

@@ -107,6 +107,11 @@ print_human (const VhdkitLayerInfo *info)
     printf ("backing file format: %s\n", info->parent_format);
   if (info->parent_candidates != NULL)
     print_candidates (info->parent_candidates);
+  for (char **path = info->change_tracking_files; path != NULL && *path != NULL; path++)
+    {
+      g_autofree char *tracking = printable (*path);
+      printf ("change tracking file: %s\n", tracking);
+    }
   if (info->format_specific != NULL)
     {
       printf ("Format specific information:\n");
@@ -142,6 +147,13 @@ print_json (JsonWriter *json, const VhdkitLayerInfo *info)
     json_string (json, "backing-filename-format", info->parent_format);
   if (info->parent_candidates != NULL)
     json_variant (json, "parent-candidates", info->parent_candidates);
+  if (info->change_tracking_files != NULL)
+    {
+      json_begin (json, "change-tracking-files", '[');
+      for (char **path = info->change_tracking_files; *path != NULL; path++)
+        json_string (json, NULL, *path);
+      json_end (json, ']');
+    }
   json_bool (json, "dirty-flag", info->dirty);
   json_end (json, '}');
 }

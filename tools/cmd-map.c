@@ -91,6 +91,7 @@ run (const Command *command, void *opaque, char **operands)
         {
           report (path, "offset %" PRId64 ": what is stored there cannot be found out: %s", offset,
                   g_strerror (-ret));
+          tool_print_warnings (image);
           return EXIT_FAILURE;
         }
       offset += extent.bytes;

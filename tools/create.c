@@ -114,6 +114,20 @@ new_image_print_options (const NewImage *image)
 
 /* --- making it ------------------------------------------------------------------------------------------ */
 
+void
+new_image_warn_of_name (const char *path, const char *option)
+{
+  const char *dot = strrchr (path, '.');
+  if (dot == NULL || strchr (dot, '/') != NULL)
+    return;
+  g_autofree char *extension = g_ascii_strdown (dot + 1, -1);
+  /* Checkpoints are called .avhd and .avhdx. */
+  bool checkpoint = g_str_has_prefix (extension, "avhd");
+  const VhdkitFormatInfo *format = vhdkit_find_format (checkpoint ? extension + 1 : extension);
+  if (format != NULL && strcmp (format->name, "raw") != 0)
+    report_warning ("%s: raw, though its name ends in %s; %s %s makes one", path, dot, option, format->name);
+}
+
 bool
 new_image_create (const NewImage *image, const char *path, const ImageOptions *places)
 {

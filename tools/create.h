@@ -24,6 +24,9 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (NewImage, new_image_clear)
 bool new_image_take_options (NewImage *image, GPtrArray *lists, bool *help);
 /* The options that the format has. */
 void new_image_print_options (const NewImage *image);
+/* For a raw image because no format was asked for: tells when the name of the file promises another, which @option asks
+ * for. */
+void new_image_warn_of_name (const char *path, const char *option);
 /* false after a message. */
 bool new_image_create (const NewImage *image, const char *path, const ImageOptions *places);
 /* One line on what was made. */

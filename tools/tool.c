@@ -208,15 +208,20 @@ tool_open (const char *path, const ImageOptions *options, unsigned flags, Vhdkit
   return image;
 }
 
+/* Each is told once, however often it is looked for what is new. */
 void
 tool_print_layer_warnings (const VhdkitLayerInfo *info)
 {
+  static GHashTable *told;
+  if (told == NULL)
+    told = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
   for (char **text = info->warnings; text != NULL && *text != NULL; text++)
     {
-      if (strstr (*text, info->filename) != NULL)
-        report_warning ("%s", *text);
-      else
-        report_warning ("%s: %s", info->filename, *text);
+      char *line = strstr (*text, info->filename) != NULL ? g_strdup (*text)
+                                                          : g_strdup_printf ("%s: %s", info->filename, *text);
+      if (!g_hash_table_contains (told, line))
+        report_warning ("%s", line);
+      g_hash_table_add (told, line);
     }
 }
 

@@ -77,7 +77,8 @@ VhdkitImage *tool_open_quiet (const char *path, const ImageOptions *options, uns
                               VhdkitCacheMode cache, GError **error);
 /* The strings of an OPTION_LIST as the library takes them. */
 const char *const *list_strings (GPtrArray *list);
-/* Prints what the layers of an image want to be known. */
+/* Prints what the layers of an image want to be known and was not printed before: after opening, and after work that
+ * may have found more. */
 void tool_print_warnings (VhdkitImage *image);
 void tool_print_layer_warnings (const VhdkitLayerInfo *info);
 /* false after a message.  NULL is fine. */

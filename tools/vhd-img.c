@@ -38,6 +38,11 @@ static const ManSection sections[] = {
                "for the drive. --confine keeps every file of a chain below one folder, for services that "
                "work on images of "
                "strangers." },
+  { "Windows",
+    "Files of images made here have holes where nothing is stored. Windows refuses to attach an image whose "
+    "file is sparse: copy it there without holes (cp --sparse=never). Files that Hyper-V tracks changes in, "
+    "FILE.rct and FILE.mrt, are stale as soon as anything but Hyper-V writes to FILE, of which every command "
+    "that does so warns." },
   { "Signals",
     "SIGUSR1 prints the progress of convert, compare, commit and compact. SIGINT and SIGTERM stop them in a "
     "safe "
@@ -46,7 +51,9 @@ static const ManSection sections[] = {
     "second run does not finish." },
   { "Exit status", "0 for success, 1 for failure, 128 plus the number of the signal for a job that was "
                    "stopped. check: 0 the "
-                   "image is sound, 1 the check could not be done, 2 the image is corrupt, 3 it has leaked "
+                   "image is sound, 1 the check could not be done (the file cannot be read, or bears no sign "
+                   "of its format), 2 the "
+                   "image is corrupt, be it too damaged to be opened, 3 it has leaked "
                    "space and is sound "
                    "otherwise, 63 the format has no check. compare: 0 same content, 1 different content, 2 "
                    "an image could not "

@@ -105,6 +105,28 @@ typedef struct
 
 /* Of BdrvParentCandidate *, in the order to try; NULL: not examined, or no parent; borrowed. */
 const GPtrArray *bdrv_get_parent_candidates (const BlockDriverState *bs);
+/* An image that would be opened above a layer of a chain it does not belong to. */
+typedef struct
+{
+  char *path;               /* DIRECTORY/NAME, as it was found */
+  const char *format;       /* static */
+  BlockDriverState *parent; /* the layer; borrowed */
+  bool notices;             /* it cannot be opened any more after the change; else nothing tells */
+} BdrvChild;
+
+/* Whom a change of the content of @lower, which layers from @upper down show through, would break: the images that have
+ * one of these, nodes of @leaf's chain, as their parent and are not of that chain, as far as they lie in a directory of one of its files: of BdrvChild *, by directory and name.  What
+ * could not be looked at is told by a warning of @leaf.  Of @params, confine and drive_map count.  Nothing is changed,
+ * no lock is taken. */
+GPtrArray *coroutine_fn bdrv_co_find_children (BlockDriverState *leaf, BlockDriverState *upper,
+                                               BlockDriverState *lower, const BdrvOpenParams *params);
+
+/* The files beside the container in which Hyper-V tracks changes, absolute, NULL-terminated, or NULL: there are none;
+ * free with g_strfreev (). */
+char **bdrv_find_change_tracking (const BlockDriverState *bs);
+/* Warns, once for a node, that they are stale as soon as @bs is written. */
+void bdrv_warn_of_change_tracking (BlockDriverState *bs);
+
 /* Bytes of host storage of the container, or -errno. */
 int64_t coroutine_fn bdrv_co_get_allocated_size (BlockDriverState *bs);
 /* Host path of the container, absolute, symlinks resolved; borrowed. */

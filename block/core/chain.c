@@ -15,6 +15,8 @@
  */
 #include "core-int.h"
 
+#include <identity.h>
+
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -37,21 +39,9 @@ typedef struct
   bool mismatch; /* one could be opened and has another identity */
   bool refused;  /* one is against the policy */
   bool in_use;
+  bool there;   /* one is there, but cannot be used */
+  bool is_leaf; /* the search is for the parent of the image the user named */
 } ParentSearch;
-
-static guint
-file_key_hash (gconstpointer data)
-{
-  const BdrvFileKey *key = data;
-
-  return (guint)(key->id[0] * 31 + key->id[1] * UINT64_C (0x9e3779b97f4a7c15) + (key->id[1] >> 32));
-}
-
-static gboolean
-file_key_equal (gconstpointer a, gconstpointer b)
-{
-  return memcmp (a, b, sizeof (BdrvFileKey)) == 0;
-}
 
 /* --- one candidate ------------------------------------------------------------------------------------- */
 
@@ -69,13 +59,30 @@ has_identity_of_link (BlockDriverState *bs, const BlockParentLink *link)
 }
 
 static void
-set_mismatch (GError **error, const char *path, BlockDriverState *bs)
+format_identity (const BlockDriver *drv, const uint8_t *identity, char text[37])
 {
-  bool has = bs->drv->get_identity != NULL;
+  if (drv->format_identity)
+    drv->format_identity (identity, text);
+  else
+    identity_format (identity, text);
+}
 
-  bdrv_set_path_error (error, path, VHDKIT_ERROR_PARENT_MISMATCH, 0, "%s",
-                       has ? "has another identity than the child recorded"
-                           : "has no identity, the child recorded one");
+/* @bs is another image than @link means. */
+static void
+set_mismatch (GError **error, const char *path, BlockDriverState *bs, const BlockParentLink *link)
+{
+  uint8_t identity[BLOCK_IDENTITY_SIZE];
+  bool has = bs->drv->get_identity && bs->drv->get_identity (bs, identity);
+  char found[37], recorded[2][37] = { "none", "" };
+
+  for (int i = 0; i < link->identities && i < 2; i++)
+    format_identity (bs->drv, link->identity[i], recorded[i]);
+  if (has)
+    format_identity (bs->drv, identity, found);
+  bdrv_set_path_error (error, path, VHDKIT_ERROR_PARENT_MISMATCH, 0,
+                       has ? "has another identity (%s) than the child recorded (%s%s%s)"
+                           : "has no identity%s, the child recorded %s%s%s",
+                       has ? found : "", recorded[0], recorded[1][0] ? " or " : "", recorded[1]);
 }
 
 /* Among the formats the link allows, what @file is. */
@@ -119,7 +126,7 @@ co_open_parent_image (const char *path, const struct stat *st, const char *forma
     return NULL;
   if (link->has_identity && !has_identity_of_link (bs, link))
     {
-      set_mismatch (error, path, bs);
+      set_mismatch (error, path, bs, link);
       bdrv_co_unref (bs);
       return NULL;
     }
@@ -148,7 +155,7 @@ check_cycle (ChainOpen *chain, const char *path, const struct stat *st, const Bl
   if (*cycle)
     set_cycle (error, path);
   else
-    set_mismatch (error, path, layer);
+    set_mismatch (error, path, layer, link);
   return false;
 }
 
@@ -156,12 +163,11 @@ check_cycle (ChainOpen *chain, const char *path, const struct stat *st, const Bl
 static bool
 add_layer (ChainOpen *chain, const struct stat *st, BlockDriverState *bs)
 {
-  const BlockDriverState *file = bdrv_protocol_node (bs);
   BdrvFileKey key;
 
   bdrv_file_key_from_stat (&key, st);
   g_hash_table_insert (chain->layers, g_memdup2 (&key, sizeof key), bs);
-  if (!file->drv->get_host_id || !file->drv->get_host_id ((BlockDriverState *)file, key.id))
+  if (!bdrv_file_key_of_node (bs, &key))
     return true;
   return g_hash_table_add (chain->host_ids, g_memdup2 (&key, sizeof key));
 }
@@ -189,8 +195,9 @@ co_try_path (ChainOpen *chain, const char *path, BdrvNamedBy named_by, const cha
 
 /* --- the search ---------------------------------------------------------------------------------------- */
 
+/* @tried: @path means a place on this host. */
 static void
-add_reason (ParentSearch *search, const BlockParentPath *path, const GError *error)
+add_reason (ParentSearch *search, const BlockParentPath *path, bool tried, const GError *error)
 {
   g_autofree char *shown = bdrv_printable (path->path ? path->path : "");
 
@@ -198,23 +205,39 @@ add_reason (ParentSearch *search, const BlockParentPath *path, const GError *err
   search->mismatch |= error->code == VHDKIT_ERROR_PARENT_MISMATCH;
   search->refused |= error->code == VHDKIT_ERROR_PERMISSION;
   search->in_use |= error->code == VHDKIT_ERROR_IN_USE;
+  search->there |= tried && error->code != VHDKIT_ERROR_NOT_FOUND;
   g_string_append_printf (search->reasons, "%s%s '%s': %s", search->reasons->len > 0 ? "; " : "",
                           path->origin ? path->origin : "name", shown, error->message);
+}
+
+/* What the user can do. */
+static const char *
+search_advice (const ParentSearch *search)
+{
+  if (search->there && !search->mismatch)
+    return "";
+  return search->is_leaf ? "; --parent FILE says where the right one is"
+                         : "; put the right one, or a symbolic link to it, where it is looked for";
 }
 
 static void
 set_search_error (const ParentSearch *search, GError **error)
 {
   VhdkitError code = VHDKIT_ERROR_PARENT_NOT_FOUND;
+  const char *what = search->there ? "cannot be used" : "not found";
 
   if (search->mismatch)
-    code = VHDKIT_ERROR_PARENT_MISMATCH;
+    {
+      code = VHDKIT_ERROR_PARENT_MISMATCH;
+      what = "none fits";
+    }
   else if (search->refused)
     code = VHDKIT_ERROR_PERMISSION;
   else if (search->in_use)
     code = VHDKIT_ERROR_IN_USE;
-  g_set_error (error, VHDKIT_ERROR, code, "%s: %s", search->mismatch ? "none fits" : "not found",
-               search->candidates > 0 ? search->reasons->str : "the image names none");
+  g_set_error (error, VHDKIT_ERROR, code, "%s: %s%s", what,
+               search->candidates > 0 ? search->reasons->str : "the image names none",
+               search_advice (search));
 }
 
 /* Tries all paths one name may mean.  true: the search is over, with *parent or @error. */
@@ -228,7 +251,7 @@ co_try_name (ChainOpen *chain, ParentSearch *search, BlockDriverState *child, co
                                 chain->params->confine, &reason);
 
   if (!paths)
-    add_reason (search, name, reason);
+    add_reason (search, name, false, reason);
   for (guint i = 0; paths && i < paths->len; i++)
     {
       const char *path = g_ptr_array_index (paths, i);
@@ -245,7 +268,7 @@ co_try_name (ChainOpen *chain, ParentSearch *search, BlockDriverState *child, co
           g_propagate_error (error, g_steal_pointer (&reason));
           return true;
         }
-      add_reason (search, name, reason);
+      add_reason (search, name, true, reason);
     }
   return false;
 }
@@ -255,14 +278,16 @@ check_link_may_be_followed (const BdrvOpenParams *params, const BlockParentLink 
 {
   if (link->has_identity || (params->flags & BDRV_O_RAW_PARENT))
     return true;
-  g_set_error (error, VHDKIT_ERROR, VHDKIT_ERROR_PERMISSION,
-               "has no identity to recognise it by (raw): opened only when the user names it or allows raw "
-               "parents");
+  g_set_error (
+      error, VHDKIT_ERROR, VHDKIT_ERROR_PERMISSION,
+      "has no identity to recognise it by (raw): opened only where it is named (--parent FILE) or such "
+      "parents are allowed (--raw-parent)");
   return false;
 }
 
 static BlockDriverState *coroutine_fn
-co_search_parent (ChainOpen *chain, BlockDriverState *child, const BlockParentLink *link, GError **error)
+co_search_parent (ChainOpen *chain, BlockDriverState *child, const BlockParentLink *link, bool is_leaf,
+                  GError **error)
 {
   BlockDriverState *parent = NULL;
 
@@ -271,7 +296,7 @@ co_search_parent (ChainOpen *chain, BlockDriverState *child, const BlockParentLi
 
   g_autoptr (GHashTable) tried = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
   g_autoptr (GString) reasons = g_string_new (NULL);
-  ParentSearch search = { .link = link, .tried = tried, .reasons = reasons };
+  ParentSearch search = { .link = link, .tried = tried, .reasons = reasons, .is_leaf = is_leaf };
 
   for (guint i = 0; link->paths && i < link->paths->len; i++)
     if (co_try_name (chain, &search, child, g_ptr_array_index (link->paths, i), &parent, error))
@@ -314,21 +339,21 @@ warn_of_differences (BlockDriverState *child, const BlockParentLink *link, Block
 }
 
 static BlockDriverState *coroutine_fn
-co_open_parent (ChainOpen *chain, BlockDriverState *child, const char *named, const BlockParentLink *link,
-                GError **error)
+co_open_parent (ChainOpen *chain, BlockDriverState *child, bool is_leaf, const char *named,
+                const BlockParentLink *link, GError **error)
 {
   bool cycle = false;
 
   if (!named)
-    return co_search_parent (chain, child, link, error);
+    return co_search_parent (chain, child, link, is_leaf, error);
   return co_try_path (chain, named, BDRV_NAMED_BY_USER, chain->params->parent_format, link, &cycle, error);
 }
 
 bool coroutine_fn
 bdrv_co_open_parents (BlockDriverState *leaf, const BdrvOpenParams *params, GError **error)
 {
-  g_autoptr (GHashTable) layers = g_hash_table_new_full (file_key_hash, file_key_equal, g_free, NULL);
-  g_autoptr (GHashTable) host_ids = g_hash_table_new_full (file_key_hash, file_key_equal, g_free, NULL);
+  g_autoptr (GHashTable) layers = bdrv_file_key_set_new ();
+  g_autoptr (GHashTable) host_ids = bdrv_file_key_set_new ();
   ChainOpen chain = { .params = params, .layers = layers, .host_ids = host_ids };
   const char *named = params->parent;
   BlockDriverState *child = leaf;
@@ -348,7 +373,7 @@ bdrv_co_open_parents (BlockDriverState *leaf, const BdrvOpenParams *params, GErr
                           BDRV_MAX_CHAIN_DEPTH);
           return false;
         }
-      BlockDriverState *parent = co_open_parent (&chain, child, named, &link, error);
+      BlockDriverState *parent = co_open_parent (&chain, child, child == leaf, named, &link, error);
       if (!parent)
         {
           g_autofree char *name = bdrv_printable (child->filename);
@@ -451,8 +476,8 @@ void coroutine_fn
 bdrv_co_examine_parents (BlockDriverState *child, const BdrvOpenParams *params)
 {
   g_auto (BlockParentLink) link = { 0 };
-  g_autoptr (GHashTable) layers = g_hash_table_new_full (file_key_hash, file_key_equal, g_free, NULL);
-  g_autoptr (GHashTable) host_ids = g_hash_table_new_full (file_key_hash, file_key_equal, g_free, NULL);
+  g_autoptr (GHashTable) layers = bdrv_file_key_set_new ();
+  g_autoptr (GHashTable) host_ids = bdrv_file_key_set_new ();
   BdrvOpenParams look = *params;
   ChainOpen chain = { .params = &look, .layers = layers, .host_ids = host_ids };
   struct stat st;
@@ -483,4 +508,92 @@ const GPtrArray *
 bdrv_get_parent_candidates (const BlockDriverState *bs)
 {
   return bdrv_node (bs)->parent_candidates;
+}
+
+/* --- whose child an image is --------------------------------------------------------------------------- */
+
+static bool
+link_can_mean (const BlockParentLink *link, BlockDriverState *layer)
+{
+  return g_strv_contains (link->formats, layer->drv->format_name)
+         && (!link->has_identity || has_identity_of_link (layer, link));
+}
+
+/* Those of the layers from @upper down to @lower that @link can mean, by file. */
+static GHashTable *
+find_possible_parents (const BlockParentLink *link, BlockDriverState *upper, const BlockDriverState *lower)
+{
+  GHashTable *possible = bdrv_file_key_set_new ();
+
+  for (BlockDriverState *layer = upper;; layer = layer->backing)
+    {
+      BdrvFileKey key;
+
+      if (link_can_mean (link, layer) && bdrv_file_key_of_node (layer, &key))
+        g_hash_table_insert (possible, g_memdup2 (&key, sizeof key), layer);
+      if (layer == lower)
+        return possible;
+    }
+}
+
+/* Whether the search for the parent of @child ends at @path; *layer is set where it is one of @possible. */
+static bool coroutine_fn
+co_parent_search_ends (ChainOpen *chain, const char *path, const BlockParentLink *link, GHashTable *possible,
+                       BlockDriverState **layer)
+{
+  struct stat st;
+  BdrvFileKey key;
+  bool cycle = false;
+
+  if (!bdrv_check_path (path, BDRV_NAMED_BY_IMAGE, chain->params->confine, &st, NULL))
+    return false;
+  bdrv_file_key_from_stat (&key, &st);
+  *layer = g_hash_table_lookup (possible, &key);
+  if (*layer)
+    return true;
+  if (!check_cycle (chain, path, &st, link, &cycle, NULL))
+    return cycle;
+  /* Another file, which may be a copy with the same identity. */
+  BlockDriverState *bs = co_open_parent_image (path, &st, NULL, link, chain->params, NULL);
+  if (bs)
+    bdrv_co_unref (bs);
+  return bs != NULL;
+}
+
+BlockDriverState *coroutine_fn
+bdrv_co_find_parent_layer (BlockDriverState *child, BlockDriverState *upper, BlockDriverState *lower,
+                           const BdrvOpenParams *params)
+{
+  g_auto (BlockParentLink) link = { 0 };
+  BlockDriverState *layer = NULL;
+  bool ended = false;
+
+  if (!child->drv->get_parent_link || !child->drv->get_parent_link (child, &link) || !link.paths)
+    return NULL;
+  g_autoptr (GHashTable) possible = find_possible_parents (&link, upper, lower);
+  if (g_hash_table_size (possible) == 0)
+    return NULL;
+
+  g_autoptr (GHashTable) layers = bdrv_file_key_set_new ();
+  g_autoptr (GHashTable) host_ids = bdrv_file_key_set_new ();
+  g_autoptr (GHashTable) tried = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
+  ChainOpen chain = { .params = params, .layers = layers, .host_ids = host_ids };
+  struct stat st;
+
+  if (stat (bdrv_get_host_path (child), &st) == 0)
+    add_layer (&chain, &st, child);
+  for (guint i = 0; i < link.paths->len && !ended; i++)
+    {
+      g_autoptr (GPtrArray) paths =
+          bdrv_resolve_parent_path (g_ptr_array_index (link.paths, i), bdrv_get_host_path (child),
+                                    child->filename, params->drive_map, params->confine, NULL);
+
+      for (guint j = 0; paths && j < paths->len && !ended; j++)
+        {
+          const char *path = g_ptr_array_index (paths, j);
+          ended = g_hash_table_add (tried, g_strdup (path))
+                  && co_parent_search_ends (&chain, path, &link, possible, &layer);
+        }
+    }
+  return layer;
 }

@@ -44,6 +44,7 @@ typedef struct
   unsigned in_flight;   /* tracked requests, flushes, status calls */
   unsigned draining;    /* coroutines in drain_queue */
   bool poisoned;
+  bool change_tracking_told;
 
   /* A write is counted in write_gen when it has ended; flushed_gen is the count when the last successful
    * flush began.  See flush.c. */
@@ -63,6 +64,9 @@ bdrv_node (const BlockDriverState *bs)
 {
   return (BdrvNode *)bs;
 }
+
+/* In each directory the children of a layer are looked for among so many files. */
+#define BDRV_MAX_SIBLING_FILES 10000
 
 /* --- node.c -------------------------------------------------------------------------------------------- */
 
@@ -230,6 +234,10 @@ typedef struct
 } BdrvFileKey;
 
 void bdrv_file_key_from_stat (BdrvFileKey *key, const struct stat *st);
+/* Of the file @bs has open; false: its protocol has none. */
+bool bdrv_file_key_of_node (const BlockDriverState *bs, BdrvFileKey *key);
+/* A set of BdrvFileKey *, or a map with them as keys; it frees them. */
+GHashTable *bdrv_file_key_set_new (void);
 
 /* Who named a file. */
 typedef enum
@@ -277,6 +285,11 @@ GPtrArray *bdrv_resolve_parent_path (const BlockParentPath *path, const char *ch
 
 /* Opens the parents of @leaf, all of them. */
 bool coroutine_fn bdrv_co_open_parents (BlockDriverState *leaf, const BdrvOpenParams *params, GError **error);
+/* The layer from @upper down to @lower, nodes of one chain, that opening @child would take as its parent, or NULL.  A
+ * parent without an identity counts as one that the user allows.  No lock is taken. */
+BlockDriverState *coroutine_fn bdrv_co_find_parent_layer (BlockDriverState *child, BlockDriverState *upper,
+                                                          BlockDriverState *lower,
+                                                          const BdrvOpenParams *params);
 /* Looks at every place @child names for its parent and notes with the node what is there.  Nothing stays open, and
  * nobody's locks are in the way or are kept waiting. */
 void coroutine_fn bdrv_co_examine_parents (BlockDriverState *child, const BdrvOpenParams *params);

@@ -224,6 +224,8 @@ bdrv_co_reopen_rw (BlockDriverState *bs, GError **error)
     {
       bs->read_only = false;
       bs->open_flags |= BDRV_O_RDWR;
+      if (bs->drv->kind == BLOCK_DRIVER_FORMAT)
+        bdrv_warn_of_change_tracking (bs);
     }
   bdrv_tracked_end (node, &req);
   return ok;

@@ -86,7 +86,11 @@ bdrv_co_open_format (const BlockDriver *drv, BlockDriverState *file, const char 
       return NULL;
     }
   BlockDriverState *bs = bdrv_node_new (drv, filename, flags, file);
-  return bdrv_co_node_open (bs, parsed, error) ? bs : NULL;
+  if (!bdrv_co_node_open (bs, parsed, error))
+    return NULL;
+  if (!bs->read_only)
+    bdrv_warn_of_change_tracking (bs);
+  return bs;
 }
 
 /* Whatever no format claims is a plain disk. */

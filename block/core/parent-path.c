@@ -205,7 +205,13 @@ add_windows (GPtrArray *paths, const char *text, const char *const *drive_map, c
 
   if (!dir)
     {
-      g_set_error (error, VHDKIT_ERROR, VHDKIT_ERROR_PARENT_NOT_FOUND, "no drive map for this Windows path");
+      if (is_drive (spelled))
+        g_set_error (error, VHDKIT_ERROR, VHDKIT_ERROR_PARENT_NOT_FOUND,
+                     "no drive map for this Windows path (--map-drive %c:=DIR)",
+                     g_ascii_toupper (spelled[0]));
+      else
+        g_set_error (error, VHDKIT_ERROR, VHDKIT_ERROR_PARENT_NOT_FOUND,
+                     "no drive map for this Windows path (--map-drive PREFIX=DIR)");
       return false;
     }
   g_autofree char *slashed = with_slashes (rest);

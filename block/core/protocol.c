@@ -17,6 +17,34 @@ bdrv_file_key_from_stat (BdrvFileKey *key, const struct stat *st)
   key->id[1] = device ? st->st_rdev : st->st_ino;
 }
 
+static guint
+file_key_hash (gconstpointer data)
+{
+  const BdrvFileKey *key = data;
+
+  return (guint)(key->id[0] * 31 + key->id[1] * UINT64_C (0x9e3779b97f4a7c15) + (key->id[1] >> 32));
+}
+
+static gboolean
+file_key_equal (gconstpointer a, gconstpointer b)
+{
+  return memcmp (a, b, sizeof (BdrvFileKey)) == 0;
+}
+
+GHashTable *
+bdrv_file_key_set_new (void)
+{
+  return g_hash_table_new_full (file_key_hash, file_key_equal, g_free, NULL);
+}
+
+bool
+bdrv_file_key_of_node (const BlockDriverState *bs, BdrvFileKey *key)
+{
+  BlockDriverState *file = bdrv_protocol_node ((BlockDriverState *)bs);
+
+  return file->drv->get_host_id && file->drv->get_host_id (file, key->id);
+}
+
 static const char *
 file_type_name (mode_t mode)
 {

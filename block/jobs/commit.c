@@ -36,6 +36,7 @@
 
 #include "checked.h"
 #include "copy.h"
+#include "siblings.h"
 
 #include <errno.h>
 #include <sys/stat.h>
@@ -328,8 +329,10 @@ commit_co_steps (CommitJob *commit, GError **error)
 {
   SpaceNeed need = { .last_region = -1 };
 
-  if (!commit_check_sizes (commit, error) || !commit_co_plan (commit, &need, error)
-      || !commit_co_check_space (commit, &need, error)
+  if (!commit_check_sizes (commit, error)
+      || !(commit->params.break_siblings
+           || siblings_co_check (commit->params.source, commit->params.target, &commit->params.places, error))
+      || !commit_co_plan (commit, &need, error) || !commit_co_check_space (commit, &need, error)
       || !commit_co_make_writable (commit->params.target, error)
       || !commit_co_parent_changed (commit, true, error))
     return false;
@@ -390,8 +393,10 @@ commit_job_new (AioContext *context, const CommitParams *params, GError **error)
     }
 
   Job *job = job_new (&commit_driver, context, error);
-  if (job != NULL)
-    ((CommitJob *)job)->params = *params;
+  if (job == NULL)
+    return NULL;
+  bdrv_warn_of_change_tracking (target);
+  ((CommitJob *)job)->params = *params;
   return job;
 }
 

@@ -14,6 +14,8 @@ typedef struct
   BlockDriverState *target; /* an ancestor of it */
   unsigned parallel;        /* coroutines, 0: default */
   bool shrink_target;       /* a source smaller than the target: cut the target at the end */
+  bool break_siblings;      /* do not look for other images that depend on what changes (else refused) */
+  BdrvOpenParams places;    /* where their parents may lie: confine and drive_map */
 } CommitParams;
 
 typedef struct

@@ -405,6 +405,9 @@ struct BlockDriver
   const char *(*get_host_path) (BlockDriverState *bs);
   /* Modification time, Unix seconds. */
   bool (*get_mtime) (BlockDriverState *bs, int64_t *seconds);
+
+  /* Parents: an identity as the format's users write it, 36 characters and a NUL.  NULL: as a UUID, RFC 4122. */
+  void (*format_identity) (const uint8_t *identity, char text[37]);
 };
 
 /* Adds a driver to the registry.  false: the ABI does not fit or the name is taken. */

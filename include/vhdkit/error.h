@@ -26,6 +26,7 @@ typedef enum
   VHDKIT_ERROR_NO_SPACE,         /* the target cannot hold what is to be written */
   VHDKIT_ERROR_IO,               /* the operating system reported a failed transfer */
   VHDKIT_ERROR_CANCELLED,        /* the job was cancelled; its images are consistent */
+  VHDKIT_ERROR_HAS_CHILDREN,     /* refused: other images depend on what would change */
 } VhdkitError;
 
 GQuark vhdkit_error_quark (void);

@@ -154,6 +154,9 @@ typedef struct
    * "origin" and "name" as the image has it, "path" (not there: it leads nowhere on this host), "fits" and, where
    * it does not, "reason".  The first that fits is the parent. */
   GVariant *parent_candidates;
+  /* Files beside the container in which Hyper-V tracks changes, absolute, NULL-terminated; NULL: there are none.  Any
+   * write to the image makes them stale, of which a layer that is opened for writing or merged into warns. */
+  char **change_tracking_files;
 } VhdkitLayerInfo;
 
 /* Layers, leaf included: >= 1. */
@@ -163,6 +166,27 @@ bool vhdkit_image_get_layer_info (VhdkitImage *image, int layer, VhdkitLayerInfo
 void vhdkit_layer_info_clear (VhdkitLayerInfo *info);
 /* The layer whose container is the file @path (same file, not same name), or -1. */
 int vhdkit_image_find_layer (VhdkitImage *image, const char *path);
+
+/* --- other images above the same layers ---------------------------------------------------------------- */
+
+/* An image that would be opened above a layer of a chain, and is not of that chain. */
+typedef struct
+{
+  char *filename; /* absolute */
+  char *format;
+  int layer; /* its parent; 0: the leaf */
+  bool
+      notices; /* when the content of the lowest layer asked about changes, it can no longer be opened above it; else it
+                 * opens as before and shows wrong data */
+} VhdkitChild;
+
+/* Whom a change of the content of layer @last, and of what the layers from @first down to it show, would break:
+ * 0 <= @first <= @last.  Looked for are images that take one of these layers as their parent by identity and path, in
+ * the directories of the chain's files, not below those; what could not be looked at there is told by a warning of the
+ * leaf.  Files are opened read-only without locks, and may be in use.  NULL-terminated; NULL: @error. */
+VhdkitChild **vhdkit_image_find_children (VhdkitImage *image, int first, int last, GError **error);
+/* NULL is fine. */
+void vhdkit_children_free (VhdkitChild **children);
 
 /* --- check --------------------------------------------------------------------------------------------- */
 

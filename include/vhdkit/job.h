@@ -63,6 +63,9 @@ typedef struct
   int target_layer;   /* layer merged into, > source_layer */
   unsigned parallel;  /* coroutines, 0: default */
   bool shrink_target; /* the source is smaller than the target: cut the target (else refused) */
+  /* Other images depend on the target or on a layer between, as vhdkit_image_find_children () finds them: merge all the
+   * same (else refused with HAS_CHILDREN, before anything is written, and the message names some of them). */
+  bool break_siblings;
 } VhdkitCommitOptions;
 
 /* What a commit did. */
@@ -73,8 +76,8 @@ typedef struct
 
 /* Merge the layers from @source_layer down to the one above @target_layer into @target_layer.  @image is
  * opened read-only; the job makes the target writable.  The view through the source stays the same at every
- * instant and after a crash.  Layers below the target are not touched; other children of the target are
- * invalidated. */
+ * instant and after a crash.  Layers below the target are not touched; other children of the target and
+ * of the layers between are invalidated: see break_siblings. */
 VhdkitJob *vhdkit_commit_new (VhdkitImage *image, const VhdkitCommitOptions *options, GError **error);
 void vhdkit_commit_get_stats (VhdkitJob *job, VhdkitCommitStats *stats);
 

@@ -36,7 +36,9 @@ def look(t, rc, *phrases, path=None):
 
 def mended(t, view, *argv):
     """check -r: afterwards sound for both checkers, the content kept."""
-    t.img('check', '-f', 'vhd', '-r', *(argv or ['all']), t.path('x.vhd'))
+    report = t.img('check', '-f', 'vhd', '--output=json', '-r', *(argv or ['all']), t.path('x.vhd')).json
+    t.check(any(f.get('repaired') for f in report['findings']), 'the repair is not told', report)
+    t.equal(report.get('corruptions-fixed', 0) + report.get('leaks-fixed', 0), 1, 'repairs (%s)' % report)
     look(t, 0)
     t.equal(vhdcheck.check(t.path('x.vhd'), ours=False), [], 'independent check')
     t.same_content(vhdfile.Vhd(t.path('x.vhd')).read_all(), view, 'content')
@@ -185,6 +187,36 @@ def repair_that_cannot_be_done_is_no_success(t):
     result = t.img('check', '-U', '-r', 'all', made.path, rc=1)
     t.check('cannot be repaired' in result.err, 'no word about the repair', result)
     unchanged.verify(t, 'a repair that was not done')
+
+
+def not_to_be_opened(t, damage):
+    """An image that is one, and too damaged to be opened, is corrupt, as a VHDX in that state is."""
+    made = image(t)
+    damage(made)
+    result = look(t, 2)
+    t.check('error: ' in result.out, 'finding', result)
+    t.img('info', '-f', 'vhd', made.path, rc=1)
+    unchanged = Unchanged(made.path)
+    t.img('check', '-f', 'vhd', '-r', 'all', made.path, rc=2)
+    unchanged.verify(t, 'a repair that cannot be')
+
+
+def damage_both_footers(made):
+    vhdfile.write_at(made.path, 100, b'\xff' * 8)
+    vhdfile.write_at(made.path, os.path.getsize(made.path) - 300, b'\xff' * 8)
+
+
+add('both-footers-damaged', not_to_be_opened, damage_both_footers)
+add('header-damaged', not_to_be_opened, lambda made: vhdfile.write_at(made.path, 512 + 100, b'\xff' * 8))
+add('header-absurd', not_to_be_opened, lambda made: vhdfile.patch_header(made.path, block_size=3))
+
+
+@case
+def no_sign_of_a_vhd(t):
+    """Then it cannot be said what it is: not checked."""
+    with open(t.path('x.vhd'), 'wb') as f:
+        f.write(bytes(MiB))
+    look(t, 1)
 
 
 @case

@@ -100,6 +100,56 @@ def extension_does_not_matter(t):
     t.equal(t.img('info', '--output=json', t.path('x.raw')).json['format'], 'vhd', 'format')
 
 
+@case
+def name_of_another_format(t):
+    """What -f was forgotten for is raw, as qemu-img makes it, and that is said."""
+    for name, fmt in (('x.vhd', 'vhd'), ('x.VHDX', 'vhdx'), ('x.avhdx', 'vhdx'), ('x.raw', None), ('x', None),
+                      ('v.vhd/x', None)):
+        os.makedirs(os.path.dirname(t.path(name)), exist_ok=True)
+        for argv in (['create', '-q', t.path(name), '1M'], ['convert', '-q', t.path('x.raw'), t.path(name)]):
+            if argv[0] == 'convert' and name == 'x.raw':
+                continue
+            with open(t.path('x.raw'), 'ab') as f:
+                f.truncate(MiB)
+            result = t.img(*argv)
+            if fmt is None:
+                t.equal(result.err, '', 'messages')
+            else:
+                t.check('%s %s makes one' % ('-f' if argv[0] == 'create' else '-O', fmt) in result.err, 'warning', result)
+                t.equal(len(result.err.splitlines()), 1, 'lines')
+            t.equal(os.path.getsize(t.path(name)), MiB, 'size of %s' % name)
+            os.unlink(t.path(name))
+        t.equal(t.img('create', '-q', '-f', 'raw', t.path(name), '1M').err, '', 'messages with -f')
+
+
+@case
+def sparse_size_in_sectors(t):
+    t.img('create', '-q', '-f', 'raw', t.path('x.raw'), '1M')
+    for size in ('100', '513', '1'):
+        t.refused(t.img('convert', '-S', size, t.path('x.raw'), t.path('o.raw'), rc=1), '-S', 'multiple of 512')
+    t.check(not os.path.exists(t.path('o.raw')), 'a file was left behind')
+    t.img('convert', '-q', '-S', '0', t.path('x.raw'), t.path('o.raw'))
+
+
+def cut_short(t, fmt):
+    """A file that ends too early: the failing request says so, and where."""
+    path = t.path('x.' + fmt)
+    t.img('create', '-q', '-f', fmt, path, '64M')
+    t.io('-c', 'write -q -P 1 0 40M', path)
+    with open(path, 'r+b') as f:
+        f.truncate(os.path.getsize(path) - 10 * MiB)
+    for argv in (['convert', '-q', '-O', 'raw', path, t.path('o.raw')], ['compare', path, path], ['map', path]):
+        result = t.img(*argv, rc=None)
+        t.check(result.rc != 0, 'not refused', result)
+        told = [line for line in result.err.splitlines() if 'cannot be read' in line and 'offset' in line]
+        t.equal(len(told), 1, 'explanations (%s)' % result)
+    t.check('file' in told[0], 'explanation', told)
+
+
+for fmt in ('vhd', 'vhdx'):
+    add('cut-short-' + fmt, cut_short, fmt)
+
+
 # --- commit -------------------------------------------------------------------------------------------------
 
 def family(t, depth=3):

@@ -3,9 +3,10 @@
 
 import os
 import shutil
+import uuid
 
 import vhdfile as vf
-from harness import KiB, MiB, Unchanged, add, case, main, vhdfile
+from harness import KiB, MiB, Unchanged, add, case, main, tool, vhdfile
 from rejecting import SIZE, differencing, files, refused_everywhere
 
 
@@ -39,6 +40,49 @@ def parent_of_another_identity(t):
     differencing(t)
     vhdfile.patch_footer(t.path('parent.vhd'), unique_id=b'Q' * 16)
     refused_everywhere(t, ('identity', 'id ', 'unique', 'match'), info=False)
+
+
+@case
+def identities_are_told(t):
+    differencing(t)
+    recorded = vhdfile.Vhd(t.path('parent.vhd')).unique_id
+    vhdfile.patch_footer(t.path('parent.vhd'), unique_id=b'Q' * 16)
+    result = t.img('map', t.path('x.vhd'), rc=1)
+    t.refused(result, str(uuid.UUID(bytes=bytes(recorded))))
+    t.refused(result, str(uuid.UUID(bytes=b'Q' * 16)))
+    t.refused(result, '--parent FILE')
+
+
+@case
+def advice_fits_the_case(t):
+    """What to do: for a parent that is not there, in use, on a drive of Windows, of a layer further down."""
+    differencing(t)
+    os.rename(t.path('parent.vhd'), t.path('p'))
+    result = t.img('map', t.path('x.vhd'), rc=1)
+    t.refused(result, 'not found')
+    t.refused(result, '--parent FILE')
+    t.check('map-drive' not in result.err, 'advice on drives', result)
+
+    made = vhdfile.Vhd(t.path('x.vhd'))
+    vhdfile.write_sparse(t.path('leaf.vhd'), SIZE, parent_id=made.unique_id, parent_path=made.path)
+    result = t.img('map', t.path('leaf.vhd'), rc=1)
+    t.refused(result, 'symbolic link')
+    t.check('--parent' not in result.err, '--parent is for the leaf', result)
+
+    vhdfile.write_sparse(t.path('x.vhd'), SIZE, parent_id=b'P' * 16, locators=[vf.Locator.w2ku('d:\\disks\\none.vhd')])
+    t.refused(t.img('map', t.path('x.vhd'), rc=1), '--map-drive D:=DIR')
+
+    os.rename(t.path('p'), t.path('parent.vhd'))
+    differencing(t)
+    read_end, write_end = os.pipe()
+    process = t.start(tool('vhd-io'), t.path('parent.vhd'), stdin=read_end)
+    os.close(read_end)
+    t.wait_until(lambda: t.img('info', t.path('parent.vhd'), rc=None).rc != 0, 'the lock of vhd-io')
+    result = t.img('map', t.path('x.vhd'), rc=1)
+    t.refused(result, 'in use')
+    t.check('not found' not in result.err, 'it is there', result)
+    os.close(write_end)
+    t.finish(process)
 
 
 @case

@@ -77,14 +77,15 @@ def commit_stopped(t, how):
     layers = chain(t)
     target, child = layers[0].path, layers[1].path
     child_before, view = maker.masked(child), layers[1].view
-    t.run('cp', target, t.path('pristine'))
-    t.run('cp', child, t.path('pristine-child'))
+    os.mkdir(t.path('kept'))  # away from the chain: a child there is one that a commit would break
+    t.run('cp', target, t.path('kept/pristine'))
+    t.run('cp', child, t.path('kept/pristine-child'))
 
     def restore():
-        t.run('cp', t.path('pristine'), target)
+        t.run('cp', t.path('kept/pristine'), target)
         # Its link follows the parent's identity, which VHDX has anew for new content.
         if maker is vhdxchains:
-            t.run('cp', t.path('pristine-child'), child)
+            t.run('cp', t.path('kept/pristine-child'), child)
 
     def judge(when):
         t.check(maker.masked(child) == child_before, 'the child changed')
@@ -136,12 +137,13 @@ for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
 def SIGUSR1_shows_progress(t):
     """Progress on request, without -p; the job goes on."""
     layers = chain(t)
-    t.run('cp', layers[1].path, t.path('pristine-child'))
+    os.mkdir(t.path('kept'))
+    t.run('cp', layers[1].path, t.path('kept/pristine-child'))
     seen = False
-    t.run('cp', layers[0].path, t.path('pristine'))
+    t.run('cp', layers[0].path, t.path('kept/pristine'))
     for attempt in range(30):
-        t.run('cp', t.path('pristine'), layers[0].path)
-        t.run('cp', t.path('pristine-child'), layers[1].path)
+        t.run('cp', t.path('kept/pristine'), layers[0].path)
+        t.run('cp', t.path('kept/pristine-child'), layers[1].path)
         process = t.start(tool('vhd-img'), 'commit', '-r', '64M', layers[1].path)
         time.sleep(0.01 * attempt)
         for _ in range(20):

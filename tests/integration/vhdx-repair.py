@@ -41,7 +41,8 @@ def a_log_without_an_entry_is_taken_for_empty(t):
         t.img(*command, rc=2)
     t.check('check -r log' in t.img('info', path, rc=1).err, 'the refusal does not name the repair')
     unchanged.verify(t, 'without -r log')
-    t.img('check', '-r', 'log', path)
+    report = t.img('check', '-r', 'log', '--output=json', path).json
+    t.equal((report.get('corruptions-fixed'), report.get('corruptions')), (1, None), 'counts')
     is_sound(t, path)
     t.check(content(t, path)[:MiB] == BLOCK, 'block 0')
 
@@ -95,7 +96,10 @@ def second_copies_are_written_again(t):
         path = image(t)
         before = content(t, path)
         damage(path, offset)
-        t.img('check', '-r', 'all', path)
+        report = t.img('check', '-r', 'all', '--output=json', path).json
+        repaired = [f['text'] for f in report['findings'] if f.get('repaired')]
+        t.equal((len(repaired), report.get('corruptions-fixed')), (1, 1), 'what was repaired')
+        t.check('%d' % offset in repaired[0], 'the place', report)
         is_sound(t, path)
         t.check(content(t, path) == before, 'content after the copy at %d was repaired' % offset)
 
@@ -106,7 +110,9 @@ def a_dirty_log_is_replayed(t):
     path = image(t, bat={}, log_guid=G, log=log_entry(G, 5, [(3 * MiB, page)], 0, 6 * MiB, 6 * MiB))
     before = content(t, path)
     identity = Image(path).header.data_write_guid
-    t.img('check', '-r', 'all', path)
+    result = t.img('check', '-r', 'all', path)
+    t.check('note (repaired): log at offset' in result.out, 'the replay is not told', result)
+    t.check('corruptions-fixed' not in t.img('check', '-r', 'all', '--output=json', path).json, 'repaired twice')
     is_sound(t, path)
     t.check(content(t, path) == before, 'content after replay')
     t.equal(Image(path).header.data_write_guid, identity, 'DataWriteGuid after replay')

@@ -245,6 +245,52 @@ test_refusals (void)
   scratch_clear ();
 }
 
+/* Whoever does not know of the option is protected by it. */
+static void
+test_siblings (void)
+{
+  Chain chain;
+  g_autoptr (GError) error = NULL;
+  const char *sibling;
+
+  scratch_init ();
+  chain_make (&chain, 3, "vhd", false);
+  sibling = scratch_path ("sibling");
+  create_image (sibling, "vhd", chain.bytes[1], 0, chain.paths[1]);
+  g_assert_false (run_commit (&chain, 0, 2, false, NULL, &error));
+  g_assert_error (error, VHDKIT_ERROR, VHDKIT_ERROR_HAS_CHILDREN);
+  g_assert_nonnull (strstr (error->message, sibling));
+  g_clear_error (&error);
+
+  VhdkitImage *image = open_image (chain.paths[0], 0);
+  VhdkitChild **children = vhdkit_image_find_children (image, 1, 2, &error);
+  g_assert_no_error (error);
+  g_assert_nonnull (children[0]);
+  g_assert_null (children[1]);
+  g_assert_cmpstr (children[0]->filename, ==, sibling);
+  g_assert_cmpstr (children[0]->format, ==, "vhd");
+  g_assert_cmpint (children[0]->layer, ==, 1);
+  g_assert_false (children[0]->notices);
+  vhdkit_children_free (children);
+  children = vhdkit_image_find_children (image, 2, 2, &error);
+  g_assert_no_error (error);
+  g_assert_null (children[0]);
+  vhdkit_children_free (children);
+  g_assert_null (vhdkit_image_find_children (image, 1, 3, &error));
+  g_assert_error (error, VHDKIT_ERROR, VHDKIT_ERROR_NOT_FOUND);
+  g_clear_error (&error);
+
+  VhdkitCommitOptions options = {
+    .struct_size = sizeof options, .source_layer = 0, .target_layer = 2, .break_siblings = true
+  };
+  VhdkitJob *job = vhdkit_commit_new (image, &options, &error);
+  g_assert_no_error (error);
+  g_assert_true (vhdkit_job_run (job, NULL, NULL, &error));
+  vhdkit_job_free (job);
+  close_image (image);
+  scratch_clear ();
+}
+
 /* --- faults and cancel --------------------------------------------------------------------------------- */
 
 /* Every write of a commit fails once: an error, sound images, the same view; then it gets through. */
@@ -415,6 +461,7 @@ main (int argc, char **argv)
   g_test_add_func ("/commit/zeros-do-not-inflate", test_zeros_do_not_inflate);
   g_test_add_func ("/commit/shrink", test_shrink);
   g_test_add_func ("/commit/refusals", test_refusals);
+  g_test_add_func ("/commit/siblings", test_siblings);
   g_test_add_data_func ("/commit/faults/write", "write", test_faults);
   g_test_add_data_func ("/commit/faults/read", "read", test_faults);
   g_test_add_data_func ("/commit/faults/flush", "flush", test_faults);

@@ -367,7 +367,8 @@ test_identity (void)
   write_child ("child.img", 2, 1, "plain.img", NULL, NULL);
   open_fails (&opening, VHDKIT_ERROR_PARENT_NOT_FOUND, "*plain.img: is not an image*");
   write_child ("child.img", 2, 1, NULL, NULL, NULL);
-  open_fails (&opening, VHDKIT_ERROR_PARENT_NOT_FOUND, "*child.img: not found: the image names none");
+  open_fails (&opening, VHDKIT_ERROR_PARENT_NOT_FOUND,
+              "*child.img: not found: the image names none; --parent *");
 
   /* The user's word goes before the image's, but not before the identity. */
   write_child ("child.img", 2, 1, "gone.img", NULL, NULL);
@@ -769,6 +770,103 @@ in_fresh_dir (gconstpointer data)
   g_clear_pointer (&dir, g_free);
 }
 
+/* --- children ------------------------------------------------------------------------------------------ */
+
+typedef struct
+{
+  const char *leaf, *confine;
+  int upper, lower;
+  char *found; /* "NAME:LAYER " of each child */
+  guint warnings;
+} Search;
+
+static void coroutine_fn
+co_find_children (void *opaque)
+{
+  Search *search = opaque;
+  g_autofree char *path = g_build_filename (dir, search->leaf, NULL);
+  BdrvOpenParams params = { .confine = search->confine };
+  g_autoptr (GError) error = NULL;
+  BlockDriverState *bs = bdrv_co_open (path, &params, &error);
+
+  g_assert_no_error (error);
+  g_autoptr (GPtrArray) children = bdrv_co_find_children (bs, bdrv_chain_get (bs, search->upper),
+                                                          bdrv_chain_get (bs, search->lower), &params);
+  GString *found = g_string_new (NULL);
+  for (guint i = 0; i < children->len; i++)
+    {
+      const BdrvChild *child = g_ptr_array_index (children, i);
+      int layer = 0;
+
+      g_assert_true (g_str_has_prefix (child->path, dir));
+      g_assert_cmpstr (child->format, ==, "link");
+      while (bdrv_chain_get (bs, layer) != child->parent)
+        layer++;
+      g_string_append_printf (found, "%s:%d ", child->path + strlen (dir) + 1, layer);
+    }
+  search->found = g_string_free (found, FALSE);
+  search->warnings = bdrv_get_warnings (bs)->len;
+  g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
+}
+
+static void
+finds (const char *leaf, int upper, int lower, const char *confine, const char *expected)
+{
+  Search search = { .leaf = leaf, .confine = confine, .upper = upper, .lower = lower };
+
+  test_run (co_find_children, &search);
+  g_assert_cmpstr (search.found, ==, expected);
+  g_assert_cmpint (search.warnings, ==, 0);
+  g_free (search.found);
+}
+
+static void
+test_children (void)
+{
+  g_autofree char *confine = g_build_filename (dir, "sub", NULL);
+  g_autofree char *circle = g_build_filename (dir, "circle", NULL);
+  Image broken = image_with_id (9);
+
+  write_base ("base.img", 1);
+  write_child ("middle.img", 2, 1, "base.img", NULL, NULL);
+  write_child ("sub/leaf.img", 3, 2, "../middle.img", NULL, NULL);
+  finds ("sub/leaf.img", 1, 2, NULL, "");
+
+  /* Beside the leaf and beside the others; the first place where something fits decides. */
+  write_child ("sub/a.img", 4, 1, "../gone.img", "../base.img", NULL);
+  write_child ("b.img", 5, 1, "other.img", "b:C:\\x\\base.img", NULL);
+  write_child ("c.img", 6, 1, "copy.img", "base.img", NULL);
+  write_child ("d.img", 7, 2, "middle.img", NULL, NULL);
+  write_child ("e.img", 8, 3, "sub/leaf.img", NULL, NULL);
+  write_base ("other.img", 9);
+  finds ("sub/leaf.img", 1, 2, NULL, "sub/a.img:2 b.img:2 c.img:2 d.img:1 ");
+  write_base ("copy.img", 1);
+  finds ("sub/leaf.img", 1, 2, NULL, "sub/a.img:2 b.img:2 d.img:1 ");
+  finds ("sub/leaf.img", 1, 1, NULL, "d.img:1 ");
+  finds ("sub/leaf.img", 0, 0, NULL, "e.img:0 ");
+  finds ("middle.img", 1, 1, NULL, "b.img:1 ");
+
+  /* Another identity, a file that is its own parent, one that cannot be opened, nothing at all. */
+  write_child ("b.img", 5, 7, "base.img", NULL, NULL);
+  write_child ("f.img", 1, 1, "f.img", "base.img", NULL);
+  broken.broken = true;
+  write_file ("g.img", &broken, sizeof broken);
+  g_assert_cmpint (symlink ("circle", circle), ==, 0);
+  finds ("middle.img", 1, 1, NULL, "");
+
+  /* What is outside of the directory is not looked at. */
+  write_base ("sub/in.img", 11);
+  write_child ("sub/h.img", 12, 11, "in.img", NULL, NULL);
+  write_child ("sub/i.img", 13, 11, "in.img", NULL, NULL);
+  g_autofree char *link = g_build_filename (dir, "sub/link.img", NULL);
+  g_autofree char *outside = g_build_filename (dir, "i.img", NULL);
+  g_autofree char *inside = g_build_filename (dir, "sub/i.img", NULL);
+  g_assert_cmpint (rename (inside, outside), ==, 0);
+  g_assert_cmpint (symlink (outside, link), ==, 0);
+  finds ("sub/h.img", 1, 1, NULL, "sub/link.img:1 ");
+  finds ("sub/h.img", 1, 1, confine, "");
+}
+
 static const struct
 {
   const char *name;
@@ -783,6 +881,7 @@ static const struct
               { "/core/chain/cycles", test_cycles },
               { "/core/chain/depth", test_depth },
               { "/core/chain/confine", test_confine },
+              { "/core/chain/children", test_children },
               { "/core/open/formats", test_formats },
               { "/core/open/create", test_create } };
 

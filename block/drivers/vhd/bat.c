@@ -82,6 +82,29 @@ bat_read (VhdState *s, uint32_t block, uint32_t *sector)
   return 0;
 }
 
+/* A request can fail with no more than a number: the first one says why. */
+static void
+warn_of_lost_block (VhdState *s, uint32_t block, uint32_t sector)
+{
+  int64_t start = vhd_sector_to_offset (sector), limit = vhd_blocks_limit (s);
+
+  if (s->lost_block_told)
+    return;
+  s->lost_block_told = true;
+  if (start + s->block_span > limit)
+    bdrv_warn (s->bs,
+               "block %u, of guest offset %" PRId64 ", cannot be read: it is to lie at offset %" PRId64
+               " to %" PRId64 ", and the blocks of the file end at %" PRId64
+               ": the file was cut short, or the BAT is damaged",
+               block, (int64_t)block * s->block_size, start, start + s->block_span, limit);
+  else
+    bdrv_warn (s->bs,
+               "block %u, of guest offset %" PRId64
+               ", cannot be read: the BAT is damaged, its entry names offset %" PRId64
+               ", where other structures are",
+               block, (int64_t)block * s->block_size, start);
+}
+
 int coroutine_fn
 vhd_co_lookup (VhdState *s, uint32_t block, uint32_t *sector)
 {
@@ -104,11 +127,16 @@ vhd_co_lookup (VhdState *s, uint32_t block, uint32_t *sector)
   if (change)
     *sector = change->sector;
   else if (*sector != VHD_BAT_UNUSED && !vhd_sector_is_sound (s, *sector, &truncated))
-    return -EIO;
+    {
+      warn_of_lost_block (s, block, *sector);
+      return -EIO;
+    }
   /* Read-only then, so nothing changes while it yields. */
   if (G_UNLIKELY (truncated))
     {
       ret = vhd_co_check_truncated (s, block, *sector);
+      if (ret == -EIO)
+        warn_of_lost_block (s, block, *sector);
       if (ret < 0)
         return ret;
     }

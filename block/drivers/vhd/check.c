@@ -117,6 +117,13 @@ check_surplus (VhdState *s, Check *check)
                         "BAT: %" PRId64 " entries past the end of the disk are in use", used);
 }
 
+static void
+set_batmap_error (VhdState *s, int ret, GError **error)
+{
+  bdrv_set_error_errno (error, s->bs, ret, "cannot write the batmap at offset %" PRId64,
+                        s->batmap.map_offset);
+}
+
 /* A set bit of the batmap promises that the block's bitmap is full.  A bit that lies is cleared by a repair, unless
  * something else is wrong. */
 static bool coroutine_fn
@@ -126,16 +133,21 @@ check_batmap (VhdState *s, Check *check, GError **error)
     return true;
   if (!s->batmap.map && !vhd_co_batmap_load (s, error))
     return false;
+  bool fix = check->fix && check->result->corruptions == 0;
+  int ret;
+
   if (!s->batmap.trusted)
     {
       block_check_report (check->result, BLOCK_CHECK_WARNING,
                           "batmap at offset %" PRId64 ": wrong checksum; a writable open makes it anew",
                           s->batmap.header_offset);
-      return true;
+      ret = fix ? vhd_co_batmap_write (s) : 0;
+      /* It is all clear now, which promises nothing. */
+      s->batmap.trusted = fix && ret == 0;
+      if (ret < 0)
+        set_batmap_error (s, ret, error);
+      return ret == 0;
     }
-
-  bool fix = check->fix && check->result->corruptions == 0;
-  int ret;
 
   for (guint i = 0; i < check->used->len; i++)
     {
@@ -165,8 +177,7 @@ check_batmap (VhdState *s, Check *check, GError **error)
     }
   ret = fix ? vhd_co_batmap_write (s) : 0;
   if (ret < 0)
-    bdrv_set_error_errno (error, s->bs, ret, "cannot write the batmap at offset %" PRId64,
-                          s->batmap.map_offset);
+    set_batmap_error (s, ret, error);
   return ret == 0;
 }
 
@@ -207,6 +218,11 @@ vhd_co_check (BlockDriverState *bs, BlockCheckResult *result, bool fix, GError *
   int64_t tail_before = bdrv_length (bs->file);
   int ret;
 
+  if (s->damage)
+    {
+      block_check_report (result, BLOCK_CHECK_ERROR, "%s", s->damage);
+      return true;
+    }
   check_footer_facts (s, result);
   if (vhd_is_fixed (s))
     {

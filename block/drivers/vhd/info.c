@@ -62,10 +62,9 @@ add_parent (VhdState *s, GVariantBuilder *builder)
   g_variant_builder_add (builder, "{sv}", "parent-paths", g_variant_builder_end (&paths));
 }
 
-GVariant *
-vhd_get_specific_info (BlockDriverState *bs)
+static GVariant *
+image_facts (VhdState *s)
 {
-  VhdState *s = bs->opaque;
   const VhdFooter *footer = &s->footer;
   static const char *const types[] = { "fixed", "dynamic", "differencing" };
   g_autofree char *creator = printable (footer->creator_application, 4);
@@ -98,4 +97,12 @@ vhd_get_specific_info (BlockDriverState *bs)
   if (vhd_is_differencing (s))
     add_parent (s, &builder);
   return g_variant_builder_end (&builder);
+}
+
+GVariant *
+vhd_get_specific_info (BlockDriverState *bs)
+{
+  VhdState *s = bs->opaque;
+
+  return s->damage ? NULL : image_facts (s);
 }

@@ -212,6 +212,7 @@ read_footers (VhdState *s, GError **error)
       return false;
     }
 
+  s->identified = end.result != VHD_DECODE_COOKIE || copy.result != VHD_DECODE_COOKIE;
   s->end_footer_valid = end.result == VHD_DECODE_OK;
   s->copy_valid = copy.result == VHD_DECODE_OK && is_sparse_type (&copy.footer);
   if (s->end_footer_valid)
@@ -449,6 +450,7 @@ state_clear (VhdState *s)
   if (s->parent_paths)
     g_ptr_array_unref (s->parent_paths);
   vhd_batmap_clear (s);
+  g_free (s->damage);
   epochs_clear (&s->epochs);
   co_mutex_clear (&s->alloc_lock);
   co_mutex_clear (&s->publish_lock);
@@ -495,11 +497,34 @@ open_image (VhdState *s, GError **error)
   return true;
 }
 
+/* An image that is too damaged to be opened is opened all the same to be checked, without content: what is wrong is the
+ * finding then. */
+static bool
+take_damaged (VhdState *s, GError *failure)
+{
+  BlockDriverState *bs = s->bs;
+  g_autofree char *prefix = g_strdup_printf ("%s: ", bs->filename);
+  const char *text = failure->message;
+
+  if (!s->identified || !(bs->open_flags & BDRV_O_CHECK) || !bs->read_only
+      || !g_error_matches (failure, VHDKIT_ERROR, VHDKIT_ERROR_CORRUPT))
+    return false;
+  if (g_str_has_prefix (text, prefix))
+    text += strlen (prefix);
+  state_clear (s);
+  memset (s, 0, sizeof *s);
+  state_init (s, bs);
+  s->damage = g_strdup (text);
+  bs->bytes = 0;
+  return true;
+}
+
 bool coroutine_fn
 vhd_co_open (BlockDriverState *bs, const BlockOptions *options, GError **error)
 {
   VhdState *s = bs->opaque;
   const char *size = block_options_get_string (options, "force_size_calc", "current_size");
+  g_autoptr (GError) failure = NULL;
 
   state_init (s, bs);
   if (strcmp (size, "chs") != 0 && strcmp (size, "current_size") != 0)
@@ -511,7 +536,15 @@ vhd_co_open (BlockDriverState *bs, const BlockOptions *options, GError **error)
     }
   s->size_from_chs = strcmp (size, "chs") == 0;
   s->ignore_saved_state = block_options_get_bool (options, "ignore_saved_state", false);
-  if (!open_image (s, error) || (!bs->read_only && !vhd_co_reopen_rw (bs, error)))
+  if (!open_image (s, &failure))
+    {
+      if (take_damaged (s, failure))
+        return true;
+      g_propagate_error (error, g_steal_pointer (&failure));
+      state_clear (s);
+      return false;
+    }
+  if (!bs->read_only && !vhd_co_reopen_rw (bs, error))
     {
       state_clear (s);
       return false;

@@ -133,6 +133,8 @@ typedef struct
 
   VhdFooter footer;
   VhdHeader header;   /* not of fixed images */
+  bool identified;    /* it is a VHD, whatever state it is in */
+  char *damage;       /* opened to be checked, without content: why it cannot be opened otherwise; or NULL */
   bool size_from_chs; /* open options */
   bool ignore_saved_state;
   bool end_footer_valid; /* found good at the end of the file */
@@ -160,6 +162,7 @@ typedef struct
   CoMutex alloc_lock;
   GHashTable *changes;          /* block -> VhdChange, owned */
   VhdRecent recent[VHD_RECENT]; /* direct-mapped by block */
+  bool lost_block_told;         /* a warning says why a block cannot be read */
 
   GHashTable *bitmaps;       /* block -> VhdBitmap, owned */
   GQueue bitmap_lru;         /* unpinned and clean, most recent first */

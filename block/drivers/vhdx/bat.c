@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Block allocation table ([MS-VHDX] 2.5): an entry for every payload block, and after each chunk of them one for
  * the sector bitmap block they share. */
+#include <inttypes.h>
+
 #include "vhdx.h"
 
 uint64_t
@@ -64,6 +66,19 @@ vhdx_bytes_in_block (const VhdxState *s, uint64_t block)
   return MIN ((int64_t)s->metadata.block_size, s->metadata.bytes - start);
 }
 
+/* A request can fail with no more than a number: the first one says why. */
+static int
+refuse_entry (VhdxState *s, uint64_t block, uint64_t value, const char *problem)
+{
+  if (!s->refused_entry_told)
+    bdrv_warn (s->bs,
+               "block %" PRIu64 ", of guest offset %" PRIu64 ", cannot be read: BAT entry 0x%016" PRIx64
+               ": %s; the file has %" PRId64 " bytes",
+               block, block * s->metadata.block_size, value, problem, s->file_bytes);
+  s->refused_entry_told = true;
+  return -EIO;
+}
+
 static int coroutine_fn
 lookup_slow (VhdxState *s, uint64_t block, VhdxBlock *entry)
 {
@@ -83,7 +98,8 @@ lookup_slow (VhdxState *s, uint64_t block, VhdxBlock *entry)
       return 0;
     case VHDX_BLOCK_UNMAPPED_DRAFT:
       /* COMPAT: images after the draft 0.95, of disks without a parent. */
-      return s->metadata.has_parent ? -EIO : 0;
+      return s->metadata.has_parent ? refuse_entry (s, block, value, "its state is not legal over a parent")
+                                    : 0;
     case VHDX_BLOCK_FULLY_PRESENT:
       break;
     case VHDX_BLOCK_PARTIALLY_PRESENT:
@@ -92,10 +108,11 @@ lookup_slow (VhdxState *s, uint64_t block, VhdxBlock *entry)
         entry->state = VHDX_BLOCK_FULLY_PRESENT;
       break;
     default:
-      return -EIO;
+      return refuse_entry (s, block, value, "its state is not known");
     }
-  if (vhdx_bat_entry_problem (s, value, vhdx_bytes_in_block (s, block)))
-    return -EIO;
+  const char *problem = vhdx_bat_entry_problem (s, value, vhdx_bytes_in_block (s, block));
+  if (problem)
+    return refuse_entry (s, block, value, problem);
   if (entry->state == VHDX_BLOCK_FULLY_PRESENT)
     s->recent[block % VHDX_RECENT] = (VhdxRecent){ block, entry->file_offset };
   return 0;

@@ -48,4 +48,5 @@ const BlockDriver vhdx_driver = {
   .co_relocate = vhdx_co_relocate,
   .co_trim = vhdx_co_trim,
   .get_specific_info = vhdx_get_specific_info,
+  .format_identity = vhdx_format_identity,
 };

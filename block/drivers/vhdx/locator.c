@@ -168,6 +168,15 @@ vhdx_get_parent_link (BlockDriverState *bs, BlockParentLink *link)
   return true;
 }
 
+void
+vhdx_format_identity (const uint8_t *identity, char text[37])
+{
+  VhdxGuid guid;
+
+  memcpy (&guid, identity, sizeof guid);
+  vhdx_guid_format (&guid, text);
+}
+
 bool
 vhdx_get_identity (BlockDriverState *bs, uint8_t *identity)
 {

@@ -182,6 +182,7 @@ typedef struct
   char *damage;           /* the same, without content: what kept it from being opened; NULL: it is open */
 
   VhdxRecent recent[VHDX_RECENT];
+  bool refused_entry_told; /* a warning says why a block cannot be read */
 
   /* The rest is for a writable image only. */
   bool writable;
@@ -295,6 +296,7 @@ const char *vhdx_locator_get (const VhdxState *s, const char *key);
 extern const char *const vhdx_parent_formats[];
 bool vhdx_get_parent_link (BlockDriverState *bs, BlockParentLink *link);
 bool vhdx_get_identity (BlockDriverState *bs, uint8_t *identity);
+void vhdx_format_identity (const uint8_t *identity, char text[37]);
 
 /* Appends copies of the items of the virtual disk that the driver has no member for (VhdxItem). */
 bool coroutine_fn vhdx_co_read_other_disk_items (VhdxState *s, GArray *items, GError **error);

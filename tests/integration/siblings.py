@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Other images above what a commit changes; of VHD, or of VHDX with "vhdx" as first argument."""
+
+import os
+import shutil
+import socket
+import sys
+import time
+
+from harness import MiB, Unchanged, case, main, tool
+
+FORMAT = 'vhd'
+if sys.argv[1:2] == ['vhdx']:
+    FORMAT = sys.argv.pop(1)
+SIZE = 4 * MiB
+
+
+def image(t, name, parent=None, value=1, at=0):
+    """An image with a block of @value at @at MiB."""
+    path = t.path('%s.%s' % (name, FORMAT))
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    t.img('create', '-q', '-f', FORMAT, *(['-b', parent, path] if parent else [path, SIZE]))
+    t.io('-f', FORMAT, '-c', 'write -q -P %d %dM 64k' % (value, at), path)
+    return path
+
+
+def everything(t):
+    """All regular files of the case, to be looked at again."""
+    return Unchanged(*(os.path.join(folder, name) for folder, _, names in os.walk(t.dir) for name in names
+                       if os.path.isfile(os.path.join(folder, name))))
+
+
+def refused(t, source, siblings, *options, phrases=()):
+    """The commit names all the siblings, and changes nothing."""
+    unchanged = everything(t)
+    result = t.img('commit', *options, source, rc=1)
+    t.refused(result, '--break-siblings', *phrases, *siblings[:5])
+    unchanged.verify(t, 'a refused commit')
+    return result
+
+
+def allowed(t, source, *options):
+    """The commit goes through, and nobody else is named."""
+    result = t.img('commit', *options, source)
+    t.equal(result.err, '', 'messages')
+    t.check('shows wrong data' not in result.out and 'no longer be opened' not in result.out, 'siblings', result)
+    return result
+
+
+# --- who is one ---------------------------------------------------------------------------------------------
+
+@case
+def beside_any_file_of_the_chain(t):
+    base = image(t, 'base/p')
+    leaf = image(t, 'leaf/c', base, 2, 1)
+    siblings = [image(t, 'base/x', base, 3, 1), image(t, 'leaf/y', base, 4, 2)]
+    before = [t.content(path) for path in siblings]
+    view = t.content(leaf)
+    what = 'nothing to tell' if FORMAT == 'vhd' else 'could not be opened'
+    refused(t, leaf, siblings, phrases=('2 other images', what))
+    t.equal([t.content(path) for path in siblings], before, 'what the siblings show')
+
+    result = t.img('commit', '--break-siblings', leaf)
+    for path in siblings:
+        t.check(path in result.out, 'the outcome does not name %s' % path, result)
+    t.same_content(t.content(base), view, 'target')
+    t.same_content(t.content(leaf), view, 'source')
+    if FORMAT == 'vhd':
+        t.check('wrong data' in result.out, 'outcome', result)
+        t.check(t.content(siblings[1]) != before[1], 'the sibling was not broken: the test shows nothing')
+        refused(t, leaf, siblings)
+    else:
+        t.check('no longer be opened' in result.out, 'outcome', result)
+        for path in siblings:
+            t.refused(t.img('convert', '-O', 'raw', path, t.path('o.raw'), rc=1), 'identity')
+        allowed(t, leaf)
+
+
+@case
+def below_those_directories_is_not_looked(t):
+    base = image(t, 'p')
+    leaf = image(t, 'c', base, 2, 1)
+    image(t, 'below/x', base)
+    allowed(t, leaf)
+
+
+@case
+def of_the_layers_between(t):
+    """Their own content stays, so nothing ever tells, not even a VHDX."""
+    base = image(t, 'p')
+    middle = image(t, 'm', base, 2, 1)
+    leaf = image(t, 'c', middle, 3, 2)
+    sibling = image(t, 'x', middle, 4, 3)
+    refused(t, leaf, [sibling], '--depth', '2', phrases=('1 other image above', 'nothing to tell'))
+    refused(t, leaf, [sibling])
+    allowed(t, middle)
+    result = t.img('commit', '--break-siblings', '--depth', '2', leaf)
+    t.check('%s opens as before and shows wrong data' % sibling in result.out, 'outcome', result)
+
+
+@case
+def of_what_lies_below_the_target(t):
+    base = image(t, 'p')
+    middle = image(t, 'm', base, 2, 1)
+    leaf = image(t, 'c', middle, 3, 2)
+    image(t, 'x', base, 4, 3)
+    allowed(t, leaf)
+
+
+@case
+def of_the_source(t):
+    base = image(t, 'p')
+    middle = image(t, 'm', base, 2, 1)
+    leaf, other = image(t, 'c', middle, 3, 2), image(t, 'x', middle, 4, 3)
+    views = t.content(leaf), t.content(other)
+    allowed(t, middle)
+    t.equal((t.content(leaf), t.content(other)), views, 'children of the source')
+
+
+@case
+def copy_of_the_target_has_children_of_its_own(t):
+    """The identity is the same; the path decides."""
+    base = image(t, 'p')
+    leaf = image(t, 'c', base, 2, 1)
+    copy = t.path('copy.' + FORMAT)
+    shutil.copy(base, copy)
+    other = image(t, 'x', copy, 3, 2)
+    view = t.content(other)
+    result = t.img('commit', '-q', leaf)
+    t.equal(result.err, '', 'messages')
+    t.equal(t.content(other), view, 'child of the copy')
+
+
+@case
+def of_a_copy_that_is_gone(t):
+    """What it names is not there, so the file of that name beside it is its parent: the target."""
+    base = image(t, 'p')
+    leaf = image(t, 'c', base, 2, 1)
+    os.mkdir(t.path('gone'))
+    shutil.copy(base, t.path('gone'))
+    other = image(t, 'x', t.path('gone', os.path.basename(base)), 3, 2)
+    shutil.rmtree(t.path('gone'))
+    t.img('map', other)
+    refused(t, leaf, [other])
+
+
+@case
+def copy_of_the_source(t):
+    base = image(t, 'p')
+    leaf = image(t, 'c', base, 2, 1)
+    shutil.copy(leaf, t.path('backup.bin'))
+    refused(t, leaf, [t.path('backup.bin')])
+
+
+@case
+def other_name_of_the_source(t):
+    base = image(t, 'p')
+    leaf = image(t, 'c', base, 2, 1)
+    os.symlink(leaf, t.path('link'))
+    os.link(leaf, t.path('hard'))
+    allowed(t, t.path('link'))
+
+
+@case
+def through_a_symbolic_link(t):
+    base = image(t, 'p')
+    leaf = image(t, 'c', base, 2, 1)
+    other = image(t, 'elsewhere/x', base, 3, 2)
+    os.symlink(other, t.path('link'))
+    refused(t, leaf, [t.path('link')])
+
+
+@case
+def beside_a_symbolic_link_to_the_source(t):
+    base = image(t, 'p')
+    leaf = image(t, 'c', base, 2, 1)
+    other = image(t, 'named/x', base, 3, 2)
+    os.symlink(leaf, t.path('named/link'))
+    refused(t, t.path('named/link'), [other])
+
+
+@case
+def in_use(t):
+    """Seen all the same, and its user is not disturbed."""
+    base = image(t, 'p')
+    leaf = image(t, 'c', base, 2, 1)
+    other = image(t, 'x', base, 3, 2)
+    read_end, write_end = os.pipe()
+    process = t.start(tool('vhd-io'), '-f', FORMAT, other, stdin=read_end)
+    os.close(read_end)
+    t.wait_until(lambda: t.img('info', other, rc=None).rc != 0, 'the lock of vhd-io')
+    refused(t, leaf, [other])
+    os.write(write_end, b'write -q -P 9 0 64k\nread -P 9 0 64k\n')
+    os.close(write_end)
+    result = t.finish(process)
+    t.equal(result.rc, 0, 'status of the user (%s)' % result)
+    refused(t, leaf, [other])
+
+
+@case
+def five_are_named(t):
+    base = image(t, 'p')
+    leaf = image(t, 'c', base, 2, 1)
+    for i in range(8):
+        image(t, 'x%d' % i, base, 3, 2)
+    result = refused(t, leaf, [t.path('x%d.%s' % (i, FORMAT)) for i in range(8)],
+                     phrases=('8 other images', 'and 3 more'))
+    t.check('x5.' not in result.err, 'more than five are named', result)
+
+
+@case
+def above_a_raw_target(t):
+    """Nothing tells it from another file but the path."""
+    if FORMAT != 'vhd':
+        t.skip('a VHDX has no raw parent')
+    t.img('create', '-q', '-f', 'raw', t.path('p.raw'), SIZE)
+    for name in ('c.vhd', 'x.vhd'):
+        t.img('create', '-q', '-f', 'vhd', '-b', t.path('p.raw'), '-F', 'raw', t.path(name))
+    t.io('--raw-parent', '-c', 'write -q -P 2 1M 64k', t.path('c.vhd'))
+    refused(t, t.path('c.vhd'), [t.path('x.vhd')], '--raw-parent')
+
+
+@case
+def confined(t):
+    """What lies outside is not looked at, whatever leads there."""
+    base = image(t, 'in/p')
+    leaf = image(t, 'in/c', base, 2, 1)
+    other = image(t, 'out/x', base, 3, 2)
+    os.symlink(other, t.path('in/link'))
+    refused(t, leaf, [t.path('in/link')])
+    allowed(t, leaf, '--confine', t.path('in'))
+
+
+# --- what else may lie there ----------------------------------------------------------------------------------
+
+@case
+def strange_neighbours(t):
+    base = image(t, 'p')
+    leaf = image(t, 'c', base, 2, 1)
+    other = image(t, 'x', base, 3, 2)
+    with open(other, 'rb') as f:
+        data = f.read()
+    os.unlink(other)
+    for i in range(300):
+        with open(t.path('junk%d' % i), 'wb') as f:
+            f.write((data[:i * 3], os.urandom(i * 37), b'text\n' * i, b'')[i % 4])
+    with open(t.path('broken'), 'wb') as f:
+        f.write(data[:512] + bytes(65536))
+    os.mkfifo(t.path('pipe'))
+    os.mkdir(t.path('directory'))
+    os.symlink('nothing', t.path('dangling'))
+    os.symlink('circle', t.path('circle'))
+    os.symlink('/dev/zero', t.path('device'))
+    os.symlink('.', t.path('here'))
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(t.path('socket'))
+        allowed(t, leaf)
+
+
+@case
+def not_readable(t):
+    """Told, not refused: it may be anything."""
+    base = image(t, 'p')
+    leaf = image(t, 'c', base, 2, 1)
+    other = image(t, 'x', base, 3, 2)
+    os.chmod(other, 0)
+    nobody = []
+    if os.geteuid() == 0:
+        t.need('setpriv')
+        nobody = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups']
+        for path in (base, leaf, t.dir, os.path.dirname(t.dir)):
+            os.chmod(path, 0o777)
+        if t.run(*nobody, tool('vhd-img'), '--version', rc=None).rc != 0:
+            t.skip('root may read everything, and nobody else may run the tool')
+    result = t.run(*nobody, tool('vhd-img'), 'commit', '-q', leaf)
+    t.check('1 files' in result.err and 'may not be read' in result.err, 'warning', result)
+
+
+@case
+def many_files(t):
+    """They cost little, and there is an end to looking."""
+    base = image(t, 'p')
+    leaf = image(t, 'c', base, 2, 1)
+    for i in range(2000):
+        with open(t.path('junk%d' % i), 'wb') as f:
+            f.write(b'junk' * 3000)
+    began = time.monotonic()
+    allowed(t, leaf)
+    took = time.monotonic() - began
+    t.check(took < 5, 'a commit beside 2000 files took %.2f s' % took)
+    for i in range(10000):
+        os.close(os.open(t.path('empty%d' % i), os.O_CREAT | os.O_WRONLY))
+    result = t.img('commit', '-q', leaf)
+    t.check('more than 10000 entries' in result.err, 'warning', result)
+
+
+main()
