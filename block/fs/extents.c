@@ -138,9 +138,6 @@ fs_extents_add (FsExtents *extents, int64_t offset, int64_t bytes)
           last->bytes += bytes;
           return;
         }
-      /* It will not grow any more. */
-      if (offset > last->offset && !holds_a_unit (last, extents->granularity))
-        g_array_set_size (array, array->len - 1);
     }
   if (array->len == extents->max)
     make_room (extents);

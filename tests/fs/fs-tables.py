@@ -1,0 +1,519 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Partition tables, and what makes a volume count as in use before its file system is looked at."""
+
+import os
+import random
+import struct
+import sys
+import zlib
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+from fsharness import (KiB, MiB, add, case, in_use, is_subset, main, make_file, patch, read_file, report,  # noqa: E402
+                       swap_header, usable, volume)
+
+SEED = int(os.environ.get('VHDKIT_SEED', '1'))
+FLIPS = int(os.environ.get('VHDKIT_ITERATIONS', '300'))
+DISK = 64 * MiB
+
+
+def partitioned(t, script, size=DISK):
+    """A disk whose partitions, as sfdisk makes them, all hold swap space.  Returns its path and (number, offset, bytes)."""
+    t.need('sfdisk')
+    path = make_file(t.path('disk.img'), size)
+    t.run('sfdisk', '-q', path, stdin=script.encode())
+    partitions = []
+    for entry in t.run('sfdisk', '-J', path).json['partitiontable']['partitions']:
+        number = int(entry['node'][len(path):])
+        partitions.append((number, entry['start'] * 512, entry['size'] * 512))
+        if entry['type'] not in ('5', 'f', '85'):
+            patch(path, entry['start'] * 512, swap_header(entry['size'] * 512))
+    return path, partitions
+
+
+# As in the scripts below: for sectors of a size that sfdisk gives to devices only.
+LARGE_SECTORS = [(1, 1 * MiB, 8 * MiB), (2, 9 * MiB, 9 * MiB), (3, 40 * MiB, 10 * MiB)]
+
+
+def large_sectors(t, is_gpt):
+    path = make_file(t.path('disk.img'), DISK)
+    last = DISK // 4096 - 1
+    patch(path, 510, b'\x55\xaa')
+    entries = bytearray(4 * 4096)
+    for number, offset, size in LARGE_SECTORS:
+        first, count = offset // 4096, size // 4096
+        if not is_gpt:
+            patch(path, 446 + 16 * (number - 1) + 4, struct.pack('<B3xII', 0x83, first, count))
+        struct.pack_into('<16s16sQQ', entries, 128 * (number - 1), b'type' * 4, bytes([number]) * 16, first,
+                         first + count - 1)
+        patch(path, offset, swap_header(size))
+    if is_gpt:
+        patch(path, 446 + 4, struct.pack('<B3xII', 0xee, 1, last))
+        for at, other, where in ((1, last, 2), (last, 1, last - 4)):
+            patch(path, where * 4096, entries)
+            patch(path, at * 4096, struct.pack('<8sIIIIQQQQ16sQIII', b'EFI PART', 0x10000, 92, 0, 0, at, other, 6, last - 5,
+                                               b'a disk' + bytes(10), where, 128, 128, 0))
+            fix_header(path, 4096, at)
+    return path, LARGE_SECTORS
+
+
+def swap_free(partitions):
+    return [[offset + 4096, size - 4096] for _, offset, size in sorted(partitions, key=lambda p: p[1])]
+
+
+def all_free(t, path, partitions, table, *options):
+    found = report(t, path, *options)
+    t.equal(found['table'], table, 'table')
+    t.equal([(v['partition'], v['offset'], v['bytes']) for v in found['volumes']],
+            sorted(partitions, key=lambda p: p[1]), 'partitions')
+    t.equal(found['free'], swap_free(partitions), 'free')
+    return found
+
+
+def disk_in_use(t, path, *phrases, options=()):
+    found = report(t, path, *options)
+    t.equal(len(found['volumes']), 1, 'volumes')
+    t.equal(found['free'], [], 'free')
+    in_use(t, path, *phrases, options=options)
+
+
+# MBR ----------------------------------------------------------------------------------------------------
+
+PRIMARY = 'label: dos\nsize=8M,type=82\nsize=9M,type=83\nstart=40M,size=10M,type=7,bootable\n'
+LOGICAL = 'label: dos\nsize=8M,type=82\nsize=40M,type=%s\n5: size=5M,type=82\n6: size=6M\n7: size=7M\n'
+
+
+def entry(path, n, at=0):
+    """(offset of entry @n of the table at @at, its 16 bytes)."""
+    offset = at + 446 + 16 * n
+    return offset, read_file(path)[offset:offset + 16]
+
+
+@case
+def primary(t):
+    path, partitions = partitioned(t, PRIMARY)
+    all_free(t, path, partitions, 'MBR')
+    all_free(t, path, partitions, 'MBR', '-s', '512')
+
+
+@case
+def primary_of_4096(t):
+    path, partitions = large_sectors(t, False)
+    all_free(t, path, partitions, 'MBR', '-s', '4096')
+
+
+def logical(t, kind):
+    path, partitions = partitioned(t, LOGICAL % kind)
+    t.equal([p[0] for p in partitions], [1, 2, 5, 6, 7], 'numbers')
+    all_free(t, path, [p for p in partitions if p[0] != 2], 'MBR')
+
+
+for kind in ('5', 'f', '85'):
+    add('logical-%s' % kind, logical, kind)
+
+
+@case
+def many_logical(t):
+    path, partitions = partitioned(t, 'label: dos\ntype=5\n' + ''.join('%d: size=1M\n' % n for n in range(5, 30)))
+    all_free(t, path, partitions[1:], 'MBR')
+
+
+@case
+def primary_past_the_end(t):
+    path, partitions = partitioned(t, PRIMARY)
+    os.truncate(path, 50 * MiB - 512)
+    disk_in_use(t, path, 'MBR: partition 3', 'expected inside')
+
+
+@case
+def primary_overlap(t):
+    path, partitions = partitioned(t, PRIMARY)
+    offset, data = entry(path, 1)
+    # One sector longer than up to the third.
+    start = struct.unpack('<I', data[8:12])[0]
+    patch(path, offset + 12, struct.pack('<I', 40 * 2048 - start + 1))
+    in_use(t, path, 'overlaps partition 3', partition=2)
+    in_use(t, path, 'overlaps partition 2', partition=3)
+    t.equal(report(t, path)['free'], swap_free(partitions[:1]), 'free')
+    patch(path, offset + 12, struct.pack('<I', 40 * 2048 - start))
+    usable(t, path, 2)
+    usable(t, path, 3)
+
+
+@case
+def primary_twice(t):
+    path, partitions = partitioned(t, PRIMARY)
+    patch(path, entry(path, 3)[0], entry(path, 0)[1])
+    in_use(t, path, 'overlaps', partition=1)
+    in_use(t, path, 'overlaps', partition=4)
+
+
+@case
+def primary_on_the_table(t):
+    path, partitions = partitioned(t, PRIMARY)
+    patch(path, entry(path, 0)[0] + 8, struct.pack('<II', 0, 4096))
+    disk_in_use(t, path, 'MBR: partition 1')
+
+
+@case
+def primary_on_the_extended(t):
+    path, partitions = partitioned(t, LOGICAL % '5')
+    patch(path, entry(path, 0)[0] + 8, struct.pack('<II', 2048, 9 * 2048))
+    disk_in_use(t, path, 'overlaps the extended')
+
+
+@case
+def two_extended(t):
+    path, partitions = partitioned(t, PRIMARY)
+    patch(path, entry(path, 0)[0] + 4, b'\5')
+    patch(path, entry(path, 1)[0] + 4, b'\5')
+    disk_in_use(t, path, 'more than one extended')
+
+
+@case
+def chain_in_a_circle(t):
+    path, partitions = partitioned(t, LOGICAL % '5')
+    extended = partitions[1][1]
+    second = extended + struct.unpack('<I', entry(path, 1, extended)[1][8:12])[0] * 512
+    offset, data = entry(path, 1, second)
+    patch(path, offset + 8, struct.pack('<I', 0))
+    disk_in_use(t, path, 'circle')
+    patch(path, offset + 8, struct.pack('<I', (second - extended) // 512))
+    disk_in_use(t, path, 'circle')
+
+
+@case
+def chain_that_leaves(t):
+    path, partitions = partitioned(t, LOGICAL % '5')
+    extended = partitions[1][1]
+    offset, data = entry(path, 1, extended)
+    patch(path, offset + 8, struct.pack('<I', 45 * 2048))
+    disk_in_use(t, path, 'MBR: partition 6')
+    patch(path, offset + 8, struct.pack('<I', 0xffffffff))
+    disk_in_use(t, path, 'MBR: partition 6')
+    patch(path, offset + 8, struct.pack('<I', 100))
+    disk_in_use(t, path, 'no extended boot record')
+    patch(path, offset, data)
+    patch(path, offset + 4, b'\x83')
+    disk_in_use(t, path, 'type 0x83')
+
+
+@case
+def logical_past_its_end(t):
+    path, partitions = partitioned(t, LOGICAL % '5')
+    offset, data = entry(path, 0, partitions[1][1])
+    patch(path, offset + 12, struct.pack('<I', 41 * 2048))
+    disk_in_use(t, path, 'MBR: partition 5')
+
+
+@case
+def logical_on_a_boot_record(t):
+    """The first logical partition reaches over the record of the second, and the second itself."""
+    path, partitions = partitioned(t, LOGICAL % '5')
+    offset, data = entry(path, 0, partitions[1][1])
+    patch(path, offset + 12, struct.pack('<I', 6 * 2048))
+    in_use(t, path, 'overlaps', partition=5)
+    # Only the record: the sector before the second partition's alignment.
+    second = partitions[1][1] + struct.unpack('<I', entry(path, 1, partitions[1][1])[1][8:12])[0] * 512
+    patch(path, offset + 12, struct.pack('<I', (second + 512 - partitions[2][1]) // 512))
+    in_use(t, path, 'overlaps the partition table', partition=5)
+    usable(t, path, 6)
+
+
+def owned(t, kind, phrase):
+    path, partitions = partitioned(t, PRIMARY)
+    patch(path, entry(path, 1)[0] + 4, bytes([kind]))
+    in_use(t, path, phrase, partition=2)
+    usable(t, path, 1)
+
+
+for kind, phrase in ((0x42, 'LDM'), (0x8e, 'LVM'), (0xfd, 'RAID'), (0xa5, 'FreeBSD')):
+    add('type-%02x' % kind, owned, kind, phrase)
+
+
+@case
+def not_a_table(t):
+    """Without a signature, or with entries that are none, the disk is looked at as one volume."""
+    path, partitions = partitioned(t, PRIMARY)
+    patch(path, 510, b'\0')
+    disk_in_use(t, path, 'no file system')
+    patch(path, 510, b'\x55')
+    usable(t, path, 1)
+    patch(path, entry(path, 3)[0], b'\x01')
+    disk_in_use(t, path, 'no file system')
+
+
+@case
+def table_and_file_system(t):
+    path, partitions = partitioned(t, PRIMARY)
+    patch(path, 4096 - 10, b'SWAPSPACE2')
+    disk_in_use(t, path, 'partition table (MBR)', 'swap')
+
+
+@case
+def whole_disk_with_boot_code(t):
+    path = make_file(t.path('disk.img'), DISK)
+    patch(path, 0, swap_header(DISK))
+    patch(path, 510, b'\x55\xaa')
+    found = report(t, path)
+    t.equal((found['table'], found['free']), ('none', [[4096, DISK - 4096]]), 'table and free')
+
+
+# GPT ----------------------------------------------------------------------------------------------------
+
+GPT = 'label: gpt\nsize=8M,type=swap\nsize=9M,type=linux\nstart=40M,size=10M,type=linux\n'
+
+
+def gpt(t, sector_size=512):
+    return partitioned(t, GPT) if sector_size == 512 else large_sectors(t, True)
+
+
+def fix_header(path, sector_size=512, at=1, **fields):
+    """Changes fields of a header, with right checksums."""
+    places = {'my_lba': (24, 'Q'), 'alternate_lba': (32, 'Q'), 'first_usable': (40, 'Q'), 'last_usable': (48, 'Q'),
+              'entries_lba': (72, 'Q'), 'entries': (80, 'I'), 'entry_size': (84, 'I'), 'header_size': (12, 'I'),
+              'revision': (8, 'I')}
+    data = read_file(path)
+    header = bytearray(data[at * sector_size:(at + 1) * sector_size])
+    for name, value in fields.items():
+        struct.pack_into('<' + places[name][1], header, places[name][0], value)
+    lba, = struct.unpack_from('<Q', header, 72)
+    n, size = struct.unpack_from('<II', header, 80)
+    if n * size < MiB:
+        struct.pack_into('<I', header, 88, zlib.crc32(data[lba * sector_size:lba * sector_size + n * size]))
+    length, = struct.unpack_from('<I', header, 12)
+    struct.pack_into('<I', header, 16, 0)
+    struct.pack_into('<I', header, 16, zlib.crc32(bytes(header[:length])))
+    patch(path, at * sector_size, bytes(header))
+
+
+def change_entries(path, n, offset, value):
+    """Writes @value into entry @n of both tables, with right checksums."""
+    last = DISK // 512 - 1
+    for entries, header in ((2, 1), (last - 32, last)):
+        patch(path, entries * 512 + 128 * n + offset, value)
+        fix_header(path, at=header)
+
+
+def gpt_partitions(t, sector_size):
+    path, partitions = gpt(t, sector_size)
+    found = all_free(t, path, partitions, 'GPT')
+    t.equal((found['sector-size'], found['notes']), (sector_size, []), 'sector size, notes')
+    all_free(t, path, partitions, 'GPT', '-s', sector_size)
+    disk_in_use(t, path, 'sectors of %d bytes, on a disk with' % sector_size,
+                options=('-s', 512 + 4096 - sector_size))
+
+
+add('gpt-512', gpt_partitions, 512)
+add('gpt-4096', gpt_partitions, 4096)
+
+
+@case
+def gpt_in_a_vhd(t):
+    path, partitions = gpt(t)
+    t.img('convert', '-O', 'vhd', path, t.path('disk.vhd'))
+    found = report(t, t.path('disk.vhd'))
+    t.equal(found['free'], swap_free(partitions), 'free')
+
+
+def gpt_damage(t, sector_size):
+    """One table suffices, and the report says so; without any, the disk is in use."""
+    path, partitions = gpt(t, sector_size)
+    last = DISK // sector_size - 1
+    copy = read_file(path)[last * sector_size:]
+    for at in (sector_size + 40, 2 * sector_size + 3):
+        saved = read_file(path)[at:at + 1]
+        patch(path, at, bytes([saved[0] ^ 1]))
+        found = all_free(t, path, partitions, 'GPT', '-s', sector_size)
+        t.check('primary table is damaged' in found['notes'][0]['note'], 'notes', found['notes'])
+        patch(path, last * sector_size + 40, b'\xff')
+        disk_in_use(t, path, 'primary:', 'copy at sector', options=('-s', sector_size))
+        patch(path, last * sector_size, copy)
+        patch(path, at, saved)
+        all_free(t, path, partitions, 'GPT', '-s', sector_size)
+    patch(path, (last - 1) * sector_size, b'\1')
+    found = all_free(t, path, partitions, 'GPT')
+    t.check('copy at sector' in found['notes'][0]['note'], 'notes', found['notes'])
+
+
+add('gpt-damage-512', gpt_damage, 512)
+add('gpt-damage-4096', gpt_damage, 4096)
+
+
+@case
+def gpt_on_a_disk_that_grew(t):
+    path, partitions = gpt(t)
+    os.truncate(path, 2 * DISK)
+    all_free(t, path, partitions, 'GPT')
+    patch(path, 512, bytes(512))
+    disk_in_use(t, path, 'GPT: primary')
+
+
+@case
+def gpt_on_a_disk_that_shrank(t):
+    path, partitions = gpt(t)
+    os.truncate(path, DISK - MiB)
+    disk_in_use(t, path, 'GPT: primary')
+
+
+@case
+def gpt_tables_that_differ(t):
+    path, partitions = gpt(t)
+    patch(path, 2 * 512 + 128 + 56, b'n')
+    fix_header(path)
+    disk_in_use(t, path, 'differ')
+
+
+@case
+def gpt_partition_elsewhere(t):
+    path, partitions = gpt(t)
+    for first, last in ((30, 5000), (5000, 4999), (2048, DISK // 512 - 33), (2048, 1 << 63), (1 << 55, (1 << 55) + 9)):
+        change_entries(path, 0, 32, struct.pack('<QQ', first, last))
+        disk_in_use(t, path, 'GPT: partition 1', 'expected inside')
+    change_entries(path, 0, 32, struct.pack('<QQ', 4096, 40 * 2048))
+    in_use(t, path, 'overlaps', partition=1)
+    in_use(t, path, 'overlaps', partition=2)
+    in_use(t, path, 'overlaps partition 1', partition=3)
+
+
+@case
+def gpt_header_fields(t):
+    path, partitions = gpt(t)
+    pristine = read_file(path)[512:1024]
+    patch(path, DISK - 512, bytes(512))
+    for name, value, phrase in (
+            ('my_lba', 2, 'said to be sector 2'), ('alternate_lba', 1, 'copy is said'),
+            ('alternate_lba', 1 << 40, 'copy is said'), ('first_usable', 1 << 20, 'usable sectors'),
+            ('last_usable', DISK // 512, 'usable sectors'), ('first_usable', 20, 'place of their own'),
+            ('entries_lba', 1, 'place of their own'), ('entries_lba', 2048, 'place of their own'),
+            ('entries_lba', (1 << 64) - 1, 'place of their own'), ('entries', 0, '0 entries'),
+            ('entries', 1 << 31, 'entries of'), ('entry_size', 129, 'entries of'), ('entry_size', 64, 'entries of'),
+            ('entry_size', 1 << 30, 'entries of'), ('header_size', 91, 'header of'), ('header_size', 513, 'header of'),
+            ('revision', 0x20000, 'revision')):
+        fix_header(path, **{name: value})
+        disk_in_use(t, path, phrase)
+        patch(path, 512, pristine)
+    usable(t, path, 1)
+
+
+@case
+def gpt_without_protection(t):
+    path, partitions = gpt(t)
+    patch(path, 446, bytes(64))
+    disk_in_use(t, path, 'no MBR that protects')
+    patch(path, 446 + 4, b'\x83')
+    patch(path, 446 + 8, struct.pack('<II', 2048, 2048))
+    disk_in_use(t, path, 'no MBR that protects')
+
+
+@case
+def gpt_hybrid(t):
+    path, partitions = gpt(t)
+    patch(path, 446 + 16 + 4, b'\x83')
+    patch(path, 446 + 16 + 8, struct.pack('<II', 2048, 2048))
+    disk_in_use(t, path, 'hybrid')
+
+
+def gpt_owned(t, kind, phrase):
+    path, partitions = partitioned(t, GPT.replace('type=linux', 'type=' + kind, 1))
+    in_use(t, path, phrase, partition=2)
+    usable(t, path, 1)
+
+
+for kind, phrase in (('AF9B60A0-1431-4F62-BC68-3311714A69AD', 'LDM'), ('E75CAF8F-F680-4CEE-AFA3-B001E56EFC2D', 'Storage'),
+                     ('E3C9E316-0B5C-4DB8-817D-F92DF00215AE', 'reserved'), ('21686148-6449-6E6F-744E-656564454649', 'BIOS'),
+                     ('A19D880F-05FC-4D3B-A006-743F0F84911E', 'RAID'), ('E6D6D379-F507-44C2-A23C-238F2A3DF928', 'LVM')):
+    add('gpt-type-%s' % kind[:8].lower(), gpt_owned, kind, phrase)
+
+
+def table_flips(t, script, places):
+    """No damage to a table frees what the sound disk has in use."""
+    path, partitions = partitioned(t, script)
+    sound = report(t, path)['free']
+    generator = random.Random(SEED)
+    data = read_file(path)
+    for i in range(FLIPS):
+        start, length = generator.choice(places)
+        at = start + generator.randrange(length)
+        mask = 1 << generator.randrange(8)
+        patch(path, at, bytes([data[at] ^ mask]))
+        found = report(t, path)
+        t.check(is_subset(found['free'], sound), 'seed %d: byte %d ^ 0x%02x frees more' % (SEED, at, mask), found)
+        patch(path, at, data[at:at + 1])
+
+
+add('gpt-flips', table_flips, GPT, [(446, 66), (512, 92), (1024, 384), (DISK - 512, 92), (DISK - 33 * 512, 384)])
+
+
+# Volumes ------------------------------------------------------------------------------------------------
+
+
+def ext(t, path, size):
+    t.need('mke2fs')
+    make_file(path, size)
+    t.run('mke2fs', '-q', '-F', '-t', 'ext4', path)
+    return path
+
+
+@case
+def two_file_systems(t):
+    path = ext(t, t.path('disk.img'), DISK)
+    usable(t, path)
+    patch(path, 4096 - 10, b'SWAPSPACE2')
+    entry = in_use(t, path, 'ext4', 'swap')
+    t.equal(entry['type'], 'unknown', 'type')
+
+
+def member(t, name, offset, magic):
+    """A file system that something else has a claim on."""
+    path = ext(t, t.path('disk.img'), DISK)
+    usable(t, path)
+    patch(path, offset, magic)
+    in_use(t, path, name, 'ext4')
+
+
+RAID = b'\xfc\x4e\x2b\xa9\1\0\0\0'
+for name, kind, offset, magic in (
+        ('mdraid-1.0', 'mdraid', DISK - 8192, RAID), ('mdraid-0.90', 'mdraid', DISK - 65536, RAID),
+        ('imsm', 'IMSM', DISK - 1024, b'Intel Raid ISM Cfg Sig. 1.3'), ('ddf', 'DDF', DISK - 512, b'\xde\x11\xde\x11'),
+        ('luks', 'LUKS', 0, b'LUKS\xba\xbe'), ('bitlocker', 'BitLocker', 3, b'-FVE-FS-')):
+    add('member-' + name, member, kind, offset, magic)
+
+
+def named(t, kind, phrase, *signs):
+    path = make_file(t.path('disk.img'), DISK)
+    for offset, magic in signs:
+        patch(path, offset, magic)
+    t.equal(in_use(t, path, phrase)['type'], kind, 'type')
+
+
+for kind, phrase, sign in (
+        ('LUKS', 'encrypted', (0, b'LUKS\xba\xbe\0\2')), ('BitLocker', 'encrypted', (0, b'\xeb\x58\x90-FVE-FS-')),
+        ('LVM2', 'another layer', (512, b'LABELONE' + bytes(16) + b'LVM2 001')),
+        ('mdraid', 'another layer', (4096, RAID)), ('ZFS', 'another layer', (131072 + 1024, b'\x0c\xb1\xba\0\0\0\0\0')),
+        ('ReFS', 'not read', (0, b'\0\0\0ReFS\0\0\0\0')), ('ISO 9660', 'not read', (32769, b'CD001'))):
+    add('named-' + kind.split()[0].lower(), named, kind, phrase, sign)
+
+
+@case
+def small_disks(t):
+    for size in (512, 1024, 1536, 4096, 4608, 65536, 262144 + 512):
+        path = make_file(t.path('disk.img'), size)
+        entry = in_use(t, path, 'no file system')
+        t.equal(entry['bytes'], size, 'bytes')
+        patch(path, 446 + 4, b'\xee')
+        patch(path, 446 + 8, struct.pack('<II', 1, 0xffffffff))
+        patch(path, 510, b'\x55\xaa')
+        disk_in_use(t, path, 'GPT')
+
+
+@case
+def cancelled(t):
+    path, partitions = gpt(t)
+    for n in (0, 1, 5, 10):
+        result = report(t, path, '-c', n, rc=1)
+        t.check('cancelled' in result.err and result.out == '', 'a cancelled search', result)
+    report(t, path, '-c', 1000)
+
+
+main()
