@@ -9,7 +9,7 @@
 set -eu
 
 build='gcc libc6-dev meson ninja-build pkgconf libglib2.0-dev libaio-dev liburing-dev uuid-dev libext2fs-dev'
-test='python3 clang libclang-rt-dev clang-format valgrind qemu-utils libvhdi-utils python3-libvhdi 7zip e2fsprogs fdisk xfsprogs fio man-db strace time'
+test='python3 clang libclang-rt-dev clang-format valgrind qemu-utils libvhdi-utils python3-libvhdi 7zip e2fsprogs fdisk xfsprogs ntfs-3g dosfstools mtools exfatprogs fio man-db strace time'
 
 packages=
 for group in "${@:-build}"; do
