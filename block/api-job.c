@@ -233,22 +233,34 @@ vhdkit_compact_new (VhdkitImage *image, const VhdkitCompactOptions *options, GEr
       || !image_check_idle (image, error))
     return NULL;
 
-  if ((unsigned)own.mode > VHDKIT_COMPACT_RETRIM)
+  if ((unsigned)own.mode > VHDKIT_COMPACT_PACK)
     {
       bdrv_set_error (error, image->bs, VHDKIT_ERROR_INVALID_ARGUMENT, "unknown mode of compaction %u",
                       (unsigned)own.mode);
       return NULL;
     }
+  if (own.punch_blocks && own.mode != VHDKIT_COMPACT_PUNCH)
+    {
+      bdrv_set_error (error, image->bs, VHDKIT_ERROR_INVALID_ARGUMENT,
+                      "holes inside of blocks are for the mode that punches holes");
+      return NULL;
+    }
 
-  bool whole = own.mode == VHDKIT_COMPACT_FULL, mark = own.mode == VHDKIT_COMPACT_RETRIM;
+  bool mark = own.mode == VHDKIT_COMPACT_RETRIM, quick = own.mode == VHDKIT_COMPACT_QUICK;
+  bool trimmed = own.mode == VHDKIT_COMPACT_PRETRIMMED;
   CompactParams params = {
     .bs = image->bs,
-    .free_space = whole || own.mode == VHDKIT_COMPACT_QUICK || mark,
-    .zero_scan = (whole || own.mode == VHDKIT_COMPACT_PREZEROED) && !own.no_zero_scan,
+    .free_space = own.mode != VHDKIT_COMPACT_PREZEROED && !trimmed,
+    .zero_scan = !quick && !trimmed && !mark && !own.no_zero_scan,
     .move_blocks = !own.no_block_moves,
     .mark_only = mark,
+    .punch = own.mode == VHDKIT_COMPACT_PUNCH,
+    .punch_blocks = own.punch_blocks,
+    .fill_holes = own.mode == VHDKIT_COMPACT_PACK,
     .dry_run = own.dry_run,
+    .break_children = own.break_children,
     .parallel = own.parallel,
+    .places = { .confine = image->confine, .drive_map = (const char *const *)image->drive_map },
   };
   return job_wrap (compact_job_new (image->context->aio, &params, error), image, NULL);
 }
@@ -268,6 +280,9 @@ vhdkit_compact_get_stats (VhdkitJob *job, VhdkitCompactStats *stats)
     .blocks_free = inner.blocks_free,
     .blocks_zero = inner.blocks_zero,
     .blocks_same = inner.blocks_same,
+    .bytes_punched = inner.bytes_punched,
+    .host_bytes_before = inner.host_bytes_before,
+    .host_bytes_after = inner.host_bytes_after,
   };
 }
 
@@ -295,14 +310,20 @@ GVariant *
 vhdkit_compact_get_report (VhdkitJob *job)
 {
   const FsFreeReport *report = compact_job_get_report (job->job);
+  const char *degraded = compact_job_get_degraded (job->job);
   GVariantBuilder volumes, result;
 
-  if (report == NULL)
+  if (report == NULL && degraded == NULL)
     return NULL;
+  g_variant_builder_init (&result, G_VARIANT_TYPE_VARDICT);
+  if (report == NULL)
+    {
+      g_variant_builder_add (&result, "{sv}", "degraded", g_variant_new_string (degraded));
+      return g_variant_ref_sink (g_variant_builder_end (&result));
+    }
   g_variant_builder_init (&volumes, G_VARIANT_TYPE ("aa{sv}"));
   for (guint i = 0; i < report->volumes->len; i++)
     add_volume (&volumes, g_ptr_array_index (report->volumes, i));
-  g_variant_builder_init (&result, G_VARIANT_TYPE_VARDICT);
   g_variant_builder_add (&result, "{sv}", "partition-table", g_variant_new_string (report->table));
   g_variant_builder_add (&result, "{sv}", "notes",
                          g_variant_new_strv ((const char *const *)report->notes->pdata, report->notes->len));

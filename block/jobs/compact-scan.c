@@ -8,10 +8,12 @@
  *   same    in an image with a parent, what the parent shows (past the parent's end: zeros).
  * Zero and same exclude each other in one block unless they agree: what is dropped reads as the one or as the other.
  *
- * Holes of the container file are known zeros and are not read; neither is what is free.
+ * Holes of the container file are known zeros and are not read; neither is what is free.  Without the zero scan
+ * nothing is read at all: a block goes if what is used of it is not stored here.
  *
- * Free space reads as something else afterwards.  A format whose identity follows the content (a VHDX, by which its
- * children know it) gets a new one before the first such block goes.
+ * Free space may read as something else afterwards, also where this image did not decide it: zeros hide the parent, and
+ * without them it shows.  So a block with any free space in it counts as a change of the content.  A format whose
+ * identity follows that, by which its children know it, gets a new one before the first such block goes.
  */
 #include "compact-scan.h"
 
@@ -49,7 +51,7 @@ typedef struct
 {
   bool redundant; /* without it the same is seen of all that is used */
   bool zero;      /* of all that is used it decides zeros, and the format can say so without storing them */
-  bool free;      /* something stored in it is free */
+  bool free;      /* some of it is free */
   bool data;      /* something used in it is not zero */
 } BlockVerdict;
 
@@ -162,15 +164,33 @@ scan_co_look_at_used (CompactScan *scan, int64_t offset, int64_t bytes, int stat
 
 /* The run of bytes from @offset, before @end, that are all free or all used. */
 static int64_t
-free_run (const CompactScan *scan, int64_t offset, int64_t end, bool *is_free)
+free_run (const FsFreeReport *free_space, int64_t offset, int64_t end, bool *is_free)
 {
   FsExtent extent;
 
   *is_free = false;
-  if (scan->free == NULL || !fs_free_report_next (scan->free, offset, &extent) || extent.offset >= end)
+  if (free_space == NULL || !fs_free_report_next (free_space, offset, &extent) || extent.offset >= end)
     return end - offset;
   *is_free = extent.offset == offset;
   return *is_free ? MIN (extent.bytes, end - offset) : extent.offset - offset;
+}
+
+/* What is used of a payload block, for the job's progress. */
+static int64_t
+bytes_to_look_at (const CompactScan *scan, guint index)
+{
+  int64_t offset = g_array_index (scan->layout->extents, BlockExtent, index).offset;
+  int64_t end = offset + scan->layout->block_size, bytes = 0;
+
+  while (offset >= 0 && offset < end)
+    {
+      bool is_free;
+      int64_t run = free_run (scan->free, offset, end, &is_free);
+
+      bytes += is_free ? 0 : run;
+      offset += run;
+    }
+  return bytes;
 }
 
 /* Looks at the block until it is known what it is. */
@@ -188,17 +208,18 @@ scan_co_look_at_block (CompactScan *scan, int64_t offset, ScanBuffers *buffers, 
   while (offset < end && verdict_is_open (verdict))
     {
       bool is_free;
-      int64_t run = free_run (scan, offset, end, &is_free);
-      int64_t pnum, map;
-      BlockDriverState *file;
-      int ret = bdrv_co_block_status (bs, offset, run, &pnum, &map, &file);
+      int64_t pnum = free_run (scan->free, offset, end, &is_free);
 
-      if (ret < 0)
-        return scan_fail (scan, bs, "look-up of the allocation", offset, ret);
       if (is_free)
-        verdict->free = verdict->free || ((ret & BDRV_BLOCK_ALLOCATED) && !(ret & BDRV_BLOCK_ZERO));
+        verdict->free = true;
       else
         {
+          int64_t map;
+          BlockDriverState *file;
+          int ret = bdrv_co_block_status (bs, offset, pnum, &pnum, &map, &file);
+
+          if (ret < 0)
+            return scan_fail (scan, bs, "look-up of the allocation", offset, ret);
           ret = scan_co_look_at_used (scan, offset, pnum, ret, buffers, verdict);
           if (ret < 0)
             return ret;
@@ -216,11 +237,8 @@ scan_co_drop (CompactScan *scan, int64_t offset, const BlockVerdict *verdict)
   int ret = 0;
 
   co_mutex_lock (&scan->drop_lock);
-  if (verdict->free && !scan->identity_taken)
-    {
-      ret = bdrv_co_take_next_identity (bs);
-      scan->identity_taken = ret == 0;
-    }
+  if (verdict->free)
+    ret = bdrv_co_take_next_identity (bs);
   if (ret == 0)
     ret = bs->drv->co_drop_block (bs, offset, verdict->zero ? BLOCK_DROP_ZERO : BLOCK_DROP_UNALLOCATED);
   co_mutex_unlock (&scan->drop_lock);
@@ -275,8 +293,7 @@ scan_entry (void *opaque)
       guint index = scan->next++;
       if (scan_co_extent (scan, index, &buffers) < 0)
         break;
-      if (g_array_index (scan->layout->extents, BlockExtent, index).offset >= 0)
-        job_progress_add (scan->job, scan->layout->block_size);
+      job_progress_add (scan->job, bytes_to_look_at (scan, index));
     }
   bdrv_free_buffer (buffers.own);
   bdrv_free_buffer (buffers.parent);
@@ -305,11 +322,21 @@ compact_co_scan (CompactScan *scan)
 }
 
 int64_t
-compact_scan_bytes (const BlockLayout *layout)
+compact_scan_bytes (const CompactScan *scan)
+{
+  int64_t bytes = 0;
+
+  for (guint i = 0; i < scan->layout->extents->len; i++)
+    bytes += bytes_to_look_at (scan, i);
+  return bytes;
+}
+
+int64_t
+compact_payload_blocks (const BlockLayout *layout)
 {
   int64_t blocks = 0;
 
   for (guint i = 0; i < layout->extents->len; i++)
     blocks += g_array_index (layout->extents, BlockExtent, i).offset >= 0;
-  return blocks * layout->block_size;
+  return blocks;
 }

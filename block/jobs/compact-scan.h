@@ -9,10 +9,10 @@
 
 G_BEGIN_DECLS
 
-/* Why a block is not needed: the first of these that it takes. */
+/* Why a block is not needed. */
 typedef enum
 {
-  COMPACT_ZERO, /* what the guest sees in it is zeros */
+  COMPACT_ZERO, /* all of it reads as zeros */
   COMPACT_SAME, /* it is what the parent shows */
   COMPACT_FREE, /* the guest's file systems do not use some of it, and the rest is one of the above */
   COMPACT_CLASSES,
@@ -38,15 +38,15 @@ typedef struct
   int64_t failed_offset;   /* … here */
 
   /* Private. */
-  guint next;          /* extent to look at */
-  bool identity_taken; /* free space has begun to read as something else */
-  CoMutex drop_lock;   /* one co_drop_block () at a time */
+  guint next;        /* extent to look at */
+  CoMutex drop_lock; /* one co_drop_block () at a time */
 } CompactScan;
 
 /* Looks at all payload blocks, and drops.  scan->ret, which is -ECANCELED when the job was cancelled. */
 int coroutine_fn compact_co_scan (CompactScan *scan);
-/* Of payload blocks, what has to be looked at: bytes for the job's progress. */
-int64_t compact_scan_bytes (const BlockLayout *layout);
+/* Of payload blocks, what is not free: bytes for the job's progress. */
+int64_t compact_scan_bytes (const CompactScan *scan);
+int64_t compact_payload_blocks (const BlockLayout *layout);
 
 G_END_DECLS
 

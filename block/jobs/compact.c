@@ -1,33 +1,42 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Compact: make the container of an image shorter, without changing what a guest can see.
+ * Compact: give back what the container of an image holds without a need, without changing what a guest uses.
  *
- * Steps: the format gives up what its tables alone show to be needless -> layout (the driver checks the whole
- * container) -> which space the guest does not use -> look at each payload block and drop those nobody needs -> flush
- * -> layout again -> move blocks from the end into holes, group by group -> cut the file.
+ * Steps: other images above this one?  -> the format gives up what its tables alone show to be needless -> layout (the
+ * driver checks the whole container) -> which space the guest does not use -> look at each payload block and drop
+ * those nobody needs -> flush -> layout again -> move blocks from the end into holes, group by group (or punch holes
+ * where they are) -> cut the file -> fill its holes, where asked for.
  *
  * What is needed is the matter of compact-scan.c; which bytes of the disk the guest's file systems do not use, that of
- * block/fs.
+ * block/fs; holes of the host file, that of compact-host.c.
  *
- * Crash points.  At each, the image opened again shows the same and is sound, and compact run again goes on.
+ * Crash points.  At each, the image opened again is sound, and shows the same wherever the guest's file systems use it;
+ * without free space being dropped, everywhere.  Compact run again goes on: what was in use then is so now.
  *  K1 while looking, nothing dropped yet: nothing has been written.
- *  K2 some blocks dropped, none of it or any part of it durable: a block is there or not, and both read the
- *     same wherever the guest's file systems use them.  Its space is not reused before the flush (I3), so a table entry that came back finds its block.
- *  K3 after the flush: dropped blocks are holes of the container.
+ *  K2 some blocks dropped, none of it or any part of it durable: a block is there or not, and both read the same
+ *     wherever it is used.  Its space is not reused before the flush (I3), so a table entry that came back finds its
+ *     block.  Before the first block that has free space in it, the image got its next identity, durably: where it
+ *     follows the content, no other content ever had it.
+ *  K3 after the flush: no table refers to what dropped blocks stood on.  Those places are free.
  *  K4 inside of a group of moves: copies into holes nobody refers to, then flush, table, flush (I1); each
  *     block is found at its old or at its new place, with the same bytes.  The places a plan moves from are
  *     not written by it, so an old entry that came back is as good as the new one.
  *  K5 between groups: what lies above the last used block is no longer referred to.
  *  K6 inside of the cut: the driver puts what must end the file (a footer) at its new place, durably, before it
  *     truncates (I4).
+ *  K7 holes are punched: where nothing refers to after K3, and in payload that is free, by sectors and in any order.
+ *     No table changes; for the identity, K2 holds.
+ *  K8 holes are filled: the same bytes stand there before and after.
  *
  * An error or a cancel stops between two blocks or two groups, with K2 flushed; what is already free at the end
  * of the file is cut by the next writable open or the next run.
  */
 #include "compact.h"
 
+#include "compact-host.h"
 #include "compact-plan.h"
 #include "compact-scan.h"
+#include "siblings.h"
 
 #include <errno.h>
 
@@ -35,12 +44,15 @@
 #define COMPACT_MAX_PARALLEL     16
 /* Free ranges shorter than this are not looked for: at most a page of a table saved, and much to remember. */
 #define FREE_GRANULARITY (64 * 1024)
+/* To punch holes, there is nothing to gain below a page of the host. */
+#define PUNCH_GRANULARITY (4 * 1024)
 
 typedef struct
 {
   Job job;
   CompactParams params;
   CompactStats stats;
+  char *children; /* that keep free space from being dropped, as a phrase; NULL: none do */
   bool has_report;
   FsFreeReport report;
 } CompactJob;
@@ -53,17 +65,60 @@ pause_point (void *opaque)
   return job_co_pause_point (opaque);
 }
 
+/* Whether what the guest does not use may read as something else. */
+static bool
+compact_heeds_free_space (const CompactJob *compact)
+{
+  return compact->params.free_space && compact->children == NULL;
+}
+
 static bool coroutine_fn
-compact_co_find_free (CompactJob *compact, const BlockLayout *layout, GError **error)
+compact_co_look_for_children (CompactJob *compact, GError **error)
+{
+  const CompactParams *params = &compact->params;
+  BlockDriverState *bs = params->bs;
+
+  if (!params->free_space || params->break_children)
+    return true;
+  compact->children = siblings_co_describe_children (bs, &params->places);
+  if (compact->children == NULL)
+    return true;
+  if (params->mark_only)
+    {
+      bdrv_set_error (error, bs, VHDKIT_ERROR_HAS_CHILDREN,
+                      "%s may use what its own file systems do not: nothing was changed; give them up with "
+                      "--break-children",
+                      compact->children);
+      return false;
+    }
+  bdrv_warn (bs,
+             "free space of the guest's file systems is kept: %s may use it; give them up with "
+             "--break-children",
+             compact->children);
+  return true;
+}
+
+/* @block_size: 0: there are no blocks. */
+static int64_t
+compact_free_granularity (const CompactParams *params, int64_t block_size)
+{
+  if (block_size == 0)
+    return PUNCH_GRANULARITY;
+  /* Parts of blocks are of use where the rest can turn out to be zeros, or where they can be punched. */
+  if (params->punch_blocks)
+    return MIN (block_size, PUNCH_GRANULARITY);
+  return params->zero_scan ? MIN (block_size, FREE_GRANULARITY) : block_size;
+}
+
+static bool coroutine_fn
+compact_co_find_free (CompactJob *compact, int64_t block_size, GError **error)
 {
   BlockDriverState *bs = compact->params.bs;
   uint32_t sector = bs->limits.request_alignment;
   FsFreeParams params = {
     .bs = bs,
     .sector_size = sector == 512 || sector == 4096 ? sector : 0,
-    /* Parts of blocks are of use where the rest can turn out to be zeros. */
-    .granularity =
-        compact->params.zero_scan ? MIN (layout->block_size, FREE_GRANULARITY) : layout->block_size,
+    .granularity = compact_free_granularity (&compact->params, block_size),
     .co_pause_point = pause_point,
     .opaque = &compact->job,
   };
@@ -78,27 +133,26 @@ compact_co_find_free (CompactJob *compact, const BlockLayout *layout, GError **e
   return true;
 }
 
-/* Marking free space is all that is asked for: then it must be known. */
+/* Marking free space is all that is asked for: then some must be known. */
 static bool
 compact_check_volumes (const CompactJob *compact, GError **error)
 {
+  const BlockDriverState *bs = compact->params.bs;
   const GPtrArray *volumes = compact->report.volumes;
 
   for (guint i = 0; i < volumes->len; i++)
+    if (((const FsVolumeInfo *)g_ptr_array_index (volumes, i))->in_use == NULL)
+      return true;
+  if (volumes->len == 0)
     {
-      const FsVolumeInfo *volume = g_ptr_array_index (volumes, i);
-
-      if (volume->in_use != NULL)
-        {
-          bdrv_set_error (error, compact->params.bs, VHDKIT_ERROR_UNSUPPORTED,
-                          "the free space of the volume at offset %" G_GINT64_FORMAT " (%s) is not known: %s",
-                          volume->offset, volume->type, volume->in_use->message);
-          return false;
-        }
+      bdrv_set_error (error, bs, VHDKIT_ERROR_UNSUPPORTED, "no volume is found on the disk");
+      return false;
     }
-  if (volumes->len > 0)
-    return true;
-  bdrv_set_error (error, compact->params.bs, VHDKIT_ERROR_UNSUPPORTED, "no volume is found on the disk");
+  const FsVolumeInfo *first = g_ptr_array_index (volumes, 0);
+  bdrv_set_error (error, bs, VHDKIT_ERROR_UNSUPPORTED,
+                  "of none of its volumes the free space is known; the one at offset %" G_GINT64_FORMAT
+                  " (%s) counts as in use: %s",
+                  first->offset, first->type, first->in_use->message);
   return false;
 }
 
@@ -130,6 +184,7 @@ compact_co_drop (CompactJob *compact, BlockLayout *layout, GError **error)
   };
   CompactStats *stats = &compact->stats;
 
+  job_progress_add_total (&compact->job, compact_scan_bytes (&scan));
   int ret = compact_co_scan (&scan);
   stats->blocks_zero = scan.blocks[COMPACT_ZERO];
   stats->blocks_same = scan.blocks[COMPACT_SAME];
@@ -168,20 +223,23 @@ compact_foresee (CompactJob *compact, const BlockLayout *layout, GError **error)
 {
   g_auto (CompactPlan) plan = { 0 };
   const CompactParams *params = &compact->params;
+  CompactStats *stats = &compact->stats;
 
-  if (!params->move_blocks || params->bs->drv->co_relocate == NULL)
+  if (params->mark_only)
+    return true;
+  if (params->move_blocks && !params->punch && params->bs->drv->co_relocate != NULL)
     {
-      const BlockExtent *last = layout->extents->len > 0
-                                    ? &g_array_index (layout->extents, BlockExtent, layout->extents->len - 1)
-                                    : NULL;
-
-      compact->stats.file_size_after = (last ? last->file_offset + last->bytes : 0) + layout->tail_bytes;
-      return true;
+      if (!compact_make_plan (compact, layout, &plan, error))
+        return false;
+      stats->blocks_moved = plan.moves->len;
+      stats->file_size_after = plan.file_size;
     }
-  if (!compact_make_plan (compact, layout, &plan, error))
-    return false;
-  compact->stats.blocks_moved = plan.moves->len;
-  compact->stats.file_size_after = plan.file_size;
+  else if (layout->extents->len > 0)
+    {
+      const BlockExtent *last = &g_array_index (layout->extents, BlockExtent, layout->extents->len - 1);
+
+      stats->file_size_after = last->file_offset + last->bytes + layout->tail_bytes;
+    }
   return true;
 }
 
@@ -252,52 +310,125 @@ compact_co_reduce (CompactJob *compact, GError **error)
   return ret == 0;
 }
 
+/* What follows on the drops, in an image that has blocks. */
+static bool coroutine_fn
+compact_co_give_back (CompactJob *compact, GError **error)
+{
+  const CompactParams *params = &compact->params;
+  BlockDriverState *bs = params->bs;
+
+  if (params->mark_only)
+    return true;
+  if (params->punch)
+    {
+      g_auto (BlockLayout) layout = { 0 };
+
+      if (!bs->drv->co_get_layout (bs, &layout, error)
+          || !compact_co_punch_gaps (&compact->job, bs, &layout, error))
+        return false;
+      if (params->punch_blocks && compact->has_report
+          && !compact_co_punch_free (&compact->job, bs, &layout, &compact->report, false,
+                                     &compact->stats.bytes_punched, error))
+        return false;
+    }
+  else if (params->move_blocks && bs->drv->co_relocate != NULL && !compact_co_move (compact, error))
+    return false;
+  return compact_co_cut (compact, error)
+         && (!params->fill_holes || compact_co_fill_holes (&compact->job, bs, error));
+}
+
+static bool coroutine_fn
+compact_co_run_on_blocks (CompactJob *compact, BlockLayout *layout, GError **error)
+{
+  const CompactParams *params = &compact->params;
+
+  compact->stats.block_size = layout->block_size;
+  compact->stats.blocks_allocated = compact_payload_blocks (layout);
+  if (compact_heeds_free_space (compact) && !compact_co_find_free (compact, layout->block_size, error))
+    return false;
+  if (params->mark_only && !compact_check_volumes (compact, error))
+    return false;
+  if ((params->zero_scan || compact->has_report) && !compact_co_drop (compact, layout, error))
+    return false;
+  if (params->dry_run)
+    return (!params->punch_blocks || !compact->has_report
+            || compact_co_punch_free (&compact->job, params->bs, layout, &compact->report, true,
+                                      &compact->stats.bytes_punched, error))
+           && compact_foresee (compact, layout, error);
+  block_layout_clear (layout);
+  /* What blocks that are gone now were the last to need. */
+  if (compact->stats.blocks_dropped > 0 && !compact_co_reduce (compact, error))
+    return false;
+  return compact_co_give_back (compact, error);
+}
+
+/* Nothing can be dropped or moved there, but what is free can be punched. */
+static bool coroutine_fn
+compact_co_run_on_fixed (CompactJob *compact, GError **error)
+{
+  const CompactParams *params = &compact->params;
+  BlockDriverState *bs = params->bs;
+
+  if (compact->children != NULL)
+    {
+      bdrv_set_error (error, bs, VHDKIT_ERROR_HAS_CHILDREN,
+                      "%s may use what its own file systems do not: nothing was changed; give them up with "
+                      "--break-children",
+                      compact->children);
+      return false;
+    }
+  return compact_co_find_free (compact, 0, error)
+         && compact_co_punch_free (&compact->job, bs, NULL, &compact->report, params->dry_run,
+                                   &compact->stats.bytes_punched, error);
+}
+
 static bool coroutine_fn
 compact_co_steps (CompactJob *compact, GError **error)
 {
   const CompactParams *params = &compact->params;
   BlockDriverState *bs = params->bs;
   g_auto (BlockLayout) layout = { 0 };
+  g_autoptr (GError) why = NULL;
 
-  if ((!params->dry_run && !compact_co_reduce (compact, error))
-      || !bs->drv->co_get_layout (bs, &layout, error))
+  if (!compact_co_look_for_children (compact, error))
     return false;
-  compact->stats.block_size = layout.block_size;
-  compact->stats.blocks_allocated = compact_scan_bytes (&layout) / layout.block_size;
-  if (params->free_space && !compact_co_find_free (compact, &layout, error))
+  if (bs->drv->co_get_layout == NULL)
+    return compact_co_run_on_fixed (compact, error);
+  if (!params->dry_run && !compact_co_reduce (compact, error))
     return false;
-  if (params->mark_only && !compact_check_volumes (compact, error))
-    return false;
-
-  if (params->zero_scan || params->free_space)
-    {
-      job_progress_add_total (&compact->job, compact_scan_bytes (&layout));
-      if (!compact_co_drop (compact, &layout, error))
-        return false;
-    }
-  if (params->dry_run)
-    return compact_foresee (compact, &layout, error);
-  block_layout_clear (&layout);
-  /* What blocks that are gone now were the last to need. */
-  if (compact->stats.blocks_dropped > 0 && !compact_co_reduce (compact, error))
-    return false;
-  if (params->mark_only)
-    return true;
-  if (params->move_blocks && bs->drv->co_relocate != NULL && !compact_co_move (compact, error))
-    return false;
-  return compact_co_cut (compact, error);
+  if (bs->drv->co_get_layout (bs, &layout, &why))
+    return compact_co_run_on_blocks (compact, &layout, error);
+  if (params->punch && g_error_matches (why, VHDKIT_ERROR, VHDKIT_ERROR_UNSUPPORTED))
+    return compact_co_run_on_fixed (compact, error);
+  g_propagate_error (error, g_steal_pointer (&why));
+  return false;
 }
 
 static bool coroutine_fn
 compact_co_run (Job *job, GError **error)
 {
   CompactJob *compact = (CompactJob *)job;
-  const BlockDriverState *container = bdrv_protocol_node (compact->params.bs);
+  CompactStats *stats = &compact->stats;
+  BlockDriverState *bs = compact->params.bs;
+  const BlockDriverState *container = bdrv_protocol_node (bs);
 
-  compact->stats.file_size_before = compact->stats.file_size_after = bdrv_length (container);
+  stats->file_size_before = stats->file_size_after = bdrv_length (container);
+  stats->host_bytes_before = bdrv_co_get_allocated_size (bs);
   bool ok = compact_co_steps (compact, error);
   if (!compact->params.dry_run)
-    compact->stats.file_size_after = bdrv_length (container);
+    {
+      stats->file_size_after = bdrv_length (container);
+      stats->host_bytes_after = bdrv_co_get_allocated_size (bs);
+    }
+  else
+    /* At most. */
+    stats->host_bytes_after =
+        compact->params.fill_holes ? stats->file_size_after
+        : stats->host_bytes_before < 0
+            ? stats->host_bytes_before
+            : MIN (stats->host_bytes_before, stats->file_size_after) - stats->bytes_punched;
+  stats->host_bytes_before = MAX (stats->host_bytes_before, -1);
+  stats->host_bytes_after = MAX (stats->host_bytes_after, -1);
   return ok;
 }
 
@@ -306,6 +437,7 @@ compact_clear (Job *job)
 {
   CompactJob *compact = (CompactJob *)job;
 
+  g_free (compact->children);
   if (compact->has_report)
     fs_free_report_clear (&compact->report);
 }
@@ -334,11 +466,19 @@ compact_job_new (AioContext *context, const CompactParams *params, GError **erro
 {
   BlockDriverState *bs = params->bs;
 
-  if (bs->drv->co_get_layout == NULL || bs->drv->co_drop_block == NULL)
+  if (!params->punch && (bs->drv->co_get_layout == NULL || bs->drv->co_drop_block == NULL))
     {
       bdrv_set_error (error, bs, VHDKIT_ERROR_UNSUPPORTED,
                       "format %s has no blocks that could be released: there is nothing to compact",
                       bs->drv->format_name);
+      return NULL;
+    }
+  if (params->mark_only && !(bs->drv->caps & BLOCK_CAP_ZERO_BLOCKS))
+    {
+      bdrv_set_error (
+          error, bs, VHDKIT_ERROR_UNSUPPORTED,
+          "format %s has no mark for blocks that are not in use: a block is stored or is not there",
+          bs->drv->format_name);
       return NULL;
     }
   if (bs->read_only && !params->dry_run)
@@ -377,4 +517,10 @@ compact_job_get_report (const Job *job)
   const CompactJob *compact = (const CompactJob *)job;
 
   return job->driver == &compact_driver && compact->has_report ? &compact->report : NULL;
+}
+
+const char *
+compact_job_get_degraded (const Job *job)
+{
+  return job->driver == &compact_driver ? ((const CompactJob *)job)->children : NULL;
 }

@@ -100,6 +100,9 @@ void image_add_anchors (const TestDir *dir, const char *name, GRand *rand);
  * whole ones with all bits set. */
 void image_add_partial (const TestDir *dir, const char *name, GRand *rand);
 
+/* Makes the first @bytes of the disk, a multiple of 4 KiB, swap space; all but its first 4 KiB are not in use then. */
+void image_add_swap (const TestDir *dir, const char *name, int64_t bytes);
+
 /* NULL, or the errors that a check of the one file finds.  *leaks (may be NULL): how many leaks. */
 char *image_check (const TestDir *dir, const char *name, int64_t *leaks);
 /* Run the job: NULL, or its error, or that of closing the image after it.  With @reader (may be NULL) a guest reads
@@ -107,8 +110,8 @@ char *image_check (const TestDir *dir, const char *name, int64_t *leaks);
 char *image_commit (const TestDir *dir, const char *leaf, char **filters, int source, int target, bool shrink,
                     Guest *reader, GRand *rand);
 char *image_convert (const TestDir *dir, const char *source, const char *target, char **filters);
-char *image_compact (const TestDir *dir, const char *name, char **filters, Guest *reader, GRand *rand,
-                     VhdkitCompactStats *stats);
+char *image_compact (const TestDir *dir, const char *name, VhdkitCompactOptions options, char **filters,
+                     Guest *reader, GRand *rand, VhdkitCompactStats *stats);
 
 /* Filters of a recorded run: a disk with a random order below a log at @trace's path.  Free with
  * g_strfreev (). */
