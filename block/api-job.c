@@ -353,11 +353,34 @@ vhdkit_compact_new (VhdkitImage *image, const VhdkitCompactOptions *options, GEr
       || !image_check_idle (image, error))
     return NULL;
 
+  if ((unsigned)own.mode > VHDKIT_COMPACT_PACK)
+    {
+      bdrv_set_error (error, image->bs, VHDKIT_ERROR_INVALID_ARGUMENT, "unknown mode of compaction %u",
+                      (unsigned)own.mode);
+      return NULL;
+    }
+  if (own.punch_blocks && own.mode != VHDKIT_COMPACT_PUNCH)
+    {
+      bdrv_set_error (error, image->bs, VHDKIT_ERROR_INVALID_ARGUMENT,
+                      "holes inside of blocks are for the mode that punches holes");
+      return NULL;
+    }
+
+  bool mark = own.mode == VHDKIT_COMPACT_RETRIM, quick = own.mode == VHDKIT_COMPACT_QUICK;
+  bool trimmed = own.mode == VHDKIT_COMPACT_PRETRIMMED;
   CompactParams params = {
     .bs = image->bs,
-    .no_zero_scan = own.no_zero_scan,
-    .no_block_moves = own.no_block_moves,
+    .free_space = own.mode != VHDKIT_COMPACT_PREZEROED && !trimmed,
+    .zero_scan = !quick && !trimmed && !mark && !own.no_zero_scan,
+    .move_blocks = !own.no_block_moves,
+    .mark_only = mark,
+    .punch = own.mode == VHDKIT_COMPACT_PUNCH,
+    .punch_blocks = own.punch_blocks,
+    .fill_holes = own.mode == VHDKIT_COMPACT_PACK,
+    .dry_run = own.dry_run,
+    .break_children = own.break_children,
     .parallel = own.parallel,
+    .places = { .confine = image->confine, .drive_map = (const char *const *)image->drive_map },
   };
   return job_wrap (compact_job_new (image->context->aio, &params, error), image, NULL, NULL, image->bs);
 }
@@ -373,7 +396,59 @@ vhdkit_compact_get_stats (VhdkitJob *job, VhdkitCompactStats *stats)
     .blocks_moved = inner.blocks_moved,
     .file_size_before = inner.file_size_before,
     .file_size_after = inner.file_size_after,
+    .block_size = inner.block_size,
+    .blocks_free = inner.blocks_free,
+    .blocks_zero = inner.blocks_zero,
+    .blocks_same = inner.blocks_same,
+    .bytes_punched = inner.bytes_punched,
+    .host_bytes_before = inner.host_bytes_before,
+    .host_bytes_after = inner.host_bytes_after,
   };
+}
+
+static void
+add_volume (GVariantBuilder *volumes, const FsVolumeInfo *volume)
+{
+  GVariantBuilder *entry = g_variant_builder_new (G_VARIANT_TYPE_VARDICT);
+
+  g_variant_builder_add (entry, "{sv}", "partition", g_variant_new_uint32 ((guint32)volume->partition));
+  g_variant_builder_add (entry, "{sv}", "offset", g_variant_new_int64 (volume->offset));
+  g_variant_builder_add (entry, "{sv}", "length", g_variant_new_int64 (volume->bytes));
+  g_variant_builder_add (entry, "{sv}", "free", g_variant_new_int64 (volume->free_bytes));
+  g_variant_builder_add (entry, "{sv}", "type", g_variant_new_string (volume->type));
+  if (volume->label != NULL)
+    g_variant_builder_add (entry, "{sv}", "label", g_variant_new_string (volume->label));
+  if (volume->uuid != NULL)
+    g_variant_builder_add (entry, "{sv}", "uuid", g_variant_new_string (volume->uuid));
+  if (volume->in_use != NULL)
+    g_variant_builder_add (entry, "{sv}", "reason", g_variant_new_string (volume->in_use->message));
+  g_variant_builder_add (volumes, "a{sv}", entry);
+  g_variant_builder_unref (entry);
+}
+
+GVariant *
+vhdkit_compact_get_report (VhdkitJob *job)
+{
+  const FsFreeReport *report = compact_job_get_report (job->job);
+  const char *degraded = compact_job_get_degraded (job->job);
+  GVariantBuilder volumes, result;
+
+  if (report == NULL && degraded == NULL)
+    return NULL;
+  g_variant_builder_init (&result, G_VARIANT_TYPE_VARDICT);
+  if (report == NULL)
+    {
+      g_variant_builder_add (&result, "{sv}", "degraded", g_variant_new_string (degraded));
+      return g_variant_ref_sink (g_variant_builder_end (&result));
+    }
+  g_variant_builder_init (&volumes, G_VARIANT_TYPE ("aa{sv}"));
+  for (guint i = 0; i < report->volumes->len; i++)
+    add_volume (&volumes, g_ptr_array_index (report->volumes, i));
+  g_variant_builder_add (&result, "{sv}", "partition-table", g_variant_new_string (report->table));
+  g_variant_builder_add (&result, "{sv}", "notes",
+                         g_variant_new_strv ((const char *const *)report->notes->pdata, report->notes->len));
+  g_variant_builder_add (&result, "{sv}", "volumes", g_variant_builder_end (&volumes));
+  return g_variant_ref_sink (g_variant_builder_end (&result));
 }
 
 /* --- convert and compare ------------------------------------------------------------------------------- */

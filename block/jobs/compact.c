@@ -1,273 +1,162 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Compact: make the container of an image shorter, without changing what a guest can see.
+ * Compact: give back what the container of an image holds without a need, without changing what a guest uses.
  *
- * Steps: the format gives up what its tables alone show to be needless -> layout (the driver checks the whole
- * container) -> look at each payload block and drop those nobody needs -> flush -> layout again -> move blocks
- * from the end into holes, group by group -> cut the file.
+ * Steps: other images above this one?  -> the format gives up what its tables alone show to be needless -> layout (the
+ * driver checks the whole container) -> which space the guest does not use -> look at each payload block and drop
+ * those nobody needs -> flush -> layout again -> move blocks from the end into holes, group by group (or punch holes
+ * where they are) -> cut the file -> fill its holes, where asked for.
  *
- * A block may be dropped if the guest sees the same without it: what this node decides in it is zero, and
- * without a parent nothing else was ever seen there; with a parent it equals what the parent shows (past the
- * parent's end: zeros).  A zero block of a differencing image is therefore only dropped where the parent
- * reads as zeros too, unless the format can say "zeros" of a block without storing them.  Holes of the container
- * file are known zeros and are not read.
+ * What is needed is the matter of compact-scan.c; which bytes of the disk the guest's file systems do not use, that of
+ * block/fs; holes of the host file, that of compact-host.c.
  *
- * Crash points.  At each, the image opened again shows the same and is sound, and compact run again goes on.
+ * Crash points.  At each, the image opened again is sound, and shows the same wherever the guest's file systems use it;
+ * without free space being dropped, everywhere.  Compact run again goes on: what was in use then is so now.
  *  K1 while looking, nothing dropped yet: nothing has been written.
- *  K2 some blocks dropped, none of it or any part of it durable: a block is there or not, and both read the
- *     same.  Its space is not reused before the flush (I3), so a table entry that came back finds its block.
- *  K3 after the flush: dropped blocks are holes of the container.
+ *  K2 some blocks dropped, none of it or any part of it durable: a block is there or not, and both read the same
+ *     wherever it is used.  Its space is not reused before the flush (I3), so a table entry that came back finds its
+ *     block.  Before the first block that has free space in it, the image got its next identity, durably: where it
+ *     follows the content, no other content ever had it.
+ *  K3 after the flush: no table refers to what dropped blocks stood on.  Those places are free.
  *  K4 inside of a group of moves: copies into holes nobody refers to, then flush, table, flush (I1); each
  *     block is found at its old or at its new place, with the same bytes.  The places a plan moves from are
  *     not written by it, so an old entry that came back is as good as the new one.
  *  K5 between groups: what lies above the last used block is no longer referred to.
  *  K6 inside of the cut: the driver puts what must end the file (a footer) at its new place, durably, before it
  *     truncates (I4).
+ *  K7 holes are punched: where nothing refers to after K3, and in payload that is free, by sectors and in any order.
+ *     No table changes; for the identity, K2 holds.
+ *  K8 holes are filled: the same bytes stand there before and after.
  *
  * An error or a cancel stops between two blocks or two groups, with K2 flushed; what is already free at the end
  * of the file is cut by the next writable open or the next run.
  */
 #include "compact.h"
 
-#include "checked.h"
+#include "compact-host.h"
 #include "compact-plan.h"
-#include "zero.h"
+#include "compact-scan.h"
+#include "siblings.h"
 
 #include <errno.h>
-#include <string.h>
 
 #define COMPACT_DEFAULT_PARALLEL 4
 #define COMPACT_MAX_PARALLEL     16
-/* A block in use is found out with its first piece; one that is not is read in larger ones. */
-#define FIRST_PIECE_BYTES (64 * 1024)
-#define PIECE_BYTES       (256 * 1024)
+/* Free ranges shorter than this are not looked for: at most a page of a table saved, and much to remember. */
+#define FREE_GRANULARITY (64 * 1024)
+/* To punch holes, there is nothing to gain below a page of the host. */
+#define PUNCH_GRANULARITY (4 * 1024)
 
 typedef struct
 {
   Job job;
   CompactParams params;
   CompactStats stats;
-
-  /* Of the scan. */
-  GArray *extents; /* of BlockExtent */
-  int64_t block_size;
-  guint next;        /* extent to look at */
-  CoMutex drop_lock; /* one co_drop_block () at a time */
-  int ret;           /* the first error, or 0 */
-  const BlockDriverState *failed_node;
-  const char *failed_verb;
-  int64_t failed_offset;
+  char *children; /* that keep free space from being dropped, as a phrase; NULL: none do */
+  bool has_report;
+  FsFreeReport report;
 } CompactJob;
 
-static int
-compact_fail (CompactJob *compact, const BlockDriverState *node, const char *verb, int64_t offset, int ret)
-{
-  if (compact->ret == 0)
-    {
-      compact->ret = ret;
-      compact->failed_node = node;
-      compact->failed_verb = verb;
-      compact->failed_offset = offset;
-    }
-  return ret;
-}
+/* --- what the guest does not use ----------------------------------------------------------------------- */
 
-/* --- looking at blocks --------------------------------------------------------------------------------- */
-
-/* The buffers of one worker, PIECE_BYTES each. */
-typedef struct
-{
-  uint8_t *own, *parent;
-} ScanBuffers;
-
-/* Whether @parent shows zeros in the whole range (@own NULL), or the bytes at @own.  1, 0 or -errno. */
 static int coroutine_fn
-compact_co_parent_shows (CompactJob *compact, int64_t offset, int64_t bytes, const uint8_t *own,
-                         ScanBuffers *buffers)
+pause_point (void *opaque)
 {
-  BlockDriverState *parent = compact->params.bs->backing;
-  bool own_zero = own == NULL || buffer_is_zero (own, (size_t)bytes);
+  return job_co_pause_point (opaque);
+}
 
-  while (bytes > 0)
+/* Whether what the guest does not use may read as something else. */
+static bool
+compact_heeds_free_space (const CompactJob *compact)
+{
+  return compact->params.free_space && compact->children == NULL;
+}
+
+static bool coroutine_fn
+compact_co_look_for_children (CompactJob *compact, GError **error)
+{
+  const CompactParams *params = &compact->params;
+  BlockDriverState *bs = params->bs;
+
+  if (!params->free_space || params->break_children)
+    return true;
+  compact->children = siblings_co_describe_children (bs, &params->places);
+  if (compact->children == NULL)
+    return true;
+  if (params->mark_only)
     {
-      int64_t pnum = bytes, map;
-      BlockDriverState *file;
-      bool zero = true;
-
-      /* Past the parent's end there are zeros. */
-      if (offset < bdrv_length (parent))
-        {
-          int64_t inside = MIN (bytes, bdrv_length (parent) - offset);
-          int ret = bdrv_co_block_status_above (parent, NULL, offset, inside, &pnum, &map, &file, NULL);
-
-          if (ret < 0)
-            return compact_fail (compact, parent, "look-up of the allocation", offset, ret);
-          zero = !(ret & BDRV_BLOCK_ALLOCATED) || (ret & BDRV_BLOCK_ZERO);
-        }
-      if (!zero)
-        {
-          pnum = MIN (pnum, PIECE_BYTES);
-          int ret = bdrv_co_pread (parent, offset, pnum, buffers->parent);
-          if (ret < 0)
-            return compact_fail (compact, parent, "read", offset, ret);
-          if (own_zero ? !buffer_is_zero (buffers->parent, (size_t)pnum)
-                       : memcmp (own, buffers->parent, (size_t)pnum) != 0)
-            return 0;
-        }
-      else if (!own_zero && !buffer_is_zero (own, (size_t)pnum))
-        return 0;
-      offset += pnum;
-      bytes -= pnum;
-      own = own != NULL ? own + pnum : NULL;
+      bdrv_set_error (error, bs, VHDKIT_ERROR_HAS_CHILDREN,
+                      "%s may use what its own file systems do not: nothing was changed; give them up with "
+                      "--break-children",
+                      compact->children);
+      return false;
     }
-  return 1;
+  bdrv_warn (bs,
+             "free space of the guest's file systems is kept: %s may use it; give them up with "
+             "--break-children",
+             compact->children);
+  return true;
 }
 
-/* What a block can still turn out to be while it is looked at. */
-typedef struct
+/* @block_size: 0: there are no blocks. */
+static int64_t
+compact_free_granularity (const CompactParams *params, int64_t block_size)
 {
-  bool redundant; /* the guest sees the same without it */
-  bool zero;      /* it decides zeros everywhere, and the format can say so without storing them */
-} BlockVerdict;
-
-static inline bool
-verdict_is_open (const BlockVerdict *verdict)
-{
-  return verdict->redundant || verdict->zero;
+  if (block_size == 0)
+    return PUNCH_GRANULARITY;
+  /* Parts of blocks are of use where the rest can turn out to be zeros, or where they can be punched. */
+  if (params->punch_blocks)
+    return MIN (block_size, PUNCH_GRANULARITY);
+  return params->zero_scan ? MIN (block_size, FREE_GRANULARITY) : block_size;
 }
 
-/* Looks at data that this node stores.  0 or -errno. */
-static int coroutine_fn
-compact_co_look_at_data (CompactJob *compact, int64_t offset, int64_t bytes, ScanBuffers *buffers,
-                         BlockVerdict *verdict)
+static bool coroutine_fn
+compact_co_find_free (CompactJob *compact, int64_t block_size, GError **error)
 {
   BlockDriverState *bs = compact->params.bs;
-  int64_t piece = FIRST_PIECE_BYTES;
-
-  while (bytes > 0 && verdict_is_open (verdict))
-    {
-      int64_t n = MIN (bytes, piece);
-      int ret = job_co_throttle (&compact->job, n);
-
-      if (ret == 0)
-        ret = bdrv_co_pread (bs, offset, n, buffers->own);
-      if (ret < 0)
-        return compact_fail (compact, bs, "read", offset, ret);
-      bool zero = buffer_is_zero (buffers->own, (size_t)n);
-      verdict->zero = verdict->zero && zero;
-      if (bs->backing == NULL)
-        verdict->redundant = verdict->redundant && zero;
-      else if (verdict->redundant)
-        {
-          ret = compact_co_parent_shows (compact, offset, n, buffers->own, buffers);
-          if (ret < 0)
-            return ret;
-          verdict->redundant = ret > 0;
-        }
-      offset += n;
-      bytes -= n;
-      piece = PIECE_BYTES;
-    }
-  return 0;
-}
-
-/* Looks at the block until it is known what it is. */
-static int coroutine_fn
-compact_co_look_at_block (CompactJob *compact, int64_t offset, ScanBuffers *buffers, BlockVerdict *verdict)
-{
-  BlockDriverState *bs = compact->params.bs;
-  /* Of a block past the end, nothing is seen. */
-  int64_t end = MIN (offset + compact->block_size, bdrv_length (bs));
-
-  *verdict = (BlockVerdict){
-    .redundant = true,
-    .zero = bs->backing != NULL && (bs->drv->caps & BLOCK_CAP_ZERO_BLOCKS),
-  };
-  while (offset < end && verdict_is_open (verdict))
-    {
-      int64_t pnum, map;
-      BlockDriverState *file;
-      int ret = bdrv_co_block_status (bs, offset, end - offset, &pnum, &map, &file);
-
-      if (ret < 0)
-        return compact_fail (compact, bs, "look-up of the allocation", offset, ret);
-      if (!(ret & BDRV_BLOCK_ALLOCATED))
-        verdict->zero = false;
-      else if (compact->params.no_zero_scan)
-        *verdict = (BlockVerdict){ false, false };
-      else if (!(ret & BDRV_BLOCK_ZERO))
-        {
-          ret = compact_co_look_at_data (compact, offset, pnum, buffers, verdict);
-          if (ret < 0)
-            return ret;
-        }
-      else if (bs->backing != NULL && verdict->redundant)
-        {
-          ret = compact_co_parent_shows (compact, offset, pnum, NULL, buffers);
-          if (ret < 0)
-            return ret;
-          verdict->redundant = ret > 0;
-        }
-      offset += pnum;
-    }
-  return 0;
-}
-
-/* Zeros are kept as zeros where the format can: then they do not depend on the parent. */
-static int coroutine_fn
-compact_co_drop (CompactJob *compact, int64_t offset, const BlockVerdict *verdict)
-{
-  BlockDriverState *bs = compact->params.bs;
-
-  co_mutex_lock (&compact->drop_lock);
-  int ret = bs->drv->co_drop_block (bs, offset, verdict->zero ? BLOCK_DROP_ZERO : BLOCK_DROP_UNALLOCATED);
-  co_mutex_unlock (&compact->drop_lock);
-  if (ret < 0)
-    return compact_fail (compact, bs, "release of the block", offset, ret);
-  compact->stats.blocks_dropped++;
-  return 0;
-}
-
-static void coroutine_fn
-scan_entry (void *opaque)
-{
-  CompactJob *compact = opaque;
-  BlockDriverState *bs = compact->params.bs;
-  ScanBuffers buffers = {
-    .own = bdrv_try_alloc_buffer (bs, PIECE_BYTES),
-    .parent = bs->backing != NULL ? bdrv_try_alloc_buffer (bs->backing, PIECE_BYTES) : NULL,
+  uint32_t sector = bs->limits.request_alignment;
+  FsFreeParams params = {
+    .bs = bs,
+    .sector_size = sector == 512 || sector == 4096 ? sector : 0,
+    .granularity = compact_free_granularity (&compact->params, block_size),
+    .co_pause_point = pause_point,
+    .opaque = &compact->job,
   };
 
-  if (buffers.own == NULL || (bs->backing != NULL && buffers.parent == NULL))
-    compact_fail (compact, bs, "buffer for the read", 0, -ENOMEM);
-  while (compact->ret == 0)
+  if (!fs_co_find_free (&params, &compact->report, error))
     {
-      int ret = job_co_pause_point (&compact->job);
-
-      if (ret < 0)
-        {
-          compact_fail (compact, bs, "scan", 0, ret);
-          break;
-        }
-      if (compact->next == compact->extents->len)
-        break;
-      const BlockExtent *extent = &g_array_index (compact->extents, BlockExtent, compact->next++);
-      if (extent->offset < 0)
-        continue;
-      int64_t offset = extent->offset;
-      BlockVerdict verdict;
-      ret = compact_co_look_at_block (compact, offset, &buffers, &verdict);
-      if (ret == 0 && verdict_is_open (&verdict))
-        ret = compact_co_drop (compact, offset, &verdict);
-      if (ret < 0)
-        break;
-      job_progress_add (&compact->job, compact->block_size);
+      g_clear_error (error);
+      job_set_cancelled (&compact->job, error);
+      return false;
     }
-  bdrv_free_buffer (buffers.own);
-  bdrv_free_buffer (buffers.parent);
+  compact->has_report = true;
+  return true;
 }
 
-/* --- the job ------------------------------------------------------------------------------------------- */
+/* Marking free space is all that is asked for: then some must be known. */
+static bool
+compact_check_volumes (const CompactJob *compact, GError **error)
+{
+  const BlockDriverState *bs = compact->params.bs;
+  const GPtrArray *volumes = compact->report.volumes;
+
+  for (guint i = 0; i < volumes->len; i++)
+    if (((const FsVolumeInfo *)g_ptr_array_index (volumes, i))->in_use == NULL)
+      return true;
+  if (volumes->len == 0)
+    {
+      bdrv_set_error (error, bs, VHDKIT_ERROR_UNSUPPORTED, "no volume is found on the disk");
+      return false;
+    }
+  const FsVolumeInfo *first = g_ptr_array_index (volumes, 0);
+  bdrv_set_error (error, bs, VHDKIT_ERROR_UNSUPPORTED,
+                  "of none of its volumes the free space is known; the one at offset %" G_GINT64_FORMAT
+                  " (%s) counts as in use: %s",
+                  first->offset, first->type, first->in_use->message);
+  return false;
+}
+
+/* --- the steps ----------------------------------------------------------------------------------------- */
 
 static bool coroutine_fn
 compact_co_flush (CompactJob *compact, GError **error)
@@ -279,31 +168,79 @@ compact_co_flush (CompactJob *compact, GError **error)
   return ret == 0;
 }
 
-/* Looks at all blocks of @layout in file order, and drops. */
+/* Looks at all blocks of @layout in file order, and drops.  @layout becomes what is left when nothing is changed. */
 static bool coroutine_fn
-compact_co_scan (CompactJob *compact, const BlockLayout *layout, GError **error)
+compact_co_drop (CompactJob *compact, BlockLayout *layout, GError **error)
 {
-  BlockDriverState *bs = compact->params.bs;
-  unsigned workers = compact->params.parallel > 0 ? compact->params.parallel : COMPACT_DEFAULT_PARALLEL;
+  const CompactParams *params = &compact->params;
+  CompactScan scan = {
+    .job = &compact->job,
+    .bs = params->bs,
+    .layout = layout,
+    .zero_scan = params->zero_scan,
+    .free = compact->has_report ? &compact->report : NULL,
+    .dry_run = params->dry_run,
+    .workers = params->parallel > 0 ? params->parallel : COMPACT_DEFAULT_PARALLEL,
+  };
+  CompactStats *stats = &compact->stats;
 
-  compact->extents = layout->extents;
-  compact->block_size = layout->block_size;
-  co_mutex_init (&compact->drop_lock);
-  job_co_run_workers (&compact->job, workers, scan_entry, compact);
-  co_mutex_clear (&compact->drop_lock);
-  compact->extents = NULL;
+  job_progress_add_total (&compact->job, compact_scan_bytes (&scan));
+  int ret = compact_co_scan (&scan);
+  stats->blocks_zero = scan.blocks[COMPACT_ZERO];
+  stats->blocks_same = scan.blocks[COMPACT_SAME];
+  stats->blocks_free = scan.blocks[COMPACT_FREE];
+  stats->blocks_dropped = stats->blocks_zero + stats->blocks_same + stats->blocks_free;
+  if (scan.kept != NULL)
+    {
+      g_array_unref (layout->extents);
+      layout->extents = scan.kept;
+    }
 
-  if (compact->ret == -ECANCELED)
+  if (ret == -ECANCELED)
     job_set_cancelled (&compact->job, error);
-  else if (compact->ret < 0)
-    bdrv_set_error_errno (error, compact->failed_node, compact->ret,
-                          "%s at offset %" G_GINT64_FORMAT " failed", compact->failed_verb,
-                          compact->failed_offset);
+  else if (ret < 0)
+    bdrv_set_error_errno (error, scan.failed_node, ret, "%s at offset %" G_GINT64_FORMAT " failed",
+                          scan.failed_verb, scan.failed_offset);
   /* What was dropped stays dropped, also after an error; the first error is the one to tell. */
   bool flushed = true;
-  if (compact->stats.blocks_dropped > 0 && !bdrv_is_poisoned (bs))
-    flushed = compact_co_flush (compact, compact->ret == 0 ? error : NULL);
-  return compact->ret == 0 && flushed;
+  if (stats->blocks_dropped > 0 && !params->dry_run && !bdrv_is_poisoned (params->bs))
+    flushed = compact_co_flush (compact, ret == 0 ? error : NULL);
+  return ret == 0 && flushed;
+}
+
+static bool
+compact_make_plan (CompactJob *compact, const BlockLayout *layout, CompactPlan *plan, GError **error)
+{
+  if (compact_plan_make (layout, plan, error))
+    return true;
+  g_prefix_error (error, "%s: ", compact->params.bs->filename);
+  return false;
+}
+
+/* What moving and cutting would give, had the blocks been dropped that @layout lacks. */
+static bool
+compact_foresee (CompactJob *compact, const BlockLayout *layout, GError **error)
+{
+  g_auto (CompactPlan) plan = { 0 };
+  const CompactParams *params = &compact->params;
+  CompactStats *stats = &compact->stats;
+
+  if (params->mark_only)
+    return true;
+  if (params->move_blocks && !params->punch && params->bs->drv->co_relocate != NULL)
+    {
+      if (!compact_make_plan (compact, layout, &plan, error))
+        return false;
+      stats->blocks_moved = plan.moves->len;
+      stats->file_size_after = plan.file_size;
+    }
+  else if (layout->extents->len > 0)
+    {
+      const BlockExtent *last = &g_array_index (layout->extents, BlockExtent, layout->extents->len - 1);
+
+      stats->file_size_after = last->file_offset + last->bytes + layout->tail_bytes;
+    }
+  return true;
 }
 
 static bool coroutine_fn
@@ -315,11 +252,8 @@ compact_co_move (CompactJob *compact, GError **error)
 
   if (!bs->drv->co_get_layout (bs, &layout, error))
     return false;
-  if (!compact_plan_make (&layout, &plan, error))
-    {
-      g_prefix_error (error, "%s: ", bs->filename);
-      return false;
-    }
+  if (!compact_make_plan (compact, &layout, &plan, error))
+    return false;
   block_layout_clear (&layout);
 
   job_progress_add_total (&compact->job, plan.bytes);
@@ -376,46 +310,143 @@ compact_co_reduce (CompactJob *compact, GError **error)
   return ret == 0;
 }
 
+/* What follows on the drops, in an image that has blocks. */
 static bool coroutine_fn
-compact_co_steps (CompactJob *compact, GError **error)
+compact_co_give_back (CompactJob *compact, GError **error)
 {
-  BlockDriverState *bs = compact->params.bs;
-  g_auto (BlockLayout) layout = { 0 };
+  const CompactParams *params = &compact->params;
+  BlockDriverState *bs = params->bs;
 
-  if (!compact_co_reduce (compact, error) || !bs->drv->co_get_layout (bs, &layout, error))
-    return false;
-  for (guint i = 0; i < layout.extents->len; i++)
-    if (g_array_index (layout.extents, BlockExtent, i).offset >= 0)
-      compact->stats.blocks_allocated++;
-  job_progress_add_total (&compact->job, compact->stats.blocks_allocated * layout.block_size);
+  if (params->mark_only)
+    return true;
+  if (params->punch)
+    {
+      g_auto (BlockLayout) layout = { 0 };
 
-  if (!compact_co_scan (compact, &layout, error))
+      if (!bs->drv->co_get_layout (bs, &layout, error)
+          || !compact_co_punch_gaps (&compact->job, bs, &layout, error))
+        return false;
+      if (params->punch_blocks && compact->has_report
+          && !compact_co_punch_free (&compact->job, bs, &layout, &compact->report, false,
+                                     &compact->stats.bytes_punched, error))
+        return false;
+    }
+  else if (params->move_blocks && bs->drv->co_relocate != NULL && !compact_co_move (compact, error))
     return false;
-  block_layout_clear (&layout);
+  return compact_co_cut (compact, error)
+         && (!params->fill_holes || compact_co_fill_holes (&compact->job, bs, error));
+}
+
+static bool coroutine_fn
+compact_co_run_on_blocks (CompactJob *compact, BlockLayout *layout, GError **error)
+{
+  const CompactParams *params = &compact->params;
+
+  compact->stats.block_size = layout->block_size;
+  compact->stats.blocks_allocated = compact_payload_blocks (layout);
+  if (compact_heeds_free_space (compact) && !compact_co_find_free (compact, layout->block_size, error))
+    return false;
+  if (params->mark_only && !compact_check_volumes (compact, error))
+    return false;
+  if ((params->zero_scan || compact->has_report) && !compact_co_drop (compact, layout, error))
+    return false;
+  if (params->dry_run)
+    return (!params->punch_blocks || !compact->has_report
+            || compact_co_punch_free (&compact->job, params->bs, layout, &compact->report, true,
+                                      &compact->stats.bytes_punched, error))
+           && compact_foresee (compact, layout, error);
+  block_layout_clear (layout);
   /* What blocks that are gone now were the last to need. */
   if (compact->stats.blocks_dropped > 0 && !compact_co_reduce (compact, error))
     return false;
-  if (!compact->params.no_block_moves && bs->drv->co_relocate != NULL && !compact_co_move (compact, error))
+  return compact_co_give_back (compact, error);
+}
+
+/* Nothing can be dropped or moved there, but what is free can be punched. */
+static bool coroutine_fn
+compact_co_run_on_fixed (CompactJob *compact, GError **error)
+{
+  const CompactParams *params = &compact->params;
+  BlockDriverState *bs = params->bs;
+
+  if (compact->children != NULL)
+    {
+      bdrv_set_error (error, bs, VHDKIT_ERROR_HAS_CHILDREN,
+                      "%s may use what its own file systems do not: nothing was changed; give them up with "
+                      "--break-children",
+                      compact->children);
+      return false;
+    }
+  return compact_co_find_free (compact, 0, error)
+         && compact_co_punch_free (&compact->job, bs, NULL, &compact->report, params->dry_run,
+                                   &compact->stats.bytes_punched, error);
+}
+
+static bool coroutine_fn
+compact_co_steps (CompactJob *compact, GError **error)
+{
+  const CompactParams *params = &compact->params;
+  BlockDriverState *bs = params->bs;
+  g_auto (BlockLayout) layout = { 0 };
+  g_autoptr (GError) why = NULL;
+
+  if (!compact_co_look_for_children (compact, error))
     return false;
-  return compact_co_cut (compact, error);
+  if (bs->drv->co_get_layout == NULL)
+    return compact_co_run_on_fixed (compact, error);
+  if (!params->dry_run && !compact_co_reduce (compact, error))
+    return false;
+  if (bs->drv->co_get_layout (bs, &layout, &why))
+    return compact_co_run_on_blocks (compact, &layout, error);
+  if (params->punch && g_error_matches (why, VHDKIT_ERROR, VHDKIT_ERROR_UNSUPPORTED))
+    return compact_co_run_on_fixed (compact, error);
+  g_propagate_error (error, g_steal_pointer (&why));
+  return false;
 }
 
 static bool coroutine_fn
 compact_co_run (Job *job, GError **error)
 {
   CompactJob *compact = (CompactJob *)job;
-  const BlockDriverState *container = bdrv_protocol_node (compact->params.bs);
+  CompactStats *stats = &compact->stats;
+  BlockDriverState *bs = compact->params.bs;
+  const BlockDriverState *container = bdrv_protocol_node (bs);
 
-  compact->stats.file_size_before = bdrv_length (container);
+  stats->file_size_before = stats->file_size_after = bdrv_length (container);
+  stats->host_bytes_before = bdrv_co_get_allocated_size (bs);
   bool ok = compact_co_steps (compact, error);
-  compact->stats.file_size_after = bdrv_length (container);
+  if (!compact->params.dry_run)
+    {
+      stats->file_size_after = bdrv_length (container);
+      stats->host_bytes_after = bdrv_co_get_allocated_size (bs);
+    }
+  else
+    /* At most. */
+    stats->host_bytes_after =
+        compact->params.fill_holes ? stats->file_size_after
+        : stats->host_bytes_before < 0
+            ? stats->host_bytes_before
+            : MIN (stats->host_bytes_before, stats->file_size_after) - stats->bytes_punched;
+  stats->host_bytes_before = MAX (stats->host_bytes_before, -1);
+  stats->host_bytes_after = MAX (stats->host_bytes_after, -1);
   return ok;
+}
+
+static void
+compact_free (Job *job)
+{
+  CompactJob *compact = (CompactJob *)job;
+
+  g_free (compact->children);
+  if (compact->has_report)
+    fs_free_report_clear (&compact->report);
 }
 
 static const JobDriver compact_driver = {
   .instance_size = sizeof (CompactJob),
   .verb = "compact",
   .co_run = compact_co_run,
+  .free = compact_free,
 };
 
 static bool
@@ -435,19 +466,27 @@ compact_job_new (AioContext *context, const CompactParams *params, GError **erro
 {
   BlockDriverState *bs = params->bs;
 
-  if (bs->drv->co_get_layout == NULL || bs->drv->co_drop_block == NULL)
+  if (!params->punch && (bs->drv->co_get_layout == NULL || bs->drv->co_drop_block == NULL))
     {
       bdrv_set_error (error, bs, VHDKIT_ERROR_UNSUPPORTED,
                       "format %s has no blocks that could be released: there is nothing to compact",
                       bs->drv->format_name);
       return NULL;
     }
-  if (bs->read_only)
+  if (params->mark_only && !(bs->drv->caps & BLOCK_CAP_ZERO_BLOCKS))
+    {
+      bdrv_set_error (
+          error, bs, VHDKIT_ERROR_UNSUPPORTED,
+          "format %s has no mark for blocks that are not in use: a block is stored or is not there",
+          bs->drv->format_name);
+      return NULL;
+    }
+  if (bs->read_only && !params->dry_run)
     {
       bdrv_set_error (error, bs, VHDKIT_ERROR_READ_ONLY, "cannot be compacted: opened read-only");
       return NULL;
     }
-  if (bs->backing == NULL && !params->no_zero_scan && names_a_parent (bs))
+  if (bs->backing == NULL && (params->zero_scan || params->free_space) && names_a_parent (bs))
     {
       bdrv_set_error (error, bs, VHDKIT_ERROR_INVALID_ARGUMENT,
                       "has a parent that is not open: what it shows decides which blocks are needed");
@@ -470,4 +509,18 @@ CompactStats
 compact_job_get_stats (const Job *job)
 {
   return job->driver == &compact_driver ? ((const CompactJob *)job)->stats : (CompactStats){ 0 };
+}
+
+const FsFreeReport *
+compact_job_get_report (const Job *job)
+{
+  const CompactJob *compact = (const CompactJob *)job;
+
+  return job->driver == &compact_driver && compact->has_report ? &compact->report : NULL;
+}
+
+const char *
+compact_job_get_degraded (const Job *job)
+{
+  return job->driver == &compact_driver ? ((const CompactJob *)job)->children : NULL;
 }

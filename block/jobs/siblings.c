@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Images that a commit would break.
+ * Images that a commit, or a compaction, would break.
  *
  * The target shows something else afterwards, and so does every layer between it and the source.  The source still
  * shows the same, because it hides the difference; any other child of theirs does not.  A child whose link names its
  * parent's content cannot be opened above the target any more.  All others, among them every child of a layer
  * between, whose own content stays, open as before and show a mixture: nothing ever tells.
+ *
+ * A compaction that counts on space the guest does not use changes what its image shows there, so any child of it is
+ * one it would break: what that child uses there now, it may never have written itself.
  */
 #include "siblings.h"
 
@@ -57,4 +60,15 @@ siblings_co_check (BlockDriverState *source, BlockDriverState *target, const Bdr
       children->len, children->len == 1 ? "" : "s", describe_damage (children), names,
       children->len == 1 ? "it" : "them", children->len == 1 ? "it" : "them");
   return false;
+}
+
+char *coroutine_fn
+siblings_co_describe_children (BlockDriverState *bs, const BdrvOpenParams *places)
+{
+  g_autoptr (GPtrArray) children = bdrv_co_find_children (bs, bs, bs, places);
+
+  if (children->len == 0)
+    return NULL;
+  g_autofree char *names = name_children (children);
+  return g_strdup_printf ("%u image%s above it (%s)", children->len, children->len == 1 ? "" : "s", names);
 }

@@ -143,23 +143,57 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (VhdkitCommitPlan, vhdkit_commit_plan_clear)
 
 /* --- compact ------------------------------------------------------------------------------------------- */
 
+/* What is looked for, and what is done about it.  Blocks that the image's own tables say are not in use are given back
+ * in every mode.  Free space of the guest's file systems is used in all but PREZEROED and PRETRIMMED, and reads as zeros
+ * or as what the parent shows afterwards; not, with a warning of the image, where there are other images above this one
+ * (vhdkit_image_find_children ()): FULL is then PREZEROED, QUICK is PRETRIMMED, RETRIM fails with HAS_CHILDREN. */
+typedef enum
+{
+  VHDKIT_COMPACT_FULL,       /* free space, zeros, and what the parent shows too */
+  VHDKIT_COMPACT_QUICK,      /* only free space: no data is read */
+  VHDKIT_COMPACT_PREZEROED,  /* zeros, and what the parent shows */
+  VHDKIT_COMPACT_PRETRIMMED, /* neither: only what the tables say */
+  VHDKIT_COMPACT_RETRIM, /* as QUICK, but neither move blocks nor cut the file: blocks are only marked.  UNSUPPORTED where
+                          * no volume's free space is known, or where the format has no mark (VHD) */
+  VHDKIT_COMPACT_PUNCH, /* as FULL, but instead of moves punch holes into the container; of a fixed or raw image, too,
+                          * where the free space is all that is looked for */
+  VHDKIT_COMPACT_PACK, /* as FULL, and then write out all holes of the container: some hosts attach no sparse file */
+} VhdkitCompactMode;
+
 typedef struct
 {
   size_t struct_size;  /* sizeof (VhdkitCompactOptions) */
-  bool no_zero_scan;   /* drop nothing by content */
+  bool no_zero_scan;   /* look at no data, whatever the mode */
   bool no_block_moves; /* move nothing, only cut what is free at the end */
-  unsigned parallel;
+  unsigned parallel;   /* coroutines, 1..16; 0: 4 */
+  VhdkitCompactMode mode;
+  bool dry_run;        /* change nothing; @image may be read-only; the stats say what would be */
+  bool punch_blocks;   /* PUNCH: also where free space lies inside of blocks that stay */
+  bool break_children; /* use free space although other images above this one may rely on it: they are lost */
 } VhdkitCompactOptions;
 
 typedef struct
 {
   int64_t blocks_allocated, blocks_dropped, blocks_moved; /* at the start; by the job */
-  int64_t file_size_before, file_size_after;              /* bytes */
+  int64_t file_size_before, file_size_after;              /* bytes; with dry_run, about */
+  int64_t block_size;                                     /* bytes; 0: an image without blocks */
+  int64_t blocks_free;   /* of those dropped: partly or wholly not in use by the guest's file systems */
+  int64_t blocks_zero;   /* zeros */
+  int64_t blocks_same;   /* what the parent shows */
+  int64_t bytes_punched; /* inside of blocks that stay, or of a fixed image */
+  int64_t host_bytes_before,
+      host_bytes_after; /* that the container takes; with dry_run, at most; -1: not known */
 } VhdkitCompactStats;
 
-/* Shrink the container of @image's leaf, opened read-write, without changing what a guest can see. */
+/* Shrink the container of @image's leaf, opened read-write, without changing anything that the guest uses. */
 VhdkitJob *vhdkit_compact_new (VhdkitImage *image, const VhdkitCompactOptions *options, GError **error);
 void vhdkit_compact_get_stats (VhdkitJob *job, VhdkitCompactStats *stats);
+/* What was found on the disk by a job that has concluded, an a{sv} GVariant (a full reference of the caller's); NULL when
+ * the mode does not look.  "degraded" (s): why free space was not looked for although the mode would have it, and then
+ * nothing else.  "partition-table": "GPT", "MBR" or "none"; "notes": as; "volumes": aa{sv}, by offset, each
+ * with "partition" (u, 0: the whole disk), "offset", "length" and "free" (x, bytes), "type", where known "label" and
+ * "uuid", and where all of it counts as in use "reason" (s). */
+GVariant *vhdkit_compact_get_report (VhdkitJob *job);
 
 /* --- convert ------------------------------------------------------------------------------------------- */
 

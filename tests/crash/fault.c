@@ -16,6 +16,8 @@
 #define KIB INT64_C (1024)
 #define MIB (1024 * KIB)
 
+#define SWAP_PAGE (4 * KIB)
+
 typedef enum
 {
   WORK_GUEST,
@@ -35,6 +37,8 @@ typedef struct
   int64_t grow_to;
   bool batmap;
   bool skips; /* a commit that does not write what the target has already */
+  bool swap;  /* half of the disk is not in use */
+  VhdkitCompactMode mode;
 } Case;
 
 static const Case cases[] = {
@@ -51,6 +55,12 @@ static const Case cases[] = {
   { "compact-dynamic", WORK_COMPACT, IMAGE_VHD, 0, 512 * KIB, 4 * KIB, 0, 0, false, false },
   { "compact-differencing", WORK_COMPACT, IMAGE_VHD, IMAGE_VHD, 512 * KIB, 8 * KIB, 512 * KIB, 0, true,
     false },
+  { "compact-free", WORK_COMPACT, IMAGE_VHD, 0, 512 * KIB, 16 * KIB, 0, 0, false, false, true,
+    VHDKIT_COMPACT_FULL },
+  { "compact-free-punch", WORK_COMPACT, IMAGE_VHD, IMAGE_VHD, 512 * KIB, 16 * KIB, 512 * KIB, 0, false, false,
+    true, VHDKIT_COMPACT_PUNCH },
+  { "compact-free-pack", WORK_COMPACT, IMAGE_VHD, 0, 512 * KIB, 16 * KIB, 0, 0, false, false, true,
+    VHDKIT_COMPACT_PACK },
   { "rebase", WORK_REBASE, IMAGE_VHD, IMAGE_VHD, 300 * KIB, 8 * KIB, 256 * KIB, 0, false, false },
   { "rebase-flatten", WORK_FLATTEN, IMAGE_VHD, IMAGE_VHD_FIXED, 300 * KIB, 16 * KIB, 256 * KIB, 0, true,
     false },
@@ -66,6 +76,12 @@ static const Case cases[] = {
   { "rebase", WORK_REBASE, IMAGE_VHDX, IMAGE_VHDX, 4 * MIB, MIB, 3 * MIB, 0, false, false },
   { "rebase-flatten", WORK_FLATTEN, IMAGE_VHDX_4K, IMAGE_VHDX_4K, 4 * MIB, 2 * MIB, 5 * MIB, 0, false,
     false },
+  { "compact-free", WORK_COMPACT, IMAGE_VHDX, IMAGE_VHDX, 14 * MIB, MIB, 14 * MIB, 0, false, false, true,
+    VHDKIT_COMPACT_FULL },
+  { "compact-free-punch", WORK_COMPACT, IMAGE_VHDX, 0, 14 * MIB, MIB, 0, 0, false, false, true,
+    VHDKIT_COMPACT_PUNCH },
+  { "compact-free-retrim", WORK_COMPACT, IMAGE_VHDX, 0, 14 * MIB, MIB, 0, 0, false, false, true,
+    VHDKIT_COMPACT_RETRIM },
 };
 
 /* What fails. */
@@ -88,13 +104,15 @@ typedef struct
   TestDir dir;
   const Case *c;
   CrashTrace *files;   /* as they were; nothing is recorded */
-  GuestValues *values; /* what the leaf showed */
+  GuestValues *values; /* what the leaf showed … */
+  Guest *guest;        /* … and may show when the work is done */
   int told, survived;  /* runs in which the fault was reported, and was overcome */
 } Run;
 
 static void
 run_clear (Run *run)
 {
+  guest_free (run->guest);
   guest_values_free (run->values);
   crash_trace_free (run->files);
   test_dir_clear (&run->dir);
@@ -114,6 +132,22 @@ write_redundant (Run *run)
   if (image == NULL || vhdkit_image_pread (image, data, 0, bytes) < 0
       || vhdkit_image_pwrite (image, data, 0, bytes) < 0 || !image_close (image, &why))
     g_error ("%s", why ? why : "cannot write");
+}
+
+/* One that minds what is in use. */
+static Guest *
+new_guest (Run *run)
+{
+  const Case *c = run->c;
+  Guest *guest = guest_new (run->values);
+  g_autofree char *why = NULL;
+  g_autoptr (GuestValues) below = c->swap && c->base_bytes ? image_values (&run->dir, "base", &why) : NULL;
+
+  if (why)
+    g_error ("%s", why);
+  if (c->swap)
+    guest_set_unused (guest, SWAP_PAGE, c->bytes / 2 - SWAP_PAGE, below);
+  return guest;
 }
 
 static void
@@ -145,10 +179,13 @@ make_files (Run *run)
   if (c->work == WORK_COMPACT)
     write_redundant (run);
   image_populate (&run->dir, "leaf", rand, c->work == WORK_COMPACT ? 8 : 16, c->block_size, 0);
+  if (c->swap)
+    image_add_swap (&run->dir, "leaf", c->bytes / 2);
   g_rand_free (rand);
   run->values = image_values (&run->dir, "leaf", &why);
   if (run->values == NULL)
     g_error ("%s", why);
+  run->guest = new_guest (run);
   run->files = crash_trace_new (log, (const char *[]){ leaf, c->base_bytes ? base : NULL, NULL });
 }
 
@@ -213,6 +250,9 @@ guest_work (Run *run, Guest *guest, char **filters, bool *told)
 static char *
 job_work (Run *run, char **filters)
 {
+  VhdkitCompactOptions options = { .mode = run->c->mode,
+                                   .punch_blocks = run->c->mode == VHDKIT_COMPACT_PUNCH };
+
   switch (run->c->work)
     {
     case WORK_COMMIT:
@@ -222,7 +262,7 @@ job_work (Run *run, char **filters)
     case WORK_FLATTEN:
       return image_rebase (&run->dir, "leaf", NULL, filters, NULL, NULL);
     default:
-      return image_compact (&run->dir, "leaf", filters, NULL, NULL, NULL);
+      return image_compact (&run->dir, "leaf", options, filters, NULL, NULL, NULL);
     }
 }
 
@@ -243,7 +283,8 @@ work_again (void *opaque)
       guest_values_free (values);
       values = image_values (&run->dir, i == 0 ? "leaf" : changed, &why);
       if (values)
-        why = guest_values_compare (values, run->values);
+        why = run->c->work == WORK_COMMIT ? guest_values_compare (values, run->values)
+                                          : guest_check (run->guest, values, GUEST_NOW);
     }
   if (!why)
     why = image_check (&run->dir, changed, &leaks);
@@ -251,7 +292,7 @@ work_again (void *opaque)
     why = image_check_parent (&run->dir, "leaf", "other");
   if (!why && run->c->work == WORK_FLATTEN)
     why = image_check_parent (&run->dir, "leaf", NULL);
-  if (!why && run->c->work == WORK_COMPACT && leaks > 0)
+  if (!why && run->c->work == WORK_COMPACT && run->c->mode != VHDKIT_COMPACT_RETRIM && leaks > 0)
     why = g_strdup_printf ("%" G_GINT64_FORMAT " leaks", leaks);
   return why;
 }
@@ -276,7 +317,7 @@ one_fault (Run *run, const Fault *fault, int n)
 {
   const Case *c = run->c;
   g_auto (GStrv) filters = fault_filters (fault, n);
-  g_autoptr (Guest) guest = guest_new (run->values);
+  g_autoptr (Guest) guest = new_guest (run);
   GRand *rand = g_rand_new_with_seed (n);
   CrashJudge judge = { .dir = &run->dir,
                        .rand = rand,

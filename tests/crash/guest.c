@@ -285,6 +285,29 @@ allows (const Guest *guest, int64_t sector, uint32_t value, int64_t at)
   return guest_values_get (guest->initial, sector) == value;
 }
 
+static void
+give_value (Guest *guest, int64_t sector, uint32_t op, uint32_t value)
+{
+  Entry entry = { op, value, guest_values_get (guest->last, sector) };
+
+  guest_values_set (guest->last, sector, guest->entries->len);
+  g_array_append_val (guest->entries, entry);
+}
+
+void
+guest_set_unused (Guest *guest, int64_t offset, int64_t bytes, const GuestValues *below)
+{
+  Op op = { .durable = NEVER, .done = true, .discard = true };
+
+  g_array_append_val (guest->ops, op);
+  for (int64_t sector = offset / GUEST_SECTOR; sector < (offset + bytes) / GUEST_SECTOR; sector++)
+    {
+      give_value (guest, sector, guest->ops->len - 1, 0);
+      if (below && guest_values_get (below, sector) != 0)
+        give_value (guest, sector, guest->ops->len - 1, guest_values_get (below, sector));
+    }
+}
+
 /* Whether the sector ever had the value. */
 static bool
 had (const Guest *guest, int64_t sector, uint32_t value)
@@ -441,15 +464,6 @@ begin_op (GuestRun *run, Request *request)
   request->op = run->guest->ops->len;
   g_array_append_val (run->guest->ops, op);
   return op_at (run->guest, request->op);
-}
-
-static void
-give_value (Guest *guest, int64_t sector, uint32_t op, uint32_t value)
-{
-  Entry entry = { op, value, guest_values_get (guest->last, sector) };
-
-  guest_values_set (guest->last, sector, guest->entries->len);
-  g_array_append_val (guest->entries, entry);
 }
 
 static void

@@ -52,6 +52,9 @@ uint32_t guest_decode (const uint8_t *buffer, int64_t sector);
 
 /* What the image shows.  NULL and *why: a read failed. */
 GuestValues *guest_read_image (VhdkitImage *image, char **why);
+/* From the beginning on, nobody minds what [@offset, +@bytes) of the disk holds: what it does, zeros, or what @below (may
+ * be NULL; shorter or longer than the disk) shows there. */
+void guest_set_unused (Guest *guest, int64_t offset, int64_t bytes, const GuestValues *below);
 /* NULL, or why an image with @values is not what a crash at @at (bytes of the log) may leave. */
 char *guest_check (const Guest *guest, const GuestValues *values, int64_t at);
 

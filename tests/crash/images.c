@@ -393,6 +393,25 @@ read_while_running (const TestDir *dir, VhdkitJob *job, VhdkitImage *image, Gues
     }
 }
 
+void
+image_add_swap (const TestDir *dir, const char *name, int64_t bytes)
+{
+  enum
+  {
+    PAGE = 4096,
+    NUMBERS = 1024,
+  };
+  g_autofree uint8_t *page = g_malloc0 (PAGE);
+  uint32_t numbers[] = { GUINT32_TO_LE (1), GUINT32_TO_LE (bytes / PAGE - 1) };
+  g_autofree char *why = NULL;
+  VhdkitImage *image = image_open (dir, name, VHDKIT_OPEN_RDWR, NULL, &why);
+
+  memcpy (page + NUMBERS, numbers, sizeof numbers);
+  memcpy (page + PAGE - 10, "SWAPSPACE2", 10);
+  if (image == NULL || vhdkit_image_pwrite (image, page, 0, PAGE) < 0 || !image_close (image, &why))
+    g_error ("%s", why ? why : "cannot write");
+}
+
 /* Runs the job, frees it and closes the image: the first error. */
 static char *
 run_job (const TestDir *dir, VhdkitJob *job, VhdkitImage *image, Guest *reader, GRand *rand,
@@ -465,10 +484,9 @@ image_convert (const TestDir *dir, const char *source, const char *target, char 
 }
 
 char *
-image_compact (const TestDir *dir, const char *name, char **filters, Guest *reader, GRand *rand,
-               VhdkitCompactStats *stats)
+image_compact (const TestDir *dir, const char *name, VhdkitCompactOptions options, char **filters,
+               Guest *reader, GRand *rand, VhdkitCompactStats *stats)
 {
-  VhdkitCompactOptions options = { .struct_size = sizeof options };
   char *why = NULL;
   VhdkitImage *image = image_open (dir, name, VHDKIT_OPEN_RDWR, filters, &why);
   GError *error = NULL;
@@ -476,6 +494,7 @@ image_compact (const TestDir *dir, const char *name, char **filters, Guest *read
 
   if (image == NULL)
     return why;
+  options.struct_size = sizeof options;
   job = vhdkit_compact_new (image, &options, &error);
   return run_job (dir, job, image, reader, rand, stats, error);
 }

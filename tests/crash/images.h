@@ -110,6 +110,9 @@ void image_add_partial (const TestDir *dir, const char *name, GRand *rand);
 /* The disk gets another ID, other physical sectors, and an item more. */
 void image_set_disk_properties (const TestDir *dir, const char *name, GRand *rand);
 
+/* Makes the first @bytes of the disk, a multiple of 4 KiB, swap space; all but its first 4 KiB are not in use then. */
+void image_add_swap (const TestDir *dir, const char *name, int64_t bytes);
+
 /* NULL, or the errors that a check of the one file finds.  *leaks (may be NULL): how many leaks. */
 char *image_check (const TestDir *dir, const char *name, int64_t *leaks);
 /* Run the job: NULL, or its error, or that of closing the image after it.  With @reader (may be NULL) a guest reads
@@ -117,8 +120,8 @@ char *image_check (const TestDir *dir, const char *name, int64_t *leaks);
 char *image_commit (const TestDir *dir, const char *leaf, char **filters, int source, int target, bool shrink,
                     bool skip_identical, Guest *reader, GRand *rand);
 char *image_convert (const TestDir *dir, const char *source, const char *target, char **filters);
-char *image_compact (const TestDir *dir, const char *name, char **filters, Guest *reader, GRand *rand,
-                     VhdkitCompactStats *stats);
+char *image_compact (const TestDir *dir, const char *name, VhdkitCompactOptions options, char **filters,
+                     Guest *reader, GRand *rand, VhdkitCompactStats *stats);
 
 /* @parent: NULL for none.  The filters are not put on it. */
 char *image_rebase (const TestDir *dir, const char *leaf, const char *parent, char **filters, Guest *reader,
