@@ -17,6 +17,7 @@ struct VhdkitJob
   VhdkitContext *context;
   VhdkitImage *images[2]; /* [1]: NULL unless there are two */
   Job *job;
+  char **relink; /* of a commit, which borrows it */
   VhdkitJobCallback concluded;
   void *concluded_opaque;
 };
@@ -171,6 +172,7 @@ vhdkit_job_free (VhdkitJob *job)
     return;
   g_return_if_fail (job_get_state (job->job) == JOB_CREATED || job_get_state (job->job) == JOB_CONCLUDED);
   job_free (job->job);
+  g_strfreev (job->relink);
   g_free (job);
 }
 
@@ -205,9 +207,19 @@ vhdkit_commit_new (VhdkitImage *image, const VhdkitCommitOptions *options, GErro
     .parallel = own.parallel,
     .shrink_target = own.shrink_target,
     .break_siblings = own.break_siblings,
-    .places = { .confine = image->confine, .drive_map = (const char *const *)image->drive_map },
+    .places = { .confine = image->confine,
+                .drive_map = (const char *const *)image->drive_map,
+                .filters = (const char *const *)image->filters },
+    .leaf = image->bs,
+    .delete_sources = own.delete_sources,
+    .rename_target = own.rename_target,
   };
-  return job_wrap (commit_job_new (image->context->aio, &params, error), image, NULL);
+  g_auto (GStrv) relink = g_strdupv ((char **)own.relink);
+  params.relink = (const char *const *)relink;
+  VhdkitJob *job = job_wrap (commit_job_new (image->context->aio, &params, error), image, NULL);
+  if (job != NULL)
+    job->relink = g_steal_pointer (&relink);
+  return job;
 }
 
 void

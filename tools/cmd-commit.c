@@ -11,7 +11,8 @@
 typedef struct
 {
   ImageOptions image;
-  bool quiet, progress, keep_sources, shrink, break_siblings;
+  bool quiet, progress, keep_sources, shrink, break_siblings, delete_sources, rename;
+  GPtrArray *relink;
   VhdkitCacheMode cache;
   const char *ancestor;
   int64_t depth, rate, parallel;
@@ -24,7 +25,22 @@ static const OptionDef options[] = {
   { 0, "depth", "N", OPTION_NUMBER, OPTION_MAIN, offsetof (CommitArgs, depth),
     "Merge N images: into the parent (1, the default), its parent (2), and so on", 1, INT32_MAX },
   { 'd', NULL, NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, keep_sources),
-    "Leave the merged images as they are. They always stay; accepted for scripts made for qemu-img" },
+    "Leave the merged images as they are. They stay unless --delete or --rename is given; accepted for "
+    "scripts made for "
+    "qemu-img" },
+  { 0, "relink", "CHILD", OPTION_LIST, OPTION_MAIN, offsetof (CommitArgs, relink),
+    "After the merge, make the target the parent of CHILD, whose parent is FILE; may be given several "
+    "times" },
+  { 0, "delete", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, delete_sources),
+    "After the merge, remove FILE and the images between. Refused while other images beside FILE have it as "
+    "their "
+    "parent, unless --relink names them" },
+  { 0, "rename", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, rename),
+    "After the merge, give the target the name of FILE, which it replaces: what uses FILE goes on. Formats "
+    "must be the "
+    "same; children of FILE stay linked (VHDX) or must be named with --relink (VHD). A target that has a "
+    "parent must be "
+    "named with -b, so that the command run again cannot merge further down" },
   { 0, "shrink", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, shrink),
     "The merged image is smaller than the target: cut the target to its size (a raw file; neither VHD "
     "nor VHDX can shrink)" },
@@ -81,20 +97,45 @@ layer_name (VhdkitImage *image, int layer)
   return name;
 }
 
+/* What has become of the files themselves. */
+static void
+describe_files (GString *text, VhdkitImage *image, int target, const CommitArgs *args)
+{
+  g_autofree char *source = layer_name (image, 0), *into = layer_name (image, target);
+  for (const char *const *path = list_strings (args->relink); path != NULL && *path != NULL; path++)
+    {
+      g_autofree char *child = printable (*path);
+      g_string_append_printf (text, "%s is now above %s.\n", child, args->rename ? source : into);
+    }
+  for (int layer = target - 1; layer >= args->rename && args->delete_sources; layer--)
+    {
+      g_autofree char *removed = layer_name (image, layer);
+      g_string_append_printf (text, "%s was removed.\n", removed);
+    }
+}
+
 /* What the merge into layer @target means for the files: for people who are about to delete some of them.
  * @siblings: NULL where there are none. */
 static char *
-describe_outcome (VhdkitImage *image, int target, VhdkitChild **siblings)
+describe_outcome (VhdkitImage *image, int target, VhdkitChild **siblings, const CommitArgs *args)
 {
   g_autofree char *source = layer_name (image, 0), *into = layer_name (image, target);
   GString *text = g_string_new (NULL);
 
-  g_string_printf (text, "%s now holds what %s shows.\n", into, source);
-  for (int layer = 1; layer < target; layer++)
+  if (args->rename)
+    g_string_printf (text, "%s is now %s, and holds what that showed.\n", into, source);
+  else
+    g_string_printf (text, "%s now holds what %s %s.\n", into, source,
+                     args->delete_sources ? "showed" : "shows");
+  describe_files (text, image, target, args);
+  for (int layer = 1; layer < target && !args->delete_sources; layer++)
     {
       g_autofree char *between = layer_name (image, layer);
       g_string_append_printf (
-          text, "%s no longer shows what it did: neither use it by itself nor merge it.\n", between);
+          text,
+          args->rename ? "%s can no longer be opened: remove it.\n"
+                       : "%s no longer shows what it did: neither use it by itself nor merge it.\n",
+          between);
     }
   for (VhdkitChild **sibling = siblings; sibling != NULL && *sibling != NULL; sibling++)
     {
@@ -109,14 +150,37 @@ describe_outcome (VhdkitImage *image, int target, VhdkitChild **siblings)
   return g_string_free (text, FALSE);
 }
 
+/* What the options cannot be together, or NULL. */
+static const char *
+find_contradiction (const CommitArgs *args)
+{
+  if (args->ancestor != NULL && args->depth > 0)
+    return "-b and --depth exclude each other";
+  if (args->keep_sources && (args->delete_sources || args->rename))
+    return "-d keeps the merged images: it excludes --delete and --rename";
+  return NULL;
+}
+
+/* After a rename the command would merge the target into its own parent when it is run again. */
+static bool
+check_rename (VhdkitImage *image, const CommitArgs *args, const char *path, int target)
+{
+  if (!args->rename || args->ancestor != NULL || target == vhdkit_image_get_depth (image) - 1)
+    return true;
+  g_autofree char *into = layer_name (image, target);
+  report (path, "--rename: %s has a parent itself, and has to be named with -b", into);
+  return false;
+}
+
 static int
 run (const Command *command, void *opaque, char **operands)
 {
   const CommitArgs *args = opaque;
   const char *path = operands[0];
-  if (args->ancestor != NULL && args->depth > 0)
+  const char *contradiction = find_contradiction (args);
+  if (contradiction != NULL)
     {
-      report (NULL, "-b and --depth exclude each other");
+      report (NULL, "%s", contradiction);
       return EXIT_FAILURE;
     }
   signals_defer ();
@@ -125,7 +189,7 @@ run (const Command *command, void *opaque, char **operands)
     return EXIT_FAILURE;
   tool_print_warnings (image);
   int target = find_target (image, args, path);
-  if (target < 0)
+  if (target < 0 || !check_rename (image, args, path, target))
     return EXIT_FAILURE;
 
   VhdkitCommitOptions commit_options = {
@@ -135,6 +199,9 @@ run (const Command *command, void *opaque, char **operands)
     .parallel = (unsigned)args->parallel,
     .shrink_target = args->shrink,
     .break_siblings = args->break_siblings,
+    .relink = list_strings (args->relink),
+    .delete_sources = args->delete_sources,
+    .rename_target = args->rename,
   };
   g_autoptr (GError) error = NULL;
   VhdkitJob *job = vhdkit_commit_new (image, &commit_options, &error);
@@ -152,7 +219,7 @@ run (const Command *command, void *opaque, char **operands)
                         "the chain is whole and reads as before; run the command again to finish the merge");
   vhdkit_job_free (job);
   tool_print_warnings (image);
-  g_autofree char *outcome = describe_outcome (image, target, siblings);
+  g_autofree char *outcome = describe_outcome (image, target, siblings, args);
   vhdkit_children_free (siblings);
   status = tool_close_with (status, g_steal_pointer (&image), path);
   if (status == EXIT_SUCCESS && !args->quiet)
@@ -172,11 +239,22 @@ const Command cmd_commit = {
       "be the uppermost "
       "image of its chain. At every instant, and after a crash, FILE reads as before; a merge "
       "that was interrupted "
-      "is finished by running the command again. FILE stays and reads the same afterwards; images "
+      "is finished by running the command again. FILE stays and reads the same afterwards, unless --delete "
+      "or "
+      "--rename says otherwise; images "
       "between FILE and "
       "the target, and other children of these and of the target, are no longer valid: where there are such "
       "children beside the files of the chain, the merge is refused unless --break-siblings is given. "
-      "Children in other directories are not looked for.",
+      "Children in other directories are not looked for.\n\n"
+      "What --relink, --delete and --rename ask for begins when the target holds everything and that is "
+      "durable, and "
+      "is checked before anything is written. A command that was interrupted then is finished by running it "
+      "again, as "
+      "long as FILE can be opened. Once a --rename is done, -b names a file that is not there any more; once "
+      "--delete "
+      "has begun, FILE cannot be opened or is gone: the target holds everything, and what is left of the "
+      "merged images "
+      "can be removed.",
   .options = options,
   .args_size = sizeof (CommitArgs),
   .min_operands = 1,

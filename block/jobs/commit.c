@@ -30,6 +30,7 @@
  *  C9 what belongs to the disk and not to its content is the target's or the source's: nothing read through the
  *     chain speaks of it.
  *  C10 end, at any of its steps: as C3.
+ *  Files that are relinked, renamed or removed after it: see conclude.c.
  *
  * At each of them the job run again starts over from the tables and writes the same bytes to the same places:
  * nothing has to be remembered.  An error or a cancel stops between ranges and goes on with the flush and with
@@ -38,6 +39,7 @@
 #include "commit.h"
 
 #include "checked.h"
+#include "conclude.h"
 #include "copy.h"
 #include "siblings.h"
 
@@ -338,7 +340,7 @@ commit_co_change_target (CommitJob *commit, GError **error)
 }
 
 static bool coroutine_fn
-commit_co_steps (CommitJob *commit, GError **error)
+commit_co_merge (CommitJob *commit, Conclude *conclude, GError **error)
 {
   SpaceNeed need = { .last_region = -1 };
 
@@ -346,7 +348,7 @@ commit_co_steps (CommitJob *commit, GError **error)
       || !(commit->params.break_siblings
            || siblings_co_check (commit->params.source, commit->params.target, &commit->params.places, error))
       || !commit_co_plan (commit, &need, error) || !commit_co_check_space (commit, &need, error)
-      || !commit_co_make_writable (commit->params.target, error)
+      || !conclude_co_lock (conclude, error) || !commit_co_make_writable (commit->params.target, error)
       || !commit_co_parent_changed (commit, true, error))
     return false;
 
@@ -354,6 +356,39 @@ commit_co_steps (CommitJob *commit, GError **error)
   bool ended = commit_co_parent_changed (commit, false, ok ? error : NULL);
   bool flushed = commit_co_flush (commit->params.target, ok && ended ? error : NULL);
   return ok && ended && flushed;
+}
+
+/* A merge that an earlier run has made: nobody knows whether it saw its last flush succeed. */
+static bool coroutine_fn
+commit_co_resume (CommitJob *commit, Conclude *conclude, GError **error)
+{
+  return conclude_co_lock (conclude, error) && commit_co_make_writable (commit->params.target, error)
+         && commit_co_flush (commit->params.target, error);
+}
+
+static bool coroutine_fn
+commit_co_steps (CommitJob *commit, GError **error)
+{
+  const CommitParams *params = &commit->params;
+  const ConcludeParams after = {
+    .leaf = params->leaf ? params->leaf : params->source,
+    .source = params->source,
+    .target = params->target,
+    .places = params->places,
+    .relink = params->relink,
+    .delete_sources = params->delete_sources,
+    .rename_target = params->rename_target,
+    .break_siblings = params->break_siblings,
+  };
+  bool merged;
+  Conclude *conclude = conclude_co_new (&commit->job, &after, &merged, error);
+  bool ok =
+      conclude != NULL
+      && (merged ? commit_co_resume (commit, conclude, error) : commit_co_merge (commit, conclude, error))
+      && conclude_co_run (conclude, error);
+
+  conclude_co_free (conclude);
+  return ok;
 }
 
 static bool coroutine_fn

@@ -15,7 +15,11 @@ typedef struct
   unsigned parallel;        /* coroutines, 0: default */
   bool shrink_target;       /* a source smaller than the target: cut the target at the end */
   bool break_siblings;      /* do not look for other images that depend on what changes (else refused) */
-  BdrvOpenParams places;    /* where their parents may lie: confine and drive_map */
+  BdrvOpenParams places;    /* where their parents may lie: confine and drive_map; and filters for children */
+  /* What becomes of the sources afterwards: as in ConcludeParams. */
+  BlockDriverState *leaf;    /* of the chain; NULL: @source */
+  const char *const *relink; /* borrowed until the job has concluded */
+  bool delete_sources, rename_target;
 } CommitParams;
 
 typedef struct

@@ -371,6 +371,8 @@ struct BlockDriver
    * bs->backing stays as it is.  Durable on return. */
   bool coroutine_fn (*co_change_parent) (BlockDriverState *bs, const BlockParentChange *change,
                                          GError **error);
+  /* Whether it could, without I/O: asked before anything is stored for it.  NULL: whatever is asked. */
+  bool (*check_parent_change) (BlockDriverState *bs, const BlockParentChange *change, GError **error);
   /* Formats whose link names the parent's content (get_next_identity): from now on the link also holds when the
    * parent has @identity (BLOCK_IDENTITY_SIZE bytes).  And: give this image @identity, that of another image with the
    * same content.  Durable on return. */

@@ -95,6 +95,7 @@ const BlockDriver vhd_driver = {
   .get_parent_link = vhd_get_parent_link,
   .get_identity = vhd_get_identity,
   .co_change_parent = vhd_co_change_parent,
+  .check_parent_change = vhd_check_parent_change,
   .co_get_layout = vhd_co_get_layout,
   .co_drop_block = vhd_co_drop_block,
   .co_relocate = vhd_co_relocate,

@@ -329,13 +329,18 @@ vhd_co_settle_header (VhdState *s, const GArray *used)
 
 /* --- the operation ------------------------------------------------------------------------------------------ */
 
-static bool
-check_change (VhdState *s, const BlockParentChange *change, GError **error)
+bool
+vhd_check_parent_change (BlockDriverState *bs, const BlockParentChange *change, GError **error)
 {
-  if (!vhd_is_fixed (s) || !change->parent)
-    return true;
-  bdrv_set_error (error, s->bs, VHDKIT_ERROR_INVALID_ARGUMENT, "a fixed image cannot have a parent");
-  return false;
+  VhdState *s = bs->opaque;
+  g_auto (Link) link = { 0 };
+
+  if (vhd_is_fixed (s))
+    {
+      bdrv_set_error (error, bs, VHDKIT_ERROR_INVALID_ARGUMENT, "a fixed image cannot have a parent");
+      return false;
+    }
+  return plan_link (s, change, &link, error);
 }
 
 bool coroutine_fn
@@ -348,11 +353,9 @@ vhd_co_change_parent (BlockDriverState *bs, const BlockParentChange *change, GEr
   g_auto (Link) link = { 0 };
   int ret;
 
-  if (!check_change (s, change, error))
-    return false;
   if (!change->parent && !vhd_is_differencing (s))
     return true;
-  if (!plan_link (s, change, &link, error))
+  if (!vhd_check_parent_change (bs, change, error) || !plan_link (s, change, &link, error))
     return false;
 
   ret = disk_type != s->footer.disk_type ? fill_blocks (s) : vhd_co_publish (s);

@@ -356,6 +356,7 @@ int64_t vhd_make_locators (VhdHeader *header, const char *child_path, const char
                            const char *other_path, int64_t file_offset, GArray *texts);
 
 /* relink.c */
+bool vhd_check_parent_change (BlockDriverState *bs, const BlockParentChange *change, GError **error);
 bool coroutine_fn vhd_co_change_parent (BlockDriverState *bs, const BlockParentChange *change,
                                         GError **error);
 /* A header that stands behind a block goes back to where the others of its kind are, if there is room, and the

@@ -43,6 +43,7 @@ const BlockDriver vhdx_driver = {
   .co_take_next_identity = vhdx_co_take_next_identity,
   .co_parent_changed = vhdx_co_parent_changed,
   .co_change_parent = vhdx_co_change_parent,
+  .check_parent_change = vhdx_check_parent_change,
   .co_accept_identity = vhdx_co_accept_identity,
   .co_take_identity = vhdx_co_take_identity,
   .co_copy_disk_properties = vhdx_co_copy_disk_properties,

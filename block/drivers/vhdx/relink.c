@@ -152,6 +152,26 @@ give_up_parent (VhdxState *s, GError **error)
   return ok;
 }
 
+bool
+vhdx_check_parent_change (BlockDriverState *bs, const BlockParentChange *change, GError **error)
+{
+  VhdxState *s = bs->opaque;
+  g_autoptr (GArray) entries = NULL;
+  g_autoptr (GByteArray) item = NULL;
+
+  if (vhdx_is_fixed (s))
+    {
+      bdrv_set_error (error, bs, VHDKIT_ERROR_INVALID_ARGUMENT, "a fixed image cannot have a parent");
+      return false;
+    }
+  if (!change->parent)
+    return true;
+  if (!check_parent (s, change->parent, error))
+    return false;
+  item = vhdx_locator_make (bs, change, &entries, error);
+  return item != NULL;
+}
+
 bool coroutine_fn
 vhdx_co_change_parent (BlockDriverState *bs, const BlockParentChange *change, GError **error)
 {

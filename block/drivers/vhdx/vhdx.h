@@ -630,6 +630,7 @@ int coroutine_fn vhdx_co_zero_range (VhdxState *s, int64_t offset, int64_t bytes
 bool coroutine_fn vhdx_co_parent_changed (BlockDriverState *bs, BlockDriverState *parent, bool begin,
                                           GError **error);
 bool coroutine_fn vhdx_co_accept_identity (BlockDriverState *bs, const uint8_t *identity, GError **error);
+bool vhdx_check_parent_change (BlockDriverState *bs, const BlockParentChange *change, GError **error);
 bool coroutine_fn vhdx_co_change_parent (BlockDriverState *bs, const BlockParentChange *change,
                                          GError **error);
 
