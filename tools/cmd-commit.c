@@ -73,7 +73,10 @@ find_target (VhdkitImage *image, const CommitArgs *args, const char *path)
       int layer = vhdkit_image_find_layer (image, args->ancestor);
       if (layer > 0)
         return layer;
-      report (path, layer == 0 ? "%s is the image to be merged, not one below it" : "%s is not in its chain",
+      report (path,
+              layer == 0     ? "%s is the image to be merged, not one below it"
+              : args->rename ? "%s is not in its chain; an earlier --rename may have given it this name"
+                             : "%s is not in its chain",
               args->ancestor);
       return -1;
     }

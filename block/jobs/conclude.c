@@ -367,29 +367,31 @@ is_path_listed (const Conclude *conclude, const char *path)
 }
 
 /* Nobody loses the parent: not of the source, whose name goes to an image that children do not take for it, nor of
- * what is removed. */
+ * what is removed.  Before a merge children of the layers between are looked for with those of the target
+ * (siblings.c); @merged: there will be none. */
 static bool coroutine_fn
-co_check_orphans (Conclude *conclude, GError **error)
+co_check_orphans (Conclude *conclude, bool merged, GError **error)
 {
   const ConcludeParams *params = &conclude->params;
-  bool source_stays = conclude->takes_identity || !(params->delete_sources || params->rename_target);
-  BlockDriverState *lower = params->delete_sources ? conclude->lowest : params->source;
+  bool source_goes = (params->delete_sources || params->rename_target) && !conclude->takes_identity;
+  bool between_go = merged && params->delete_sources && !params->break_siblings;
   g_autoptr (GString) names = g_string_new (NULL);
   g_autoptr (GPtrArray) found = NULL;
   guint orphans = 0;
 
-  if (!params->delete_sources && source_stays)
+  if (!source_goes && !between_go)
     return true;
-  found = bdrv_co_find_children (params->leaf, params->source, lower, &params->places);
+  found = bdrv_co_find_children (params->leaf, params->source, conclude->lowest, &params->places);
   for (guint i = 0; i < found->len; i++)
     {
       const BdrvChild *child = g_ptr_array_index (found, i);
+      bool of_source = child->parent == params->source;
 
-      if (child->parent == params->source ? source_stays || is_path_listed (conclude, child->path)
-                                          : params->break_siblings)
+      if (of_source ? !source_goes || is_path_listed (conclude, child->path) : !between_go)
         continue;
       if (orphans++ < MAX_NAMED)
-        g_string_append_printf (names, "%s%s", orphans > 1 ? ", " : "", child->path);
+        g_string_append_printf (names, "%s%s above %s", orphans > 1 ? ", " : "", child->path,
+                                child->parent->filename);
     }
   if (orphans == 0)
     return true;
@@ -397,9 +399,9 @@ co_check_orphans (Conclude *conclude, GError **error)
     g_string_append_printf (names, " and %u more", orphans - MAX_NAMED);
   bdrv_set_error (
       error, params->source, VHDKIT_ERROR_HAS_CHILDREN,
-      "%u image%s would lose the parent: %s; nothing was changed: name %s with --relink, or leave the "
-      "merged images where they are",
-      orphans, orphans == 1 ? "" : "s", names->str, orphans == 1 ? "it" : "them");
+      "%u image%s would lose the parent: %s; nothing was changed: name with --relink what is above %s, "
+      "or leave the merged images where they are",
+      orphans, orphans == 1 ? "" : "s", names->str, params->source->filename);
   return false;
 }
 
@@ -495,7 +497,7 @@ co_check (Job *job, Conclude *conclude, bool *merged, GError **error)
         return false;
     }
   if (!co_open_children (conclude, &above_target, error) || !add_layer_above (conclude, error)
-      || !co_check_orphans (conclude, error))
+      || !co_check_orphans (conclude, above_target != NULL, error))
     return false;
   *merged = above_target != NULL;
   return !above_target || co_check_merged (job, params, above_target, error);
