@@ -11,6 +11,8 @@
  * However it ends: leaf and other show the same.  As long as nothing is removed and the target has its own name, source
  * does so too, and the command run again finishes.  Once the target has the name of source it shows that.
  *
+ * Faults: each request fails, or all from there on; and each change of a name.  The same is asked of what is left.
+ *
  * VHDKIT_SEED repeats a run; VHDKIT_CRASH_CUTS crashes of each case (long.sh).
  */
 #include <fcntl.h>
@@ -21,6 +23,7 @@
 
 #include <glib/gstdio.h>
 
+#include "../../block/drivers/test/blkdebug.h"
 #include "images.h"
 #include "simdisk.h"
 
@@ -78,20 +81,27 @@ typedef struct
 
 /* --- names in the directory ------------------------------------------------------------------------------- */
 
-static Run *noting; /* changes of names, or NULL */
+static Run *noting;      /* changes of names, or NULL */
+static int failing = -1; /* of the changes noted, this one fails */
 
-static void
+static bool
 note (const char *from, const char *to)
 {
   NameChange *change;
 
   if (!noting)
-    return;
+    return true;
+  if (failing-- == 0)
+    {
+      errno = EIO;
+      return false;
+    }
   change = g_new0 (NameChange, 1);
   change->at = crash_trace_now (noting->trace);
   change->from = g_strdup (from);
   change->to = g_strdup (to);
   g_ptr_array_add (noting->changes, change);
+  return true;
 }
 
 static void
@@ -107,15 +117,13 @@ name_change_free (gpointer data)
 int
 rename (const char *from, const char *to)
 {
-  note (from, to);
-  return (int)syscall (SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+  return !note (from, to) ? -1 : (int)syscall (SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
 }
 
 int
 unlink (const char *path)
 {
-  note (path, NULL);
-  return (int)syscall (SYS_unlinkat, AT_FDCWD, path, 0);
+  return !note (path, NULL) ? -1 : (int)syscall (SYS_unlinkat, AT_FDCWD, path, 0);
 }
 
 static void
@@ -400,6 +408,67 @@ test_crashes (gconstpointer data)
   judge_name_changes (&run);
 }
 
+/* --- faults ------------------------------------------------------------------------------------------------ */
+
+/* @filters fail a request, or a change of a name does. */
+static char *
+live_with_fault (Run *run, char **filters)
+{
+  g_autofree char *told = NULL;
+
+  crash_trace_restore (run->trace);
+  g_ptr_array_set_size (run->changes, 0);
+  noting = run;
+  told = commit (run, filters);
+  noting = NULL;
+  if (!told)
+    return look_at_result (run);
+  /* Not a fault, or one that does not say where. */
+  if (strstr (told, run->dir.dir) == NULL)
+    return g_steal_pointer (&told);
+  return judge_files (run, run->changes->len);
+}
+
+static void
+test_faults (gconstpointer data)
+{
+  static const char *const faults[] = { "op=any,errno=EIO", "op=any,count=0,errno=EIO" };
+  const Case *c = data;
+  g_auto (Run) run = { .c = c, .changes = g_ptr_array_new_with_free_func (name_change_free) };
+  g_autofree char *name = g_strdup_printf ("conclude-fault-%s-%s", image_kind_format (c->kind), c->name);
+  int stride = test_number ("VHDKIT_STRIDE", 5), changes;
+
+  run.rand = test_rand (name);
+  test_dir_init (&run.dir, "conclude-fault");
+  if (!record (&run))
+    return;
+  changes = run.changes->len;
+  for (int k = 0; k < changes && !g_test_failed (); k++)
+    {
+      failing = k;
+      g_autofree char *why = live_with_fault (&run, NULL);
+      if (why)
+        test_fail ("change of name %d failed: %s", k, why);
+      failing = -1;
+    }
+  for (size_t i = 0; i < G_N_ELEMENTS (faults) && !g_test_failed (); i++)
+    for (int n = 1, failures = 1; failures > 0 && !g_test_failed ();
+         n += g_rand_int_range (run.rand, 1, stride))
+      {
+        g_autofree char *filter = g_strdup_printf ("blkdebug,%s,n=%d,id=fault", faults[i], n);
+        char *filters[] = { (char *)"simdisk", filter, NULL };
+
+        simdisk_set_seed (1);
+        blkdebug_reset ("fault");
+        g_autofree char *why = live_with_fault (&run, filters);
+        failures = blkdebug_get_failures ("fault");
+        if (why)
+          test_fail ("%s at request %d: %s", faults[i], n, why);
+        else if (failures == 0)
+          g_test_message ("%s: up to request %d", faults[i], n);
+      }
+}
+
 int
 main (int argc, char **argv)
 {
@@ -409,7 +478,11 @@ main (int argc, char **argv)
       g_autofree char *path =
           g_strdup_printf ("/crash-conclude/%s/%s", image_kind_format (cases[i].kind), cases[i].name);
 
+      g_autofree char *faults =
+          g_strdup_printf ("/crash-conclude/%s/faults-%s", image_kind_format (cases[i].kind), cases[i].name);
+
       g_test_add_data_func (path, &cases[i], test_crashes);
+      g_test_add_data_func (faults, &cases[i], test_faults);
     }
   return g_test_run ();
 }
