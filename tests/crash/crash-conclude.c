@@ -9,7 +9,7 @@
  * changes lost that were not flushed by then.
  *
  * However it ends: leaf and other show the same.  As long as nothing is removed and the target has its own name, source
- * does so too, and the command run again finishes.  Once the target has the name of source it shows that.
+ * does so too, and the command run again for it, naming leaf and other, finishes.  Once the target has the name of source it shows that.
  *
  * Faults: each request fails, or all from there on; and each change of a name.  The same is asked of what is left.
  *
@@ -34,6 +34,7 @@ typedef enum
   RELINK = 1 << 0,
   DELETE = 1 << 1,
   RENAME = 1 << 2,
+  BELOW_LEAF = 1 << 3, /* the chain is opened through leaf, which need not be named */
 } Options;
 
 typedef struct
@@ -45,10 +46,18 @@ typedef struct
 } Case;
 
 static const Case cases[] = {
-  { "relink", IMAGE_VHD, 1, RELINK },          { "delete", IMAGE_VHD, 2, RELINK | DELETE },
-  { "rename", IMAGE_VHD, 1, RELINK | RENAME }, { "rename-delete", IMAGE_VHD, 2, RELINK | RENAME | DELETE },
-  { "relink", IMAGE_VHDX, 1, RELINK },         { "delete", IMAGE_VHDX, 2, RELINK | DELETE },
-  { "rename", IMAGE_VHDX, 1, RENAME },         { "rename-delete", IMAGE_VHDX, 2, RENAME | DELETE },
+  { "relink", IMAGE_VHD, 1, RELINK },
+  { "delete", IMAGE_VHD, 2, RELINK | DELETE },
+  { "rename", IMAGE_VHD, 1, RELINK | RENAME },
+  { "rename-delete", IMAGE_VHD, 2, RELINK | RENAME | DELETE },
+  { "delete-below-leaf", IMAGE_VHD, 1, RELINK | DELETE | BELOW_LEAF },
+  { "rename-below-leaf", IMAGE_VHD, 2, RELINK | RENAME | DELETE | BELOW_LEAF },
+  { "relink", IMAGE_VHDX, 1, RELINK },
+  { "delete", IMAGE_VHDX, 2, RELINK | DELETE },
+  { "rename", IMAGE_VHDX, 1, RENAME },
+  { "rename-delete", IMAGE_VHDX, 2, RENAME | DELETE },
+  { "delete-below-leaf", IMAGE_VHDX, 2, RELINK | DELETE | BELOW_LEAF },
+  { "rename-below-leaf", IMAGE_VHDX, 1, RENAME | BELOW_LEAF },
 };
 
 static const char *const names[] = { "base", "middle", "source", "leaf", "other" };
@@ -166,20 +175,21 @@ make_files (Run *run)
     }
 }
 
-/* NULL, or why it failed. */
+/* NULL, or why it failed.  @below_leaf: through leaf; else it has to be named. */
 static char *
-commit (Run *run, char **filters)
+commit (Run *run, char **filters, bool below_leaf)
 {
   const Case *c = run->c;
   g_autofree char *leaf = test_path (&run->dir, names[LEAF]), *other = test_path (&run->dir, names[OTHER]);
-  const char *const children[] = { leaf, other, NULL };
+  const char *const children[] = { other, below_leaf ? NULL : leaf, NULL };
   VhdkitCommitOptions options = { .struct_size = sizeof options,
-                                  .target_layer = c->target,
+                                  .source_layer = below_leaf,
+                                  .target_layer = below_leaf + c->target,
                                   .relink = c->options & RELINK ? children : NULL,
                                   .delete_sources = c->options & DELETE,
                                   .rename_target = c->options & RENAME };
   char *why = NULL;
-  VhdkitImage *image = image_open (&run->dir, names[SOURCE], 0, filters, &why);
+  VhdkitImage *image = image_open (&run->dir, names[below_leaf ? LEAF : SOURCE], 0, filters, &why);
   g_autoptr (GError) error = NULL;
   VhdkitJob *job;
 
@@ -261,7 +271,7 @@ record (Run *run)
   run->trace = crash_trace_new (log, (const char *const *)paths->pdata);
   filters = recording_filters (&run->dir, "log", run->rand);
   noting = run;
-  why = commit (run, filters);
+  why = commit (run, filters, run->c->options & BELOW_LEAF);
   noting = NULL;
   crash_trace_load (run->trace);
   if (!why)
@@ -308,7 +318,7 @@ judge_files (Run *run, guint n)
     why = look_at_remains (run);
   if (why || gone)
     return why;
-  why = commit (run, NULL);
+  why = commit (run, NULL, false);
   if (!why)
     why = look_at_result (run);
   if (why)
@@ -419,7 +429,7 @@ live_with_fault (Run *run, char **filters)
   crash_trace_restore (run->trace);
   g_ptr_array_set_size (run->changes, 0);
   noting = run;
-  told = commit (run, filters);
+  told = commit (run, filters, run->c->options & BELOW_LEAF);
   noting = NULL;
   if (!told)
     return look_at_result (run);

@@ -21,7 +21,7 @@ trap 'rm -f "$log"' EXIT
 status=0
 
 while [ "$seed" -le "$last" ]; do
-  for name in crash/crash-write crash/crash-grow crash/crash-compact crash/crash-commit crash/crash-replay crash/crash-convert crash/crash-relink \
+  for name in crash/crash-write crash/crash-grow crash/crash-compact crash/crash-commit crash/crash-replay crash/crash-convert crash/crash-relink crash/crash-conclude \
     crash/fault \
     unit/test-model; do
     if VHDKIT_SEED=$seed "$build/tests/$name" -k > "$log" 2>&1; then

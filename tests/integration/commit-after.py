@@ -374,7 +374,10 @@ def killed(t, options, gone, renamed):
     """kill -9 at any moment.  The leaves d and e always open and read the same; the source does, until the first of
     the merged files is gone.  While it opens, the command run again finishes; no file outside of the merge changes.
     """
-    pristine = Chain(t, 'pristine')
+    # Made in the place where the copies will be, to which absolute paths lead.
+    pristine = Chain(t, 'run')
+    os.rename(t.path('run'), t.path('pristine'))
+    pristine.folder = t.path('pristine')
     rng = random.Random(7)
     met = reruns = attempt = 0
     longest = 0.05
