@@ -140,6 +140,7 @@ vhdkit_image_open (VhdkitContext *context, const char *path, const VhdkitOpenOpt
   image->bs = call.bs;
   image->confine = g_strdup (own.confine);
   image->drive_map = g_strdupv ((char **)own.drive_map);
+  image->filters = g_strdupv ((char **)own.filters);
   image->write_through = own.cache == VHDKIT_CACHE_WRITETHROUGH || own.cache == VHDKIT_CACHE_DIRECTSYNC;
   return image;
 }
@@ -174,6 +175,7 @@ vhdkit_image_close (VhdkitImage *image, GError **error)
   api_run_sync (image->context, close_call_entry, &call);
   g_free (image->confine);
   g_strfreev (image->drive_map);
+  g_strfreev (image->filters);
   g_free (image);
   return call.ok;
 }

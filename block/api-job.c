@@ -19,6 +19,7 @@ struct VhdkitJob
   VhdkitImage *images[2];            /* [1]: NULL unless there are two */
   BlockDriverState *source, *target; /* what is read, what is changed; or NULL */
   Job *job;
+  char **relink; /* of a commit, which borrows it */
   VhdkitJobCallback concluded;
   void *concluded_opaque;
 };
@@ -183,6 +184,7 @@ vhdkit_job_free (VhdkitJob *job)
     return;
   g_return_if_fail (job_get_state (job->job) == JOB_CREATED || job_get_state (job->job) == JOB_CONCLUDED);
   job_free (job->job);
+  g_strfreev (job->relink);
   g_free (job);
 }
 
@@ -230,9 +232,15 @@ commit_get_params (VhdkitImage *image, const VhdkitCommitOptions *options, Commi
     .parallel = own.parallel,
     .shrink_target = own.shrink_target,
     .break_siblings = own.break_siblings,
-    .places = { .confine = image->confine, .drive_map = (const char *const *)image->drive_map },
+    .places = { .confine = image->confine,
+                .drive_map = (const char *const *)image->drive_map,
+                .filters = (const char *const *)image->filters },
     .reflink = reflinks[own.reflink],
     .skip_identical = own.skip_identical,
+    .leaf = image->bs,
+    .relink = own.relink,
+    .delete_sources = own.delete_sources,
+    .rename_target = own.rename_target,
   };
   return true;
 }
@@ -244,8 +252,13 @@ vhdkit_commit_new (VhdkitImage *image, const VhdkitCommitOptions *options, GErro
 
   if (!commit_get_params (image, options, &params, error))
     return NULL;
-  return job_wrap (commit_job_new (image->context->aio, &params, error), image, NULL, params.source,
-                   params.target);
+  g_auto (GStrv) relink = g_strdupv ((char **)params.relink);
+  params.relink = (const char *const *)relink;
+  VhdkitJob *job = job_wrap (commit_job_new (image->context->aio, &params, error), image, NULL, params.source,
+                             params.target);
+  if (job != NULL)
+    job->relink = g_steal_pointer (&relink);
+  return job;
 }
 
 void

@@ -42,6 +42,7 @@ struct VhdkitImage
   bool write_through; /* every write is durable on return */
   char *confine;      /* as it was opened, for looking at other files later */
   char **drive_map;
+  char **filters;
   int jobs; /* jobs that run on it: no writes meanwhile */
 };
 

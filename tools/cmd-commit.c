@@ -14,7 +14,8 @@
 typedef struct
 {
   ImageOptions image;
-  bool quiet, keep_sources, shrink, dry_run, skip_identical, break_siblings;
+  bool quiet, keep_sources, shrink, dry_run, skip_identical, break_siblings, delete_sources, rename;
+  GPtrArray *relink;
   ProgressStyle progress;
   OutputFormat output;
   VhdkitCacheMode cache;
@@ -36,7 +37,23 @@ static const OptionDef options[] = {
     "The image to merge into by its place, counted from FILE, which is 1; as MergeTargetDepth in Windows", 2,
     INT32_MAX },
   { 'd', NULL, NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, keep_sources),
-    "Leave the merged images as they are. They always stay; accepted for scripts made for qemu-img" },
+    "Leave the merged images as they are. They stay unless --delete or --rename is given; accepted for "
+    "scripts made for "
+    "qemu-img" },
+  { 0, "relink", "CHILD", OPTION_LIST, OPTION_MAIN, offsetof (CommitArgs, relink),
+    "After the merge, make the target the parent of CHILD, whose parent is the image merged; may be given "
+    "several "
+    "times" },
+  { 0, "delete", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, delete_sources),
+    "After the merge, remove the image merged and those between. Refused while other images beside it have "
+    "it as their "
+    "parent, unless --relink names them" },
+  { 0, "rename", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, rename),
+    "After the merge, give the target the name of the image merged, which it replaces: what uses that goes "
+    "on. Formats "
+    "must be the same; its children stay linked (VHDX) or must be named with --relink (VHD). A target that "
+    "has a parent "
+    "must be named with -b, so that the command run again cannot merge further down" },
   { 0, "dry-run", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, dry_run),
     "Write nothing; print what would be merged, how many bytes would be shared, copied and made zeros, and "
     "what "
@@ -79,6 +96,10 @@ find_contradiction (const CommitArgs *args)
     return "--target-depth must be greater than --source-depth: both are counted from FILE, which is 1";
   if (args->output == OUTPUT_JSON && !args->dry_run)
     return "--output=json needs --dry-run; --progress=json tells of a merge that runs";
+  if (args->keep_sources && (args->delete_sources || args->rename))
+    return "-d keeps the merged images: it excludes --delete and --rename";
+  if (args->dry_run && (args->relink != NULL || args->delete_sources || args->rename))
+    return "--dry-run tells of the merge alone: it excludes --relink, --delete and --rename";
   if (args->dry_run && args->progress == PROGRESS_JSON)
     return "--dry-run and --progress=json exclude each other: both print for programs";
   return NULL;
@@ -143,7 +164,10 @@ find_target (VhdkitImage *image, const CommitArgs *args, const char *path, int s
       int layer = vhdkit_image_find_layer (image, args->ancestor);
       if (layer > source)
         return layer;
-      report (path, layer < 0 ? "%s is not in its chain" : "%s is the image to be merged, not one below it",
+      report (path,
+              layer >= 0     ? "%s is the image to be merged, not one below it"
+              : args->rename ? "%s is not in its chain; an earlier --rename may have given it this name"
+                             : "%s is not in its chain",
               args->ancestor);
       return -1;
     }
@@ -169,6 +193,39 @@ find_target (VhdkitImage *image, const CommitArgs *args, const char *path, int s
   return args->target_depth > 0 ? (int)args->target_depth - 1 : source + (int)MAX (args->depth, 1);
 }
 
+static char *
+layer_name (VhdkitImage *image, int layer)
+{
+  VhdkitLayerInfo info = { 0 };
+  char *name =
+      vhdkit_image_get_layer_info (image, layer, &info, NULL) ? printable (info.filename) : g_strdup ("?");
+
+  vhdkit_layer_info_clear (&info);
+  return name;
+}
+
+/* Whether the command run again, after an interruption or by mistake, means the same images, wherever they are by then:
+ * a target that was renamed has its own parent below it, and children that were relinked have lost layers. */
+static bool
+check_names (VhdkitImage *image, const CommitArgs *args, const char *path,
+             const VhdkitCommitOptions *commit_options)
+{
+  bool moves = args->relink != NULL || args->delete_sources || args->rename;
+  if (moves && commit_options->source_layer > 0 && (args->source == NULL || args->ancestor == NULL))
+    {
+      report (path, "--relink, --delete and --rename below the uppermost image need --source and -b: places "
+                    "in the chain "
+                    "change");
+      return false;
+    }
+  if (!args->rename || args->ancestor != NULL
+      || commit_options->target_layer == vhdkit_image_get_depth (image) - 1)
+    return true;
+  g_autofree char *into = layer_name (image, commit_options->target_layer);
+  report (path, "--rename: %s has a parent itself, and has to be named with -b", into);
+  return false;
+}
+
 /* Other images that depend on what the merge changes; NULL after a message. */
 static VhdkitChild **
 find_siblings (VhdkitImage *image, const VhdkitCommitOptions *commit_options, const char *path)
@@ -181,31 +238,45 @@ find_siblings (VhdkitImage *image, const VhdkitCommitOptions *commit_options, co
   return siblings;
 }
 
-static char *
-layer_name (VhdkitImage *image, int layer)
+/* What has become of the files themselves. */
+static void
+describe_files (GString *text, VhdkitImage *image, int from, int target, const CommitArgs *args)
 {
-  VhdkitLayerInfo info = { 0 };
-  char *name =
-      vhdkit_image_get_layer_info (image, layer, &info, NULL) ? printable (info.filename) : g_strdup ("?");
-
-  vhdkit_layer_info_clear (&info);
-  return name;
+  g_autofree char *source = layer_name (image, from), *into = layer_name (image, target);
+  for (const char *const *path = list_strings (args->relink); path != NULL && *path != NULL; path++)
+    {
+      g_autofree char *child = printable (*path);
+      g_string_append_printf (text, "%s is now above %s.\n", child, args->rename ? source : into);
+    }
+  for (int layer = target - 1; layer >= from + args->rename && args->delete_sources; layer--)
+    {
+      g_autofree char *removed = layer_name (image, layer);
+      g_string_append_printf (text, "%s was removed.\n", removed);
+    }
 }
 
 /* What the merge of layer @from into layer @target means for the files: for people who are about to delete some of
  * them.  @siblings: NULL where there are none. */
 static char *
-describe_outcome (VhdkitImage *image, int from, int target, VhdkitChild **siblings)
+describe_outcome (VhdkitImage *image, int from, int target, VhdkitChild **siblings, const CommitArgs *args)
 {
   g_autofree char *source = layer_name (image, from), *into = layer_name (image, target);
   GString *text = g_string_new (NULL);
 
-  g_string_printf (text, "%s now holds what %s shows.\n", into, source);
-  for (int layer = from + 1; layer < target; layer++)
+  if (args->rename)
+    g_string_printf (text, "%s is now %s, and holds what that showed.\n", into, source);
+  else
+    g_string_printf (text, "%s now holds what %s %s.\n", into, source,
+                     args->delete_sources ? "showed" : "shows");
+  describe_files (text, image, from, target, args);
+  for (int layer = from + 1; layer < target && !args->delete_sources; layer++)
     {
       g_autofree char *between = layer_name (image, layer);
       g_string_append_printf (
-          text, "%s no longer shows what it did: neither use it by itself nor merge it.\n", between);
+          text,
+          args->rename ? "%s can no longer be opened: remove it.\n"
+                       : "%s no longer shows what it did: neither use it by itself nor merge it.\n",
+          between);
     }
   for (VhdkitChild **sibling = siblings; sibling != NULL && *sibling != NULL; sibling++)
     {
@@ -252,7 +323,7 @@ run_commit (VhdkitImage **image, const CommitArgs *args, const char *path,
   vhdkit_job_free (job);
   tool_print_warnings (*image);
   g_autofree char *outcome =
-      describe_outcome (*image, commit_options->source_layer, commit_options->target_layer, siblings);
+      describe_outcome (*image, commit_options->source_layer, commit_options->target_layer, siblings, args);
   vhdkit_children_free (siblings);
   g_autofree char *counts = describe_stats (&stats);
   status = tool_close_with (status, g_steal_pointer (image), path);
@@ -308,6 +379,9 @@ run (const Command *command, void *opaque, char **operands)
     .shrink_target = args->shrink,
     .skip_identical = args->skip_identical,
     .break_siblings = args->break_siblings,
+    .relink = list_strings (args->relink),
+    .delete_sources = args->delete_sources,
+    .rename_target = args->rename,
   };
   const char *contradiction = find_contradiction (args);
   if (contradiction != NULL)
@@ -327,7 +401,7 @@ run (const Command *command, void *opaque, char **operands)
   if (commit_options.source_layer < 0)
     return EXIT_FAILURE;
   commit_options.target_layer = find_target (image, args, path, commit_options.source_layer);
-  if (commit_options.target_layer < 0)
+  if (commit_options.target_layer < 0 || !check_names (image, args, path, &commit_options))
     return EXIT_FAILURE;
   return args->dry_run ? run_dry (image, args, path, &commit_options)
                        : run_commit (&image, args, path, &commit_options);
@@ -345,13 +419,24 @@ const Command cmd_commit = {
       "be the uppermost "
       "image of its chain. At every instant, and after a crash, FILE reads as before; a merge "
       "that was interrupted "
-      "is finished by running the command again. FILE stays and reads the same afterwards; images "
+      "is finished by running the command again. FILE stays and reads the same afterwards, unless --delete "
+      "or "
+      "--rename says otherwise; images "
       "between FILE and "
       "the target, and other children of these and of the target, are no longer valid: where there are such "
       "children beside the files of the chain, the merge is refused unless --break-siblings is given. "
       "Children in other directories are not looked for. With --source or "
       "--source-depth all this is said of that image instead of FILE, and what lies above it is not "
       "touched.\n\n"
+      "What --relink, --delete and --rename ask for begins when the target holds everything and that is "
+      "durable, and "
+      "is checked before anything is written. A command that was interrupted then is finished by running it "
+      "again, as "
+      "long as FILE can be opened. Once a --rename is done, -b names a file that is not there any more; once "
+      "--delete "
+      "has begun, FILE cannot be opened or is gone: the target holds everything, and what is left of the "
+      "merged images "
+      "can be removed.\n\n"
       "--dry-run tells what would be done. Its figures of what can be shared, and its time, are estimates: "
       "the time is what reading alone would take at the rate of a sample that was read for it. With "
       "--output=json it is one object: layers (each with filename, role and bytes), bytes-to-copy, "

@@ -121,6 +121,12 @@ typedef struct
 GPtrArray *coroutine_fn bdrv_co_find_children (BlockDriverState *leaf, BlockDriverState *upper,
                                                BlockDriverState *lower, const BdrvOpenParams *params);
 
+/* The layer from @upper down to @lower, nodes of one chain, that opening @child would take as its parent, or NULL.  A
+ * parent without an identity counts as one that the user allows.  No lock is taken. */
+BlockDriverState *coroutine_fn bdrv_co_find_parent_layer (BlockDriverState *child, BlockDriverState *upper,
+                                                          BlockDriverState *lower,
+                                                          const BdrvOpenParams *params);
+
 /* The files beside the container in which Hyper-V tracks changes, absolute, NULL-terminated, or NULL: there are none;
  * free with g_strfreev (). */
 char **bdrv_find_change_tracking (const BlockDriverState *bs);

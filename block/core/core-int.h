@@ -282,11 +282,6 @@ GPtrArray *bdrv_resolve_parent_path (const BlockParentPath *path, const char *ch
 
 /* Opens the parents of @leaf, all of them. */
 bool coroutine_fn bdrv_co_open_parents (BlockDriverState *leaf, const BdrvOpenParams *params, GError **error);
-/* The layer from @upper down to @lower, nodes of one chain, that opening @child would take as its parent, or NULL.  A
- * parent without an identity counts as one that the user allows.  No lock is taken. */
-BlockDriverState *coroutine_fn bdrv_co_find_parent_layer (BlockDriverState *child, BlockDriverState *upper,
-                                                          BlockDriverState *lower,
-                                                          const BdrvOpenParams *params);
 /* Looks at every place @child names for its parent and notes with the node what is there.  Nothing stays open, and
  * nobody's locks are in the way or are kept waiting. */
 void coroutine_fn bdrv_co_examine_parents (BlockDriverState *child, const BdrvOpenParams *params);

@@ -30,7 +30,11 @@ typedef struct
   CommitReflink reflink;
   bool skip_identical;   /* do not write what the target shows already */
   bool break_siblings;   /* do not look for other images that depend on what changes (else refused) */
-  BdrvOpenParams places; /* where their parents may lie: confine and drive_map */
+  BdrvOpenParams places; /* where their parents may lie: confine and drive_map; and filters for children */
+  /* What becomes of the sources afterwards: as in ConcludeParams. */
+  BlockDriverState *leaf;    /* of the chain; NULL: @source */
+  const char *const *relink; /* borrowed until the job has concluded */
+  bool delete_sources, rename_target;
 } CommitParams;
 
 #define COMMIT_DEFAULT_PARALLEL 16

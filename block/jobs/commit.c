@@ -30,6 +30,7 @@
  *  C9 what belongs to the disk and not to its content is the target's or the source's: nothing read through the
  *     chain speaks of it.
  *  C10 end, at any of its steps: as C3.
+ *  Files that are relinked, renamed or removed after it: see conclude.c.
  *
  * At each of them the job run again starts over from the tables and writes the same bytes to the same places:
  * nothing has to be remembered.  An error or a cancel stops between ranges and goes on with the flush and with
@@ -37,6 +38,7 @@
  */
 #include "commit.h"
 
+#include "conclude.h"
 #include "copy.h"
 #include "siblings.h"
 
@@ -136,6 +138,13 @@ commit_co_make_writable (BlockDriverState *bs, const char *why, GError **error)
 }
 
 static bool coroutine_fn
+commit_co_make_target_writable (const CommitJob *commit, GError **error)
+{
+  return commit_co_make_writable (
+      commit->params.target, "it is what a merge writes to; make it writable, or end what uses it", error);
+}
+
+static bool coroutine_fn
 commit_co_check_space (const CommitJob *commit, GError **error)
 {
   if (commit_plan_co_check_space (&commit->params, &commit->plan, error))
@@ -199,16 +208,14 @@ commit_co_change_target (CommitJob *commit, GError **error)
 }
 
 static bool coroutine_fn
-commit_co_steps (CommitJob *commit, GError **error)
+commit_co_merge (CommitJob *commit, Conclude *conclude, GError **error)
 {
   const CommitParams *params = &commit->params;
 
   if (!(params->break_siblings || siblings_co_check (params->source, params->target, &params->places, error))
       || !commit_plan_co_make (&commit->job, params, &commit->plan, error)
-      || !commit_co_check_space (commit, error)
-      || !commit_co_make_writable (
-          params->target, "it is what a merge writes to; make it writable, or end what uses it", error)
-      || !commit_co_parent_changed (commit, true, error))
+      || !commit_co_check_space (commit, error) || !conclude_co_lock (conclude, error)
+      || !commit_co_make_target_writable (commit, error) || !commit_co_parent_changed (commit, true, error))
     return false;
   /* All at once: a part of the total would tell a wrong share that is done. */
   job_progress_add_total (&commit->job, commit->plan.bytes_total);
@@ -217,6 +224,39 @@ commit_co_steps (CommitJob *commit, GError **error)
   bool ended = commit_co_parent_changed (commit, false, ok ? error : NULL);
   bool flushed = commit_co_flush (commit->params.target, ok && ended ? error : NULL);
   return ok && ended && flushed;
+}
+
+/* A merge that an earlier run has made: nobody knows whether it saw its last flush succeed. */
+static bool coroutine_fn
+commit_co_resume (CommitJob *commit, Conclude *conclude, GError **error)
+{
+  return conclude_co_lock (conclude, error) && commit_co_make_target_writable (commit, error)
+         && commit_co_flush (commit->params.target, error);
+}
+
+static bool coroutine_fn
+commit_co_steps (CommitJob *commit, GError **error)
+{
+  const CommitParams *params = &commit->params;
+  const ConcludeParams after = {
+    .leaf = params->leaf ? params->leaf : params->source,
+    .source = params->source,
+    .target = params->target,
+    .places = params->places,
+    .relink = params->relink,
+    .delete_sources = params->delete_sources,
+    .rename_target = params->rename_target,
+    .break_siblings = params->break_siblings,
+  };
+  bool merged;
+  Conclude *conclude = conclude_co_new (&commit->job, &after, &merged, error);
+  bool ok =
+      conclude != NULL
+      && (merged ? commit_co_resume (commit, conclude, error) : commit_co_merge (commit, conclude, error))
+      && conclude_co_run (conclude, error);
+
+  conclude_co_free (conclude);
+  return ok;
 }
 
 static bool coroutine_fn

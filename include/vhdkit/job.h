@@ -80,6 +80,19 @@ typedef struct
   bool break_siblings;
   VhdkitReflink reflink;
   bool skip_identical; /* read the target too, and write only what differs (of what is not shared) */
+  /* What follows when the target holds everything and that is durable.  All of it is checked, and the files are locked,
+   * before the first write.  An error from then on says that the merge is complete. */
+  const char *const
+      *relink; /* paths of children of the source, NULL-terminated, or NULL: they get the target as their
+                              * parent.  One that has it already shows that an earlier run was interrupted: then
+                              * nothing is merged, and it is refused unless the target shows what the source does */
+  bool
+      delete_sources; /* remove the files of the merged layers, the source's at last; refused with HAS_CHILDREN while
+                        * the source has children beside it that are not in @relink */
+  bool
+      rename_target; /* the target's file takes the name of the source's, of the same format and file system, and if
+                        * the target has a parent, in the same directory.  Children of a VHDX source stay linked;
+                        * others are to be in @relink, or it is refused with HAS_CHILDREN */
 } VhdkitCommitOptions;
 
 /* What a commit did. */
@@ -92,7 +105,8 @@ typedef struct
 /* Merge the layers from @source_layer down to the one above @target_layer into @target_layer.  @image is
  * opened read-only; the job makes the target writable.  The view through the source stays the same at every
  * instant and after a crash.  Layers below the target are not touched; other children of the target and
- * of the layers between are invalidated: see break_siblings. */
+ * of the layers between are invalidated: see break_siblings.  The files stay unless delete_sources or rename_target is
+ * set; what is above the source in @image's chain is then linked to the target. */
 VhdkitJob *vhdkit_commit_new (VhdkitImage *image, const VhdkitCommitOptions *options, GError **error);
 void vhdkit_commit_get_stats (VhdkitJob *job, VhdkitCommitStats *stats);
 

@@ -1,0 +1,498 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Crashes while a commit relinks children, removes the merged images and renames the target.
+ *
+ * base <- middle <- source <- leaf, and other, another child of source.  The whole command is recorded.  A rename or a
+ * removal is not in the log of requests: rename () and unlink () are replaced here by functions that do the same and
+ * note the position of the log.  The directory is flushed right after each, before any other request, so a crash
+ * before that position has the old names, a crash after it the new ones, and a crash at it either, with any of the
+ * changes lost that were not flushed by then.
+ *
+ * However it ends: leaf and other show the same.  As long as nothing is removed and the target has its own name, source
+ * does so too, and the command run again for it, naming leaf and other, finishes.  Once the target has the name of source it shows that.
+ *
+ * Faults: each request fails, or all from there on; and each change of a name.  The same is asked of what is left.
+ *
+ * VHDKIT_SEED repeats a run; VHDKIT_CRASH_CUTS crashes of each case (long.sh).
+ */
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <glib/gstdio.h>
+
+#include "../../block/drivers/test/blkdebug.h"
+#include "images.h"
+#include "simdisk.h"
+
+#define MIB (INT64_C (1) << 20)
+
+typedef enum
+{
+  RELINK = 1 << 0,
+  DELETE = 1 << 1,
+  RENAME = 1 << 2,
+  BELOW_LEAF = 1 << 3, /* the chain is opened through leaf, which need not be named */
+} Options;
+
+typedef struct
+{
+  const char *name;
+  ImageKind kind;
+  int target; /* layer, source is 0: 1 is middle, 2 is base */
+  int options;
+} Case;
+
+static const Case cases[] = {
+  { "relink", IMAGE_VHD, 1, RELINK },
+  { "delete", IMAGE_VHD, 2, RELINK | DELETE },
+  { "rename", IMAGE_VHD, 1, RELINK | RENAME },
+  { "rename-delete", IMAGE_VHD, 2, RELINK | RENAME | DELETE },
+  { "delete-below-leaf", IMAGE_VHD, 1, RELINK | DELETE | BELOW_LEAF },
+  { "rename-below-leaf", IMAGE_VHD, 2, RELINK | RENAME | DELETE | BELOW_LEAF },
+  { "relink", IMAGE_VHDX, 1, RELINK },
+  { "delete", IMAGE_VHDX, 2, RELINK | DELETE },
+  { "rename", IMAGE_VHDX, 1, RENAME },
+  { "rename-delete", IMAGE_VHDX, 2, RENAME | DELETE },
+  { "delete-below-leaf", IMAGE_VHDX, 2, RELINK | DELETE | BELOW_LEAF },
+  { "rename-below-leaf", IMAGE_VHDX, 1, RENAME | BELOW_LEAF },
+};
+
+static const char *const names[] = { "base", "middle", "source", "leaf", "other" };
+enum
+{
+  BASE,
+  MIDDLE,
+  SOURCE,
+  LEAF,
+  OTHER,
+  FILES
+};
+
+/* A change of the directory. */
+typedef struct
+{
+  int64_t at;      /* position in the log */
+  char *from, *to; /* to NULL: removed */
+} NameChange;
+
+typedef struct
+{
+  TestDir dir;
+  GRand *rand;
+  const Case *c;
+  CrashTrace *trace;
+  GPtrArray *changes; /* of NameChange * */
+  GuestValues *values[FILES];
+} Run;
+
+/* --- names in the directory ------------------------------------------------------------------------------- */
+
+static Run *noting;      /* changes of names, or NULL */
+static int failing = -1; /* of the changes noted, this one fails */
+
+static bool
+note (const char *from, const char *to)
+{
+  NameChange *change;
+
+  if (!noting)
+    return true;
+  if (failing-- == 0)
+    {
+      errno = EIO;
+      return false;
+    }
+  change = g_new0 (NameChange, 1);
+  change->at = crash_trace_now (noting->trace);
+  change->from = g_strdup (from);
+  change->to = g_strdup (to);
+  g_ptr_array_add (noting->changes, change);
+  return true;
+}
+
+static void
+name_change_free (gpointer data)
+{
+  NameChange *change = data;
+
+  g_free (change->from);
+  g_free (change->to);
+  g_free (change);
+}
+
+int
+rename (const char *from, const char *to)
+{
+  return !note (from, to) ? -1 : (int)syscall (SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+}
+
+int
+unlink (const char *path)
+{
+  return !note (path, NULL) ? -1 : (int)syscall (SYS_unlinkat, AT_FDCWD, path, 0);
+}
+
+static void
+change_name (const NameChange *change)
+{
+  int ret = change->to ? rename (change->from, change->to) : unlink (change->from);
+
+  if (ret < 0)
+    g_error ("%s: %s", change->from, g_strerror (errno));
+}
+
+/* --- the run ----------------------------------------------------------------------------------------------- */
+
+static void
+run_clear (Run *run)
+{
+  crash_trace_free (run->trace);
+  for (int i = 0; i < FILES; i++)
+    guest_values_free (run->values[i]);
+  g_ptr_array_unref (run->changes);
+  g_rand_free (run->rand);
+  test_dir_clear (&run->dir);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Run, run_clear)
+
+static void
+make_files (Run *run)
+{
+  static const int parents[] = { -1, BASE, MIDDLE, SOURCE, SOURCE };
+
+  for (int i = 0; i < FILES; i++)
+    {
+      g_autofree char *why = NULL;
+
+      image_make (&run->dir, names[i], run->c->kind, 3 * MIB, MIB, i > 0 ? names[parents[i]] : NULL);
+      image_populate (&run->dir, names[i], run->rand, 6, MIB, 0);
+      run->values[i] = image_values (&run->dir, names[i], &why);
+      if (!run->values[i])
+        g_error ("%s: %s", names[i], why);
+    }
+}
+
+/* NULL, or why it failed.  @below_leaf: through leaf; else it has to be named. */
+static char *
+commit (Run *run, char **filters, bool below_leaf)
+{
+  const Case *c = run->c;
+  g_autofree char *leaf = test_path (&run->dir, names[LEAF]), *other = test_path (&run->dir, names[OTHER]);
+  const char *const children[] = { other, below_leaf ? NULL : leaf, NULL };
+  VhdkitCommitOptions options = { .struct_size = sizeof options,
+                                  .source_layer = below_leaf,
+                                  .target_layer = below_leaf + c->target,
+                                  .relink = c->options & RELINK ? children : NULL,
+                                  .delete_sources = c->options & DELETE,
+                                  .rename_target = c->options & RENAME };
+  char *why = NULL;
+  VhdkitImage *image = image_open (&run->dir, names[below_leaf ? LEAF : SOURCE], 0, filters, &why);
+  g_autoptr (GError) error = NULL;
+  VhdkitJob *job;
+
+  if (image == NULL)
+    return why;
+  job = vhdkit_commit_new (image, &options, &error);
+  if (job)
+    vhdkit_job_run (job, NULL, NULL, &error);
+  vhdkit_job_free (job);
+  if (error)
+    why = g_strdup (error->message);
+  image_close (image, why ? NULL : &why);
+  return why;
+}
+
+/* NULL, or what @name shows that is not @expected. */
+static char *
+look_at (Run *run, const char *name, const GuestValues *expected)
+{
+  g_autofree char *why = NULL;
+  g_autoptr (GuestValues) values = image_values (&run->dir, name, &why);
+
+  if (values)
+    why = guest_values_compare (values, expected);
+  if (!why)
+    why = image_check (&run->dir, name, NULL);
+  return why ? g_strdup_printf ("%s: %s", name, why) : NULL;
+}
+
+static char *
+look_at_leaves (Run *run)
+{
+  char *why = look_at (run, names[LEAF], run->values[LEAF]);
+
+  return why ? why : look_at (run, names[OTHER], run->values[OTHER]);
+}
+
+static const char *
+survivor (const Case *c)
+{
+  return c->options & RENAME ? names[SOURCE] : names[SOURCE - c->target];
+}
+
+/* Nothing is left to do. */
+static char *
+look_at_result (Run *run)
+{
+  const Case *c = run->c;
+  char *why = look_at_leaves (run);
+
+  if (!why)
+    why = look_at (run, survivor (c), run->values[SOURCE]);
+  for (int i = SOURCE - c->target; i <= SOURCE && !why; i++)
+    {
+      g_autofree char *path = test_path (&run->dir, names[i]);
+      bool there = g_access (path, F_OK) == 0;
+      bool wanted = i == SOURCE - c->target ? !(c->options & RENAME)
+                    : i == SOURCE           ? !(c->options & DELETE) || c->options & RENAME
+                                            : !(c->options & DELETE);
+
+      if (there != wanted)
+        why = g_strdup_printf ("%s %s", names[i], there ? "is still there" : "is gone");
+    }
+  return why;
+}
+
+static bool
+record (Run *run)
+{
+  g_autoptr (GPtrArray) paths = g_ptr_array_new_with_free_func (g_free);
+  g_autofree char *log = test_path (&run->dir, "log");
+  g_auto (GStrv) filters = NULL;
+  g_autofree char *why = NULL;
+
+  make_files (run);
+  for (int i = 0; i < FILES; i++)
+    g_ptr_array_add (paths, test_path (&run->dir, names[i]));
+  g_ptr_array_add (paths, NULL);
+  run->trace = crash_trace_new (log, (const char *const *)paths->pdata);
+  filters = recording_filters (&run->dir, "log", run->rand);
+  noting = run;
+  why = commit (run, filters, run->c->options & BELOW_LEAF);
+  noting = NULL;
+  crash_trace_load (run->trace);
+  if (!why)
+    why = look_at_result (run);
+  if (why)
+    test_fail ("without a crash: %s", why);
+  return !why;
+}
+
+/* --- crashes ----------------------------------------------------------------------------------------------- */
+
+/* Once the first of them is gone, what is left of the merged images does not pretend to be one. */
+static char *
+look_at_remains (Run *run)
+{
+  const Case *c = run->c;
+
+  for (int i = SOURCE - c->target + 1; i <= (c->options & RENAME ? MIDDLE : SOURCE); i++)
+    {
+      g_autofree char *path = test_path (&run->dir, names[i]), *why = NULL;
+      VhdkitImage *image =
+          g_access (path, F_OK) == 0 ? image_open (&run->dir, names[i], 0, NULL, &why) : NULL;
+
+      if (!image)
+        continue;
+      image_close (image, NULL);
+      return g_strdup_printf ("%s opens although layers of the merge are gone", names[i]);
+    }
+  return NULL;
+}
+
+/* After the first @n changes of names. */
+static char *
+judge_files (Run *run, guint n)
+{
+  bool gone = n > 0;
+  char *why = look_at_leaves (run);
+
+  if (!why && !gone)
+    why = look_at (run, names[SOURCE], run->values[SOURCE]);
+  if (!why && gone)
+    why = look_at (run, survivor (run->c), run->values[SOURCE]);
+  if (!why && gone)
+    why = look_at_remains (run);
+  if (why || gone)
+    return why;
+  why = commit (run, NULL, false);
+  if (!why)
+    why = look_at_result (run);
+  if (why)
+    {
+      char *text = g_strdup_printf ("the command run again: %s", why);
+
+      g_free (why);
+      why = text;
+    }
+  return why;
+}
+
+static void
+judge_one (Run *run, size_t cut, CrashStrategy strategy, guint n)
+{
+  g_autofree char *why = NULL;
+
+  crash_trace_restore (run->trace);
+  crash_trace_make (run->trace, cut, strategy, SIZE_MAX, run->rand);
+  for (guint i = 0; i < n; i++)
+    change_name (g_ptr_array_index (run->changes, i));
+  why = judge_files (run, n);
+  if (why)
+    test_fail ("cut %zu, %u of %u names changed, %s: %s\n%s", cut, n, run->changes->len,
+               crash_strategy_name (strategy), why, crash_trace_story (run->trace));
+}
+
+/* How many changes of names come before position @at, those at it included or not. */
+static guint
+count_changes (const Run *run, int64_t at, bool included)
+{
+  guint n = 0;
+
+  while (n < run->changes->len)
+    {
+      const NameChange *change = g_ptr_array_index (run->changes, n);
+
+      if (change->at > at || (change->at == at && !included))
+        break;
+      n++;
+    }
+  return n;
+}
+
+static void
+judge_all (Run *run)
+{
+  int limit = test_number ("VHDKIT_CRASH_CUTS", 150), crashes = 0;
+  g_autoptr (GArray) cuts = crash_trace_cuts (run->trace, run->rand, limit / 8 + 1, limit);
+
+  for (guint i = 0; i < cuts->len && !g_test_failed (); i++)
+    {
+      size_t cut = g_array_index (cuts, size_t, i);
+      int64_t at = crash_trace_position (run->trace, cut);
+      guint least = count_changes (run, at, false), most = count_changes (run, at, true);
+
+      for (guint n = least; n <= most && !g_test_failed (); n++)
+        {
+          static const CrashStrategy always[] = { CRASH_KEEP_NONE, CRASH_KEEP_ALL, CRASH_TEAR };
+          guint rounds = crash_trace_pending (run->trace, cut) > 0 ? G_N_ELEMENTS (always) : 1;
+
+          for (guint k = 0; k < rounds && !g_test_failed (); k++, crashes++)
+            judge_one (run, cut, always[k], n);
+        }
+    }
+  g_test_message ("%d crashes at %u places in a log of %zu records, %u changes of names", crashes, cuts->len,
+                  crash_trace_records (run->trace), run->changes->len);
+}
+
+/* The places at which names change are all judged, with what was pending there. */
+static void
+judge_name_changes (Run *run)
+{
+  for (size_t cut = 0; cut <= crash_trace_records (run->trace) && !g_test_failed (); cut++)
+    {
+      int64_t at = crash_trace_position (run->trace, cut);
+      guint least = count_changes (run, at, false), most = count_changes (run, at, true);
+
+      for (guint n = least; least < most && n <= most && !g_test_failed (); n++)
+        for (int strategy = 0; strategy < CRASH_STRATEGIES && !g_test_failed (); strategy++)
+          judge_one (run, cut, strategy, n);
+    }
+}
+
+static void
+test_crashes (gconstpointer data)
+{
+  const Case *c = data;
+  g_auto (Run) run = { .c = c, .changes = g_ptr_array_new_with_free_func (name_change_free) };
+  g_autofree char *name = g_strdup_printf ("conclude-%s-%s", image_kind_format (c->kind), c->name);
+
+  run.rand = test_rand (name);
+  test_dir_init (&run.dir, "crash-conclude");
+  if (!record (&run))
+    return;
+  judge_all (&run);
+  judge_name_changes (&run);
+}
+
+/* --- faults ------------------------------------------------------------------------------------------------ */
+
+/* @filters fail a request, or a change of a name does. */
+static char *
+live_with_fault (Run *run, char **filters)
+{
+  g_autofree char *told = NULL;
+
+  crash_trace_restore (run->trace);
+  g_ptr_array_set_size (run->changes, 0);
+  noting = run;
+  told = commit (run, filters, run->c->options & BELOW_LEAF);
+  noting = NULL;
+  if (!told)
+    return look_at_result (run);
+  /* Not a fault, or one that does not say where. */
+  if (strstr (told, run->dir.dir) == NULL)
+    return g_steal_pointer (&told);
+  return judge_files (run, run->changes->len);
+}
+
+static void
+test_faults (gconstpointer data)
+{
+  static const char *const faults[] = { "op=any,errno=EIO", "op=any,count=0,errno=EIO" };
+  const Case *c = data;
+  g_auto (Run) run = { .c = c, .changes = g_ptr_array_new_with_free_func (name_change_free) };
+  g_autofree char *name = g_strdup_printf ("conclude-fault-%s-%s", image_kind_format (c->kind), c->name);
+  int stride = test_number ("VHDKIT_STRIDE", 5), changes;
+
+  run.rand = test_rand (name);
+  test_dir_init (&run.dir, "conclude-fault");
+  if (!record (&run))
+    return;
+  changes = run.changes->len;
+  for (int k = 0; k < changes && !g_test_failed (); k++)
+    {
+      failing = k;
+      g_autofree char *why = live_with_fault (&run, NULL);
+      if (why)
+        test_fail ("change of name %d failed: %s", k, why);
+      failing = -1;
+    }
+  for (size_t i = 0; i < G_N_ELEMENTS (faults) && !g_test_failed (); i++)
+    for (int n = 1, failures = 1; failures > 0 && !g_test_failed ();
+         n += g_rand_int_range (run.rand, 1, stride))
+      {
+        g_autofree char *filter = g_strdup_printf ("blkdebug,%s,n=%d,id=fault", faults[i], n);
+        char *filters[] = { (char *)"simdisk", filter, NULL };
+
+        simdisk_set_seed (1);
+        blkdebug_reset ("fault");
+        g_autofree char *why = live_with_fault (&run, filters);
+        failures = blkdebug_get_failures ("fault");
+        if (why)
+          test_fail ("%s at request %d: %s", faults[i], n, why);
+        else if (failures == 0)
+          g_test_message ("%s: up to request %d", faults[i], n);
+      }
+}
+
+int
+main (int argc, char **argv)
+{
+  test_init (&argc, &argv);
+  for (size_t i = 0; i < G_N_ELEMENTS (cases); i++)
+    {
+      g_autofree char *path =
+          g_strdup_printf ("/crash-conclude/%s/%s", image_kind_format (cases[i].kind), cases[i].name);
+
+      g_autofree char *faults =
+          g_strdup_printf ("/crash-conclude/%s/faults-%s", image_kind_format (cases[i].kind), cases[i].name);
+
+      g_test_add_data_func (path, &cases[i], test_crashes);
+      g_test_add_data_func (faults, &cases[i], test_faults);
+    }
+  return g_test_run ();
+}
