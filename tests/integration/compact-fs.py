@@ -558,6 +558,26 @@ def space_the_parent_has_hidden(t):
         t.check(not any(f.read(512 * KiB)), 'the parent shows')
 
 
+@case
+def part_of_a_block_is_the_parents(t):
+    """Zeros that are stored, free space, and sectors in use that only the parent has, in one block: it must stay."""
+    size = 8 * MiB
+    parent_raw = make_file(t.path('parent.raw'), size)
+    with open(parent_raw, 'wb') as f:
+        f.write(b'\5' * size)
+    patch(parent_raw, 0, swap_header(4 * MiB + 256 * KiB))
+    parent = image(t, parent_raw, 'parent')
+    path = t.path('x.' + FORMAT)
+    t.img('create', '-q', '-f', FORMAT, '-o', 'block_size=%d' % BLOCK, '-b', parent, path)
+    # In use from 4352k on: the last 64k are the parent's.
+    t.io('-f', FORMAT, '-c', 'write -q -P 0 4352k 192k', path)
+    free = [[4 * KiB, 4348 * KiB]]
+    for options in ([], ['--mode', 'quick'], ['--mode', 'punch', '--fine']):
+        result = compact(t, path, *options).json
+        t.equal(result['dropped-blocks'], 0, 'blocks dropped')
+        same_used(t, path, t_view(t, parent_raw, [(4352 * KiB, bytes(192 * KiB))]), free, 'over the parent')
+
+
 def t_view(t, raw, writes):
     """A raw disk with other bytes laid over it."""
     path = t.path('view.raw')
