@@ -385,7 +385,7 @@ vhdkit_compact_new (VhdkitImage *image, const VhdkitCompactOptions *options, GEr
     .bs = image->bs,
     .free_space = own.mode != VHDKIT_COMPACT_PREZEROED && !trimmed,
     .zero_scan = !quick && !trimmed && !mark && !own.no_zero_scan,
-    .move_blocks = !own.no_block_moves,
+    .move_blocks = !mark && !own.no_block_moves,
     .mark_only = mark,
     .punch = own.mode == VHDKIT_COMPACT_PUNCH,
     .punch_blocks = own.punch_blocks,

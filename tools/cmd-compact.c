@@ -26,22 +26,17 @@ static const OptionDef options[] = {
   { 0, "mode", "MODE", OPTION_STRING, OPTION_MAIN, offsetof (CompactArgs, mode),
     "What to look for, and what to do: full (the default: space the guest's file systems do not use, zeros, "
     "and what the parent shows too), quick (only that space; no data is read), prezeroed (zeros and what the "
-    "parent "
-    "shows; file systems are not looked at), pretrimmed (only what the image's own tables say), retrim (as "
-    "quick, but "
-    "blocks are only marked: none is moved, the file is not cut; VHDX only), punch (as full, but holes are "
-    "punched "
-    "into the file instead of moving blocks; also of fixed and raw images, for space their file systems do "
-    "not use), "
-    "pack (as full, and all holes of the file are then written out: Windows attaches no sparse files)" },
+    "parent shows; file systems are not looked at), pretrimmed (only what the image's own tables say), "
+    "retrim (as quick, but blocks are only marked and none is moved; VHDX only; fails where no volume is "
+    "known), punch (as full, but holes are punched into the file instead of moving blocks; also of fixed and "
+    "raw images, for space their file systems do not use), pack (as full, and all holes of the file are then "
+    "written out: Windows attaches no sparse files)" },
   { 0, "fine", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CompactArgs, fine),
     "With --mode punch: punch holes inside of blocks that stay, too, where file systems use nothing" },
   { 0, "break-children", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CompactArgs, break_children),
     "Give space back that the file systems do not use although other images in the directory have this one "
-    "as their "
-    "parent, and may show it: they are lost, and VHD images show wrong data with nothing to tell by. Without "
-    "this "
-    "such space is kept" },
+    "as their parent, and may show it: they are lost, and VHD images show wrong data with nothing to tell "
+    "by. Without this such space is kept" },
   { 0, "dry-run", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CompactArgs, dry_run),
     "Change nothing; say what there is and about what would be" },
   OPTIONS_OUTPUT (CompactArgs),

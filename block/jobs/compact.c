@@ -225,8 +225,6 @@ compact_foresee (CompactJob *compact, const BlockLayout *layout, GError **error)
   const CompactParams *params = &compact->params;
   CompactStats *stats = &compact->stats;
 
-  if (params->mark_only)
-    return true;
   if (params->move_blocks && !params->punch && params->bs->drv->co_relocate != NULL)
     {
       if (!compact_make_plan (compact, layout, &plan, error))
@@ -317,8 +315,6 @@ compact_co_give_back (CompactJob *compact, GError **error)
   const CompactParams *params = &compact->params;
   BlockDriverState *bs = params->bs;
 
-  if (params->mark_only)
-    return true;
   if (params->punch)
     {
       g_auto (BlockLayout) layout = { 0 };
@@ -333,6 +329,7 @@ compact_co_give_back (CompactJob *compact, GError **error)
     }
   else if (params->move_blocks && bs->drv->co_relocate != NULL && !compact_co_move (compact, error))
     return false;
+  /* What is free at the end would be cut when the image is closed, too. */
   return compact_co_cut (compact, error)
          && (!params->fill_holes || compact_co_fill_holes (&compact->job, bs, error));
 }
@@ -375,6 +372,13 @@ compact_co_run_on_fixed (CompactJob *compact, GError **error)
                       "%s may use what its own file systems do not: nothing was changed; give them up with "
                       "--break-children",
                       compact->children);
+      return false;
+    }
+  /* A device may be in use without a trace in it: active swap space looks like any other. */
+  if (bdrv_protocol_node (bs)->fixed_length)
+    {
+      bdrv_set_error (error, bs, VHDKIT_ERROR_UNSUPPORTED,
+                      "no holes are punched into a device: whether the host uses what is on it is not known");
       return false;
     }
   return compact_co_find_free (compact, 0, error)

@@ -11,15 +11,15 @@ G_BEGIN_DECLS
 
 typedef struct
 {
-  BlockDriverState *bs;  /* writable, unless dry_run; its parents are opened too, where it has any */
-  bool free_space;       /* what the guest's file systems do not use is not needed */
-  bool zero_scan;        /* look for zeros, and for what the parent shows as well */
-  bool move_blocks;      /* move blocks into holes; else only what is free at the end is cut */
-  bool mark_only;        /* with free_space: neither move nor cut; fail if no volume's free space is known */
-  bool punch;            /* holes in the file, instead of moves; images without blocks to drop as well */
-  bool punch_blocks;     /* with punch and free_space: holes inside of blocks that stay, too */
-  bool fill_holes;       /* leave no hole in the file */
-  bool dry_run;          /* change nothing: the stats say what would be */
+  BlockDriverState *bs; /* writable, unless dry_run; its parents are opened too, where it has any */
+  bool free_space;      /* what the guest's file systems do not use is not needed */
+  bool zero_scan;       /* look for zeros, and for what the parent shows as well */
+  bool move_blocks;     /* move blocks into holes; else only what is free at the end is cut */
+  bool mark_only;    /* with free_space: fail if no volume's free space is known, or the format has no mark */
+  bool punch;        /* holes in the file, instead of moves; images without blocks to drop as well */
+  bool punch_blocks; /* with punch and free_space: holes inside of blocks that stay, too */
+  bool fill_holes;   /* leave no hole in the file */
+  bool dry_run;      /* change nothing: the stats say what would be */
   bool break_children;   /* free_space although other images are above this one */
   unsigned parallel;     /* coroutines, 0: default */
   BdrvOpenParams places; /* to look for those: confine and drive_map, borrowed */

@@ -167,8 +167,9 @@ typedef enum
   VHDKIT_COMPACT_QUICK,      /* only free space: no data is read */
   VHDKIT_COMPACT_PREZEROED,  /* zeros, and what the parent shows */
   VHDKIT_COMPACT_PRETRIMMED, /* neither: only what the tables say */
-  VHDKIT_COMPACT_RETRIM, /* as QUICK, but neither move blocks nor cut the file: blocks are only marked.  UNSUPPORTED where
-                          * no volume's free space is known, or where the format has no mark (VHD) */
+  VHDKIT_COMPACT_RETRIM, /* as QUICK, but blocks are only marked, none is moved; what is free at the end of the file is
+                          * cut, as whenever an image is closed.  UNSUPPORTED where no volume's free space is known,
+                          * or where the format has no mark (VHD) */
   VHDKIT_COMPACT_PUNCH, /* as FULL, but instead of moves punch holes into the container; of a fixed or raw image, too,
                           * where the free space is all that is looked for */
   VHDKIT_COMPACT_PACK, /* as FULL, and then write out all holes of the container: some hosts attach no sparse file */

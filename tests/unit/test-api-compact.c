@@ -180,6 +180,116 @@ test_refusals (void)
   scratch_clear ();
 }
 
+/* Half of a swap disk's blocks hold data nobody uses. */
+static void
+make_swap (const char *path, const char *format, int64_t block)
+{
+  uint8_t page[4096] = { [1024] = 1 };
+  uint32_t last = GUINT32_TO_LE ((uint32_t)(16 * block / 4096 - 1));
+
+  memcpy (page + 1028, &last, sizeof last);
+  memcpy (page + sizeof page - 10, "SWAPSPACE2", 10);
+  create_image (path, format, 16 * block, block, NULL);
+  VhdkitImage *image = open_image (path, VHDKIT_OPEN_RDWR);
+  write_byte (image, 0, 8 * block, 7);
+  g_assert_cmpint (vhdkit_image_pwrite (image, page, 0, sizeof page), ==, 0);
+  close_image (image);
+}
+
+static void
+test_modes (void)
+{
+  static const struct
+  {
+    VhdkitCompactMode mode;
+    int64_t dropped;
+  } modes[] = {
+    { VHDKIT_COMPACT_FULL, 7 },       { VHDKIT_COMPACT_QUICK, 7 },  { VHDKIT_COMPACT_PREZEROED, 0 },
+    { VHDKIT_COMPACT_PRETRIMMED, 0 }, { VHDKIT_COMPACT_RETRIM, 7 }, { VHDKIT_COMPACT_PUNCH, 7 },
+    { VHDKIT_COMPACT_PACK, 7 },
+  };
+
+  for (size_t i = 0; i < G_N_ELEMENTS (modes); i++)
+    {
+      scratch_init ();
+      const char *path = scratch_path ("a.vhdx");
+      make_swap (path, "vhdx", MIB);
+      for (int dry_run = 1; dry_run >= 0; dry_run--)
+        {
+          g_autoptr (GError) error = NULL;
+          VhdkitCompactOptions options = { .mode = modes[i].mode, .dry_run = dry_run };
+          Outcome outcome = run_compact (path, &options, NULL, &error);
+
+          g_assert_no_error (error);
+          g_assert_cmpint (outcome.stats.blocks_allocated, ==, 8);
+          g_assert_cmpint (outcome.stats.blocks_free, ==, modes[i].dropped);
+          g_assert_cmpint (outcome.stats.blocks_dropped, ==, modes[i].dropped);
+          g_assert_cmpint (outcome.stats.block_size, ==, MIB);
+        }
+      scratch_clear ();
+    }
+}
+
+/* What options and formats do not go together. */
+static void
+test_modes_refused (void)
+{
+  VhdkitCompactOptions wrong[] = {
+    { .mode = VHDKIT_COMPACT_PACK + 1 },
+    { .mode = VHDKIT_COMPACT_FULL, .punch_blocks = true },
+    { .mode = VHDKIT_COMPACT_RETRIM },
+  };
+
+  scratch_init ();
+  const char *path = scratch_path ("a.vhd");
+  make_swap (path, "vhd", BLOCK);
+  for (size_t i = 0; i < G_N_ELEMENTS (wrong); i++)
+    {
+      g_autoptr (GError) error = NULL;
+
+      run_compact (path, &wrong[i], NULL, &error);
+      VhdkitError code = i < 2 ? VHDKIT_ERROR_INVALID_ARGUMENT : VHDKIT_ERROR_UNSUPPORTED;
+      g_assert_error (error, VHDKIT_ERROR, (int)code);
+    }
+  scratch_clear ();
+}
+
+/* A caller that was built before there were modes gets the first one. */
+static void
+test_older_options (void)
+{
+  g_autoptr (GError) error = NULL;
+  VhdkitCompactOptions options = { .struct_size = G_STRUCT_OFFSET (VhdkitCompactOptions, mode),
+                                   .mode = VHDKIT_COMPACT_PREZEROED,
+                                   .dry_run = true };
+
+  scratch_init ();
+  const char *path = scratch_path ("a.vhd");
+  make_swap (path, "vhd", BLOCK);
+  VhdkitImage *image = open_image (path, VHDKIT_OPEN_RDWR);
+  VhdkitJob *job = vhdkit_compact_new (image, &options, &error);
+  g_assert_no_error (error);
+  g_assert_true (vhdkit_job_run (job, NULL, NULL, &error));
+  VhdkitCompactStats stats;
+  vhdkit_compact_get_stats (job, &stats);
+  g_assert_cmpint (stats.blocks_free, ==, 7);
+  g_assert_cmpint (stats.file_size_after, <, stats.file_size_before);
+
+  g_autoptr (GVariant) report = vhdkit_compact_get_report (job);
+  g_autoptr (GVariant) volumes = g_variant_lookup_value (report, "volumes", G_VARIANT_TYPE ("aa{sv}"));
+  g_assert_cmpuint (g_variant_n_children (volumes), ==, 1);
+  g_autoptr (GVariant) volume = g_variant_get_child_value (volumes, 0);
+  const char *type;
+  gint64 free_bytes;
+  g_assert_true (g_variant_lookup (volume, "type", "&s", &type));
+  g_assert_cmpstr (type, ==, "swap");
+  g_assert_true (g_variant_lookup (volume, "free", "x", &free_bytes));
+  g_assert_cmpint (free_bytes, ==, 16 * BLOCK - 4096);
+  vhdkit_job_free (job);
+  close_image (image);
+  scratch_clear ();
+}
+
 static void
 test_random (void)
 {
@@ -356,6 +466,9 @@ main (int argc, char **argv)
   g_test_add_func ("/compact/options", test_options);
   g_test_add_func ("/compact/differencing", test_differencing);
   g_test_add_func ("/compact/refusals", test_refusals);
+  g_test_add_func ("/compact/modes", test_modes);
+  g_test_add_func ("/compact/modes-refused", test_modes_refused);
+  g_test_add_func ("/compact/older-options", test_older_options);
   g_test_add_func ("/compact/random", test_random);
   g_test_add_data_func ("/compact/faults/write", "write", test_faults);
   g_test_add_data_func ("/compact/faults/read", "read", test_faults);
