@@ -32,6 +32,12 @@ test_init (int *argc, char ***argv)
   g_test_message ("VHDKIT_SEED=%u", base_seed);
 }
 
+int
+test_fault_step (void)
+{
+  return g_test_rand_int_range (1, test_number ("VHDKIT_STRIDE", 1) + 1);
+}
+
 GRand *
 test_rand (const char *name)
 {

@@ -18,6 +18,10 @@ GRand *test_rand (const char *name);
 /* The number in the environment variable, or @fallback. */
 int64_t test_number (const char *variable, int64_t fallback);
 
+/* How many requests lie between one that fails and the next that is made to: 1, so that each one does once; a short run
+ * (VHDKIT_STRIDE) takes up to so many, by chance. */
+int test_fault_step (void);
+
 /* A directory in memory, if there is one, where the images of a test are. */
 typedef struct
 {
