@@ -281,6 +281,7 @@ vhdkit_commit_plan_new (VhdkitImage *image, const VhdkitCommitOptions *options, 
 
   if (!commit_get_params (image, options, &params, error))
     return NULL;
+  params.relink = NULL;
   return job_wrap (commit_plan_job_new (image->context->aio, &params, error), image, NULL, params.source,
                    params.target);
 }

@@ -90,6 +90,10 @@ int coroutine_fn bdrv_co_block_status_above (BlockDriverState *bs, BlockDriverSt
 
 /* Whether two nodes have the same host file as container. */
 bool bdrv_same_file (const BlockDriverState *a, const BlockDriverState *b);
+/* Whether two nodes are the same file read the same way: the format may have been named by the user. */
+bool bdrv_same_image (const BlockDriverState *a, const BlockDriverState *b);
+/* Whether @bs names a parent that is not open: what it shows is not known. */
+bool bdrv_lacks_parent (BlockDriverState *bs);
 /* The protocol node below @bs (filters skipped), @bs itself if it is one. */
 BlockDriverState *bdrv_protocol_node (BlockDriverState *bs);
 /* What bdrv_warn () collected: of char *, oldest first; borrowed. */

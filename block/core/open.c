@@ -215,6 +215,20 @@ bdrv_co_get_allocated_size (BlockDriverState *bs)
   return file->drv->co_get_allocated_size (file);
 }
 
+bool
+bdrv_same_image (const BlockDriverState *a, const BlockDriverState *b)
+{
+  return a->drv == b->drv && bdrv_length (a) == bdrv_length (b) && bdrv_same_file (a, b);
+}
+
+bool
+bdrv_lacks_parent (BlockDriverState *bs)
+{
+  g_auto (BlockParentLink) link = { 0 };
+
+  return !bs->backing && bs->drv->get_parent_link && bs->drv->get_parent_link (bs, &link);
+}
+
 char *
 bdrv_get_parent_name (BlockDriverState *bs)
 {

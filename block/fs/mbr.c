@@ -45,6 +45,7 @@ static const struct
   uint8_t type;
   const char *owner;
 } owners[] = {
+  { 0x00, "nobody knows whom (an unused entry)" },
   { 0x42, "a dynamic disk (LDM)" },
   { 0x8e, "LVM" },
   { 0xfd, "Linux RAID" },

@@ -54,7 +54,7 @@ compact_co_punch_gaps (Job *job, BlockDriverState *bs, const BlockLayout *layout
 
       if (extent->file_offset > end && !co_punch (job, bs, end, extent->file_offset - end, error))
         return false;
-      end = extent->file_offset + extent->bytes;
+      end = MAX (end, extent->file_offset + extent->bytes);
     }
   return true;
 }
@@ -159,8 +159,7 @@ compact_co_punch_free (Job *job, BlockDriverState *bs, const BlockLayout *layout
 /* --- no holes -------------------------------------------------------------------------------------------- */
 
 static bool coroutine_fn
-co_fill (Job *job, BlockDriverState *bs, int64_t file_offset, int64_t bytes, const void *zeros,
-         GError **error)
+co_fill (Job *job, BlockDriverState *bs, int64_t file_offset, int64_t bytes, void *buffer, GError **error)
 {
   while (bytes > 0)
     {
@@ -168,8 +167,10 @@ co_fill (Job *job, BlockDriverState *bs, int64_t file_offset, int64_t bytes, con
 
       if (!co_may_go_on (job, n, error))
         return false;
-      /* A write of zeroes would be allowed to leave a hole. */
-      int ret = bdrv_co_pwrite (bs->file, file_offset, n, zeros, 0);
+      /* What is read there, whatever the host said of holes; a write of zeroes would be allowed to leave one. */
+      int ret = bdrv_co_pread (bs->file, file_offset, n, buffer);
+      if (ret == 0)
+        ret = bdrv_co_pwrite (bs->file, file_offset, n, buffer, 0);
       if (ret < 0)
         {
           bdrv_set_error_errno (error, bs, ret, "filling the hole at file offset %" G_GINT64_FORMAT " failed",
@@ -183,9 +184,9 @@ co_fill (Job *job, BlockDriverState *bs, int64_t file_offset, int64_t bytes, con
   return true;
 }
 
-/* Adds up the holes of the container, and fills them if @zeros are given. */
+/* Adds up the holes of the container, and fills them if a @buffer is given. */
 static bool coroutine_fn
-co_walk_holes (Job *job, BlockDriverState *bs, const void *zeros, int64_t *bytes, GError **error)
+co_walk_holes (Job *job, BlockDriverState *bs, void *buffer, int64_t *bytes, GError **error)
 {
   BlockDriverState *container = bdrv_protocol_node (bs);
   int64_t offset = 0, end = bdrv_length (container);
@@ -205,7 +206,7 @@ co_walk_holes (Job *job, BlockDriverState *bs, const void *zeros, int64_t *bytes
       if (status & BDRV_BLOCK_ZERO)
         {
           *bytes += pnum;
-          if (zeros != NULL && !co_fill (job, bs, offset, pnum, zeros, error))
+          if (buffer != NULL && !co_fill (job, bs, offset, pnum, buffer, error))
             return false;
         }
       offset += pnum;
@@ -223,16 +224,15 @@ compact_co_fill_holes (Job *job, BlockDriverState *bs, GError **error)
   if (holes == 0)
     return true;
 
-  void *zeros = bdrv_try_alloc_buffer (bs->file, FILL_BYTES);
-  if (zeros == NULL)
+  void *buffer = bdrv_try_alloc_buffer (bs->file, FILL_BYTES);
+  if (buffer == NULL)
     {
       bdrv_set_error_errno (error, bs, -ENOMEM, "filling %" G_GINT64_FORMAT " bytes of holes", holes);
       return false;
     }
-  memset (zeros, 0, FILL_BYTES);
   job_progress_add_total (job, holes);
-  bool ok = co_walk_holes (job, bs, zeros, &filled, error);
-  bdrv_free_buffer (zeros);
+  bool ok = co_walk_holes (job, bs, buffer, &filled, error);
+  bdrv_free_buffer (buffer);
   int ret = ok ? bdrv_co_flush (bs->file) : 0;
   if (ret < 0)
     bdrv_set_error_errno (error, bs, ret, "flush failed");

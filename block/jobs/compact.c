@@ -453,18 +453,6 @@ static const JobDriver compact_driver = {
   .free = compact_free,
 };
 
-static bool
-names_a_parent (BlockDriverState *bs)
-{
-  BlockParentLink link = { 0 };
-
-  if (bs->drv->get_parent_link == NULL)
-    return false;
-  bool named = bs->drv->get_parent_link (bs, &link);
-  g_clear_pointer (&link.paths, g_ptr_array_unref);
-  return named;
-}
-
 Job *
 compact_job_new (AioContext *context, const CompactParams *params, GError **error)
 {
@@ -490,7 +478,7 @@ compact_job_new (AioContext *context, const CompactParams *params, GError **erro
       bdrv_set_error (error, bs, VHDKIT_ERROR_READ_ONLY, "cannot be compacted: opened read-only");
       return NULL;
     }
-  if (bs->backing == NULL && (params->zero_scan || params->free_space) && names_a_parent (bs))
+  if ((params->zero_scan || params->free_space) && bdrv_lacks_parent (bs))
     {
       bdrv_set_error (error, bs, VHDKIT_ERROR_INVALID_ARGUMENT,
                       "has a parent that is not open: what it shows decides which blocks are needed");

@@ -206,6 +206,12 @@ co_check_rename (Conclude *conclude, GError **error)
           params->source->filename, target->backing->filename);
       return false;
     }
+  if (to.st.st_nlink > 1)
+    {
+      bdrv_set_error (error, params->source, VHDKIT_ERROR_UNSUPPORTED,
+                      "it has other names (hard links), which the target could not take as well");
+      return false;
+    }
   if (from.st.st_uid != to.st.st_uid || from.st.st_gid != to.st.st_gid || from.st.st_mode != to.st.st_mode)
     bdrv_warn (target,
                "has another owner or other permissions than %s, whose name it takes: it keeps its own",
@@ -367,27 +373,28 @@ is_path_listed (const Conclude *conclude, const char *path)
 }
 
 /* Nobody loses the parent: not of the source, whose name goes to an image that children do not take for it, nor of
- * what is removed.  Before a merge children of the layers between are looked for with those of the target
- * (siblings.c); @merged: there will be none. */
+ * what is removed, nor of a target that loses its name.  Before a merge children of the target and of the layers
+ * between are looked for by siblings.c; @merged: that is not so any more, or will not be. */
 static bool coroutine_fn
 co_check_orphans (Conclude *conclude, bool merged, GError **error)
 {
   const ConcludeParams *params = &conclude->params;
   bool source_goes = (params->delete_sources || params->rename_target) && !conclude->takes_identity;
-  bool between_go = merged && params->delete_sources && !params->break_siblings;
+  bool between_go = merged && (params->delete_sources || params->rename_target) && !params->break_siblings;
+  BlockDriverState *last = between_go && params->rename_target ? params->target : conclude->lowest;
   g_autoptr (GString) names = g_string_new (NULL);
   g_autoptr (GPtrArray) found = NULL;
   guint orphans = 0;
 
   if (!source_goes && !between_go)
     return true;
-  found = bdrv_co_find_children (params->leaf, params->source, conclude->lowest, &params->places);
+  found = bdrv_co_find_children (params->leaf, params->source, last, &params->places);
   for (guint i = 0; i < found->len; i++)
     {
       const BdrvChild *child = g_ptr_array_index (found, i);
       bool of_source = child->parent == params->source;
 
-      if (of_source ? !source_goes || is_path_listed (conclude, child->path) : !between_go)
+      if (is_path_listed (conclude, child->path) || (of_source ? !source_goes : !between_go))
         continue;
       if (orphans++ < MAX_NAMED)
         g_string_append_printf (names, "%s%s above %s", orphans > 1 ? ", " : "", child->path,
@@ -496,11 +503,38 @@ co_check (Job *job, Conclude *conclude, bool *merged, GError **error)
       if (is_removed (params, layer) && !co_check_file (layer, &file, "cannot be removed", error))
         return false;
     }
-  if (!co_open_children (conclude, &above_target, error) || !add_layer_above (conclude, error)
-      || !co_check_orphans (conclude, above_target != NULL, error))
+  if (!co_open_children (conclude, &above_target, error))
+    return false;
+  /* That child knows the target by the identity it has: it keeps that, and all follow its name. */
+  if (above_target != NULL)
+    conclude->takes_identity = false;
+  if (!add_layer_above (conclude, error) || !co_check_orphans (conclude, above_target != NULL, error))
     return false;
   *merged = above_target != NULL;
   return !above_target || co_check_merged (job, params, above_target, error);
+}
+
+static bool
+has_identity (BlockDriverState *bs)
+{
+  static const uint8_t none[BLOCK_IDENTITY_SIZE];
+  uint8_t identity[BLOCK_IDENTITY_SIZE];
+
+  return bdrv_get_identity (bs, identity) && memcmp (identity, none, sizeof none) != 0;
+}
+
+/* Removed is removed for good; what takes its place has to be on the disk before. */
+static bool
+check_flushes (const ConcludeParams *params, GError **error)
+{
+  if (!(params->target->open_flags & BDRV_O_NO_FLUSH)
+      || !(params->delete_sources || params->rename_target || params->relink))
+    return true;
+  bdrv_set_error (
+      error, params->target, VHDKIT_ERROR_INVALID_ARGUMENT,
+      "opened without flushes (cache mode unsafe): nothing may be removed, renamed or relinked on the "
+      "strength of it");
+  return false;
 }
 
 Conclude *coroutine_fn
@@ -516,7 +550,10 @@ conclude_co_new (Job *job, const ConcludeParams *params, bool *merged, GError **
     conclude->lowest = conclude->lowest->backing;
   conclude->takes_identity = params->rename_target && params->target->drv->co_take_identity
                              && conclude->lowest->drv->co_accept_identity;
-  if (co_check (job, conclude, merged, error))
+  /* An odd image that has none. */
+  if (conclude->takes_identity)
+    conclude->takes_identity = has_identity (params->source);
+  if (check_flushes (params, error) && co_check (job, conclude, merged, error))
     return conclude;
   conclude_co_free (conclude);
   return NULL;
@@ -604,6 +641,43 @@ co_rename (Conclude *conclude, GError **error)
   return ret == 0;
 }
 
+/* Whether what holds the content now can still be found by name: else the last of it would go with the sources.
+ * @renamed: it has the source's. */
+static bool coroutine_fn
+co_check_target_name (Conclude *conclude, bool renamed, GError **error)
+{
+  const ConcludeParams *params = &conclude->params;
+  BlockDriverState *target = params->target;
+  HostFile file;
+  int ret;
+
+  if (bdrv_protocol_node (target)->fixed_length)
+    return true; /* a device */
+  ret = get_host_file (target, &file) ? 0 : -ENOTSUP;
+  if (renamed)
+    file.path = bdrv_get_host_path (params->source);
+  if (ret == 0)
+    ret = aio_co_run_in_thread (look_at_file, &file);
+  if (ret < 0)
+    set_file_error (error, target, ret, "cannot be relied on");
+  return ret == 0;
+}
+
+/* The files are those that were locked, and nobody has come to depend on them meanwhile. */
+static bool coroutine_fn
+co_look_again (Conclude *conclude, GError **error)
+{
+  const ConcludeParams *params = &conclude->params;
+  HostFile file;
+
+  if (conclude->children->len == 0 && !params->delete_sources && !params->rename_target)
+    return true;
+  for (guint i = 0; i < conclude->children->len; i++)
+    if (!co_check_file (g_ptr_array_index (conclude->children, i), &file, "cannot be relinked", error))
+      return false;
+  return co_check_target_name (conclude, false, error) && co_check_orphans (conclude, true, error);
+}
+
 /* A5. */
 static bool coroutine_fn
 co_remove (Conclude *conclude, GError **error)
@@ -622,6 +696,8 @@ co_remove (Conclude *conclude, GError **error)
       below = layer;
       if (!is_removed (params, layer))
         continue;
+      if (!co_check_target_name (conclude, params->rename_target, error))
+        return false;
       ret = get_host_file (layer, &file) ? aio_co_run_in_thread (remove_file, &file) : -ENOTSUP;
       if (ret < 0)
         {
@@ -637,6 +713,8 @@ co_conclude (Conclude *conclude, GError **error)
 {
   const ConcludeParams *params = &conclude->params;
 
+  if (!co_look_again (conclude, error))
+    return false;
   if (conclude->takes_identity ? !co_take_identity (conclude, error) : !co_relink (conclude, false, error))
     return false;
   if (params->rename_target

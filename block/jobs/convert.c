@@ -112,14 +112,37 @@ convert_co_write_different (CopyEngine *engine, int64_t offset, int64_t bytes, c
   return ret;
 }
 
+/* A file below which the chains part (its parent was found in two places) shows two things. */
+static bool
+is_same_chain (const BlockDriverState *a, const BlockDriverState *b)
+{
+  while (a != NULL && b != NULL && bdrv_same_image (a, b))
+    {
+      a = a->backing;
+      b = b->backing;
+    }
+  return a == NULL && b == NULL;
+}
+
 /* The layer of the source that is the target's parent, or NULL. */
 static BlockDriverState *
 find_common_parent (const ConvertParams *params)
 {
-  for (BlockDriverState *layer = params->source; layer != NULL; layer = layer->backing)
-    if (bdrv_same_file (layer, params->target->backing))
-      return layer;
-  return NULL;
+  BlockDriverState *layer = params->source;
+
+  while (layer != NULL && !is_same_chain (layer, params->target->backing))
+    layer = layer->backing;
+  return layer;
+}
+
+/* What the target's parent shows behind the end of the source, where the target is longer. */
+static int coroutine_fn
+convert_co_hide_rest (CopyEngine *engine)
+{
+  int64_t from = bdrv_length (engine->source);
+  int64_t to = MIN (bdrv_length (engine->target), bdrv_length (engine->target->backing));
+
+  return to > from ? copy_co_zero_visible (engine, from, to - from) : 0;
 }
 
 static bool coroutine_fn
@@ -159,6 +182,8 @@ convert_co_run (Job *job, GError **error)
   /* The target's parent itself: nothing can differ. */
   int ret = convert->cursor.base != params->source ? copy_co_run (&engine) : 0;
   copy_cursor_clear (&convert->cursor);
+  if (ret == 0 && params->above_target_parent)
+    ret = convert_co_hide_rest (&engine);
   if (ret < 0)
     {
       copy_set_error (&engine, error);
@@ -189,6 +214,12 @@ convert_check_params (const ConvertParams *params, GError **error)
       bdrv_set_error (error, target, VHDKIT_ERROR_INVALID_ARGUMENT,
                       "has %" G_GINT64_FORMAT " bytes, %s needs %" G_GINT64_FORMAT, bdrv_length (target),
                       source->filename, bdrv_length (source));
+      return false;
+    }
+  if (bdrv_lacks_parent (target) || bdrv_lacks_parent (source))
+    {
+      bdrv_set_error (error, bdrv_lacks_parent (target) ? target : source, VHDKIT_ERROR_INVALID_ARGUMENT,
+                      "what its parents show is not known: opened without them");
       return false;
     }
   if (params->parallel > COPY_MAX_WORKERS)

@@ -12,13 +12,6 @@
 
 /* --- the layers that both chains have -------------------------------------------------------------------- */
 
-/* Opened as the same: the format may have been named by the user. */
-static bool
-is_same_layer (const BlockDriverState *a, const BlockDriverState *b)
-{
-  return a->drv == b->drv && bdrv_length (a) == bdrv_length (b) && bdrv_same_file (a, b);
-}
-
 /* From the base upwards: a file below which the chains part (its parent was found in two places) shows two things. */
 static void
 find_common (RebaseCursor *cursor)
@@ -31,7 +24,7 @@ find_common (RebaseCursor *cursor)
       BlockDriverState *a = bdrv_chain_get (old, --old_depth);
       BlockDriverState *b = bdrv_chain_get (cursor->parent, --new_depth);
 
-      if (!is_same_layer (a, b))
+      if (!bdrv_same_image (a, b))
         return;
       cursor->old_common = a;
       cursor->new_common = b;

@@ -328,7 +328,6 @@ static bool
 check_leaf (const RebaseParams *params, GError **error)
 {
   BlockDriverState *leaf = params->leaf;
-  g_auto (BlockParentLink) link = { 0 };
 
   if (leaf->drv->co_change_parent == NULL)
     {
@@ -336,9 +335,12 @@ check_leaf (const RebaseParams *params, GError **error)
                       leaf->drv->format_name);
       return false;
     }
-  if (!params->unsafe && leaf->backing == NULL && leaf->drv->get_parent_link (leaf, &link))
+  BlockDriverState *cut = bdrv_lacks_parent (leaf)                                       ? leaf
+                          : params->parent != NULL && bdrv_lacks_parent (params->parent) ? params->parent
+                                                                                         : NULL;
+  if (!params->unsafe && cut != NULL)
     {
-      bdrv_set_error (error, leaf, VHDKIT_ERROR_INVALID_ARGUMENT,
+      bdrv_set_error (error, cut, VHDKIT_ERROR_INVALID_ARGUMENT,
                       "what its parents show is not known: opened without them");
       return false;
     }
