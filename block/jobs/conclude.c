@@ -673,8 +673,13 @@ co_look_again (Conclude *conclude, GError **error)
   if (conclude->children->len == 0 && !params->delete_sources && !params->rename_target)
     return true;
   for (guint i = 0; i < conclude->children->len; i++)
-    if (!co_check_file (g_ptr_array_index (conclude->children, i), &file, "cannot be relinked", error))
-      return false;
+    {
+      BlockDriverState *child = g_ptr_array_index (conclude->children, i);
+
+      if (!bdrv_protocol_node (child)->fixed_length
+          && !co_check_file (child, &file, "cannot be relinked", error))
+        return false;
+    }
   return co_check_target_name (conclude, false, error) && co_check_orphans (conclude, true, error);
 }
 

@@ -14,7 +14,7 @@ from fsharness import (KiB, MiB, add, case, fill_free, in_use, is_subset, main, 
                        report, usable)
 
 SEED = int(os.environ.get('VHDKIT_SEED', '1'))
-FLIPS = int(os.environ.get('VHDKIT_ITERATIONS', '400'))
+FLIPS = int(os.environ.get('VHDKIT_FLIPS', '100'))
 END = 0xffffffff
 
 KINDS = {

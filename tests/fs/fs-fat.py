@@ -16,7 +16,7 @@ from fsharness import (KiB, MiB, add, case, fill_free, in_use, is_subset, main, 
 from harness import corpus  # noqa: E402
 
 SEED = int(os.environ.get('VHDKIT_SEED', '1'))
-FLIPS = int(os.environ.get('VHDKIT_ITERATIONS', '400'))
+FLIPS = int(os.environ.get('VHDKIT_FLIPS', '100'))
 
 # name: options of mkfs.fat, size, width of an entry
 KINDS = {

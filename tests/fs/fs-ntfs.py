@@ -18,7 +18,7 @@ from harness import corpus  # noqa: E402
 from ntfsfile import Ntfs, list_entry, non_resident, resident  # noqa: E402
 
 SEED = int(os.environ.get('VHDKIT_SEED', '1'))
-FLIPS = int(os.environ.get('VHDKIT_ITERATIONS', '400'))
+FLIPS = int(os.environ.get('VHDKIT_FLIPS', '100'))
 
 KINDS = {
     'usual': '',

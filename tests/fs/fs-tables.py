@@ -13,7 +13,7 @@ from fsharness import (KiB, MiB, add, case, in_use, is_subset, main, make_file, 
                        swap_header, usable, volume)
 
 SEED = int(os.environ.get('VHDKIT_SEED', '1'))
-FLIPS = int(os.environ.get('VHDKIT_ITERATIONS', '300'))
+FLIPS = int(os.environ.get('VHDKIT_FLIPS', '100'))
 DISK = 64 * MiB
 
 

@@ -2,6 +2,7 @@
 """Every single request of a job failing once: shared by the fault- tests."""
 
 import os
+import random
 
 from harness import Failed
 
@@ -21,7 +22,7 @@ def every_request(t, restore, argv, after_failure, after_success, errno, op='any
     """
     failures = 0
     noticed = 0  # the next request whose failure is known to be
-    for n in range(1, LIMIT + 1, STRIDE):
+    for n in range(random.randint(1, STRIDE), LIMIT + 1, STRIDE):
         restore()
         command = [argv[0], '--filter', 'blkdebug,op=%s,n=%d,errno=%d' % (op, n, ERRORS[errno]), *argv[1:]]
         result = t.img(*command, rc=None)
