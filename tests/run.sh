@@ -141,7 +141,7 @@ if [ "$mode" != quick ]; then
       # What goes through all floors at length has been looked at by the sanitizers.
       names=$(meson test -C build --list --suite unit 2> /dev/null | sed -n 's,^.* / ,,p' | grep -v -e '^test-model$' -e '^test-api-')
       # shellcheck disable=SC2086
-      run valgrind build --setup valgrind $names
+      run valgrind build --setup valgrind --suite unit $names
     )
   fi
 fi

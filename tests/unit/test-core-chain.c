@@ -864,7 +864,8 @@ test_children (void)
   g_assert_cmpint (rename (inside, outside), ==, 0);
   g_assert_cmpint (symlink (outside, link), ==, 0);
   finds ("sub/h.img", 1, 1, NULL, "sub/link.img:1 ");
-  finds ("sub/h.img", 1, 1, confine, "");
+  if (host_can_confine ())
+    finds ("sub/h.img", 1, 1, confine, "");
 }
 
 static const struct
