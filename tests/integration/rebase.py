@@ -14,7 +14,7 @@ import chains
 import vhdxchains
 import vhdxread
 import views
-from harness import Failed, KiB, MiB, QEMU_IMG, Unchanged, add, bytes_of, can_direct, case, have, main, tool, vhdfile
+from harness import Failed, KiB, MiB, QEMU_IMG, Unchanged, add, bytes_of, can_direct, case, have, locked, main, tool, vhdfile
 
 maker = chains
 if sys.argv[1:2] == ['vhdx']:
@@ -464,7 +464,7 @@ def in_use(t):
     read_end, write_end = os.pipe()
     process = t.start(tool('vhd-io'), '-f', FORMAT, leaf, stdin=read_end)
     os.close(read_end)
-    t.wait_until(lambda: t.img('rebase', '-b', base, leaf, rc=None).rc == 1 or process.poll() is not None, 'the lock')
+    t.wait_until(lambda: locked(leaf), 'the lock of vhd-io')
     before = bytes_of(leaf)
     t.refused(t.img('rebase', '-b', base, leaf, rc=1), 'leaf.' + FORMAT, ('in use', 'another process'))
     t.refused(t.img('rebase', '-u', '-b', middle, leaf, rc=1), 'leaf.' + FORMAT, ('in use', 'another process'))
