@@ -15,6 +15,7 @@
 #include "bitset.h"
 #include "checked.h"
 #include "extents.h"
+#include "refuse.h"
 
 #include <errno.h>
 #include <string.h>
@@ -62,17 +63,6 @@ typedef struct
   unsigned bitmaps_read;
   uint8_t *bits; /* one, of a group that has none on the disk */
 } Ext2Reader;
-
-static bool G_GNUC_PRINTF (3, 4) refuse (GError **error, VhdkitError code, const char *format, ...)
-{
-  va_list arguments;
-
-  va_start (arguments, format);
-  if (error != NULL)
-    *error = g_error_new_valist (VHDKIT_ERROR, (int)code, format, arguments);
-  va_end (arguments);
-  return false;
-}
 
 /* --- the superblock ------------------------------------------------------------------------------------ */
 
@@ -137,21 +127,21 @@ check_geometry (const FsVolume *volume, const Superblock *super, GError **error)
   int64_t block_size = INT64_C (1024) << super->log_block_size;
 
   if (super->blocks == 0 || super->blocks > (uint64_t)(volume->bytes / block_size))
-    return refuse (error, VHDKIT_ERROR_CORRUPT,
-                   "superblock: %" G_GUINT64_FORMAT " blocks of %" G_GINT64_FORMAT
-                   " bytes, expected at most %" G_GINT64_FORMAT,
-                   super->blocks, block_size, volume->bytes / block_size);
+    return fs_refuse (error, VHDKIT_ERROR_CORRUPT,
+                      "superblock: %" G_GUINT64_FORMAT " blocks of %" G_GINT64_FORMAT
+                      " bytes, expected at most %" G_GINT64_FORMAT,
+                      super->blocks, block_size, volume->bytes / block_size);
   if (super->first_data_block > 1 || super->first_data_block >= super->blocks || super->blocks_per_group < 8)
-    return refuse (error, VHDKIT_ERROR_CORRUPT, "superblock: first block %u, %u blocks per group",
-                   super->first_data_block, super->blocks_per_group);
+    return fs_refuse (error, VHDKIT_ERROR_CORRUPT, "superblock: first block %u, %u blocks per group",
+                      super->first_data_block, super->blocks_per_group);
   if (super->desc_size < EXT2_MIN_DESC_SIZE || super->desc_size > EXT2_MAX_DESC_SIZE
       || !is_power_of_two (super->desc_size))
-    return refuse (error, VHDKIT_ERROR_CORRUPT, "superblock: group descriptors of %u bytes",
-                   super->desc_size);
+    return fs_refuse (error, VHDKIT_ERROR_CORRUPT, "superblock: group descriptors of %u bytes",
+                      super->desc_size);
   int64_t groups = div_round_up ((int64_t)super->blocks - super->first_data_block, super->blocks_per_group);
   if (groups > MAX_DESCRIPTOR_BYTES / super->desc_size)
-    return refuse (error, VHDKIT_ERROR_CORRUPT, "superblock: %" G_GINT64_FORMAT " groups of %u blocks",
-                   groups, super->blocks_per_group);
+    return fs_refuse (error, VHDKIT_ERROR_CORRUPT, "superblock: %" G_GINT64_FORMAT " groups of %u blocks",
+                      groups, super->blocks_per_group);
   return true;
 }
 
@@ -159,20 +149,20 @@ static bool
 check_features (const Superblock *super, GError **error)
 {
   if (super->incompat & INCOMPAT_JOURNAL_DEV)
-    return refuse (error, VHDKIT_ERROR_UNSUPPORTED, "it is the journal of another file system");
+    return fs_refuse (error, VHDKIT_ERROR_UNSUPPORTED, "it is the journal of another file system");
   if (super->incompat & INCOMPAT_RECOVER)
-    return refuse (error, VHDKIT_ERROR_NEEDS_REPLAY, "its journal needs recovery: it was not unmounted");
+    return fs_refuse (error, VHDKIT_ERROR_NEEDS_REPLAY, "its journal needs recovery: it was not unmounted");
   if ((super->ro_compat & RO_COMPAT_ORPHAN_PRESENT) || super->last_orphan != 0)
-    return refuse (error, VHDKIT_ERROR_NEEDS_REPLAY,
-                   "it has deleted files that are to be cleaned up: it was not "
-                   "unmounted");
+    return fs_refuse (error, VHDKIT_ERROR_NEEDS_REPLAY,
+                      "it has deleted files that are to be cleaned up: it was not "
+                      "unmounted");
   uint32_t compat = super->compat & ~(uint32_t)KNOWN_COMPAT;
   uint32_t incompat = super->incompat & ~(uint32_t)KNOWN_INCOMPAT;
   uint32_t ro_compat = super->ro_compat & ~(uint32_t)KNOWN_RO_COMPAT;
   if ((compat | incompat | ro_compat) != 0)
-    return refuse (error, VHDKIT_ERROR_UNSUPPORTED,
-                   "superblock: unknown features (compatible 0x%x, incompatible 0x%x, read-only 0x%x)",
-                   compat, incompat, ro_compat);
+    return fs_refuse (error, VHDKIT_ERROR_UNSUPPORTED,
+                      "superblock: unknown features (compatible 0x%x, incompatible 0x%x, read-only 0x%x)",
+                      compat, incompat, ro_compat);
   return true;
 }
 
@@ -180,10 +170,10 @@ static bool
 check_state (const Superblock *super, GError **error)
 {
   if (super->state & EXT2_ERROR_FS)
-    return refuse (error, VHDKIT_ERROR_CORRUPT, "it is marked as having errors");
+    return fs_refuse (error, VHDKIT_ERROR_CORRUPT, "it is marked as having errors");
   if (!(super->state & EXT2_VALID_FS) || (super->state & EXT3_ORPHAN_FS))
-    return refuse (error, VHDKIT_ERROR_IN_USE, "superblock: state 0x%x: it was not unmounted cleanly",
-                   super->state);
+    return fs_refuse (error, VHDKIT_ERROR_IN_USE, "superblock: state 0x%x: it was not unmounted cleanly",
+                      super->state);
   return true;
 }
 
@@ -209,10 +199,10 @@ refuse_library (GError **error, const char *what, errcode_t code)
 
   for (size_t i = 0; i < G_N_ELEMENTS (codes); i++)
     if (codes[i].code == code)
-      return refuse (error, codes[i].ours, "%s: %s", what, codes[i].text);
+      return fs_refuse (error, codes[i].ours, "%s: %s", what, codes[i].text);
   if (code > 0 && code < 4096)
-    return refuse (error, VHDKIT_ERROR_IO, "%s: %s", what, g_strerror ((int)code));
-  return refuse (error, VHDKIT_ERROR_CORRUPT, "%s: refused by libext2fs with code %ld", what, (long)code);
+    return fs_refuse (error, VHDKIT_ERROR_IO, "%s: %s", what, g_strerror ((int)code));
+  return fs_refuse (error, VHDKIT_ERROR_CORRUPT, "%s: refused by libext2fs with code %ld", what, (long)code);
 }
 
 static int64_t
@@ -226,8 +216,8 @@ static bool coroutine_fn
 co_read_block (Ext2Reader *reader, blk64_t block, void *buf, const char *what, GError **error)
 {
   if (block == 0 || block >= ext2fs_blocks_count (reader->fs->super))
-    return refuse (error, VHDKIT_ERROR_CORRUPT, "%s: block %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT, what,
-                   (uint64_t)block, (uint64_t)ext2fs_blocks_count (reader->fs->super));
+    return fs_refuse (error, VHDKIT_ERROR_CORRUPT, "%s: block %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT,
+                      what, (uint64_t)block, (uint64_t)ext2fs_blocks_count (reader->fs->super));
   return fs_co_read_structure (reader->volume, (int64_t)block * block_size_of (reader),
                                block_size_of (reader), buf, what, error);
 }
@@ -246,11 +236,12 @@ co_check_mmp (Ext2Reader *reader, GError **error)
   memcpy (&magic, reader->bits, sizeof magic);
   memcpy (&sequence, reader->bits + MMP_SEQUENCE_OFFSET, sizeof sequence);
   if (GUINT32_FROM_LE (magic) != EXT4_MMP_MAGIC)
-    return refuse (error, VHDKIT_ERROR_CORRUPT,
-                   "multiple mount protection: signature 0x%08x, expected 0x%08x", GUINT32_FROM_LE (magic),
-                   EXT4_MMP_MAGIC);
+    return fs_refuse (error, VHDKIT_ERROR_CORRUPT,
+                      "multiple mount protection: signature 0x%08x, expected 0x%08x", GUINT32_FROM_LE (magic),
+                      EXT4_MMP_MAGIC);
   if (GUINT32_FROM_LE (sequence) != EXT4_MMP_SEQ_CLEAN)
-    return refuse (error, VHDKIT_ERROR_IN_USE, "multiple mount protection: it is mounted or being checked");
+    return fs_refuse (error, VHDKIT_ERROR_IN_USE,
+                      "multiple mount protection: it is mounted or being checked");
   return true;
 }
 
@@ -272,10 +263,10 @@ co_check_journal (Ext2Reader *reader, GError **error)
   memcpy (&magic, reader->bits, sizeof magic);
   memcpy (&start, reader->bits + JOURNAL_START_FIELD, sizeof start);
   if (GUINT32_FROM_BE (magic) != JOURNAL_MAGIC)
-    return refuse (error, VHDKIT_ERROR_CORRUPT, "journal: signature 0x%08x, expected 0x%08x",
-                   GUINT32_FROM_BE (magic), JOURNAL_MAGIC);
+    return fs_refuse (error, VHDKIT_ERROR_CORRUPT, "journal: signature 0x%08x, expected 0x%08x",
+                      GUINT32_FROM_BE (magic), JOURNAL_MAGIC);
   if (start != 0)
-    return refuse (error, VHDKIT_ERROR_NEEDS_REPLAY, "its journal is not empty");
+    return fs_refuse (error, VHDKIT_ERROR_NEEDS_REPLAY, "its journal is not empty");
   return true;
 }
 
@@ -289,10 +280,10 @@ add_metadata (Ext2Reader *reader, blk64_t block, uint32_t count, const char *wha
   blk64_t blocks = ext2fs_blocks_count (reader->fs->super);
 
   if (block < super->s_first_data_block || block >= blocks || count > blocks - block)
-    return refuse (error, VHDKIT_ERROR_CORRUPT,
-                   "group %u: %s: %u blocks at block %" G_GUINT64_FORMAT
-                   ", expected inside %u..%" G_GUINT64_FORMAT,
-                   group, what, count, (uint64_t)block, super->s_first_data_block, (uint64_t)blocks);
+    return fs_refuse (error, VHDKIT_ERROR_CORRUPT,
+                      "group %u: %s: %u blocks at block %" G_GUINT64_FORMAT
+                      ", expected inside %u..%" G_GUINT64_FORMAT,
+                      group, what, count, (uint64_t)block, super->s_first_data_block, (uint64_t)blocks);
   fs_extents_add (&reader->metadata, (int64_t)block, count);
   fs_add_used (reader->volume, (int64_t)block * block_size_of (reader), count * block_size_of (reader));
   reader->metadata_blocks += count;
@@ -328,10 +319,10 @@ co_collect_metadata (Ext2Reader *reader, GError **error)
   for (dgrp_t group = 0; group < fs->group_desc_count; group++)
     {
       if (group % 1024 == 0 && fs_co_pause_point (reader->volume) < 0)
-        return refuse (error, VHDKIT_ERROR_CANCELLED, "cancelled");
+        return fs_refuse (error, VHDKIT_ERROR_CANCELLED, "cancelled");
       if (has_checksums && !ext2fs_group_desc_csum_verify (fs, group))
-        return refuse (error, VHDKIT_ERROR_CORRUPT, "group %u: the checksum of the descriptor is wrong",
-                       group);
+        return fs_refuse (error, VHDKIT_ERROR_CORRUPT, "group %u: the checksum of the descriptor is wrong",
+                          group);
       if (!add_copies (reader, group, error)
           || !add_metadata (reader, ext2fs_block_bitmap_loc (fs, group), 1, "block bitmap", group, error)
           || !add_metadata (reader, ext2fs_inode_bitmap_loc (fs, group), 1, "inode bitmap", group, error)
@@ -341,9 +332,9 @@ co_collect_metadata (Ext2Reader *reader, GError **error)
     }
   fs_extents_finish (&reader->metadata);
   if (reader->metadata.incomplete)
-    return refuse (error, VHDKIT_ERROR_UNSUPPORTED, "its metadata is too scattered");
+    return fs_refuse (error, VHDKIT_ERROR_UNSUPPORTED, "its metadata is too scattered");
   if (fs_extents_bytes (&reader->metadata) != reader->metadata_blocks)
-    return refuse (error, VHDKIT_ERROR_CORRUPT, "group descriptors: metadata of the groups overlaps");
+    return fs_refuse (error, VHDKIT_ERROR_CORRUPT, "group descriptors: metadata of the groups overlaps");
   return true;
 }
 
@@ -401,9 +392,9 @@ apply_metadata (Ext2Reader *reader, dgrp_t group, uint8_t *bits, bool made, GErr
       bool in_use;
       size_t run = bitset_run (bits, bit, bit + count, &in_use, BITSET_LSB_FIRST);
       if (!in_use || run < count)
-        return refuse (error, VHDKIT_ERROR_CORRUPT,
-                       "group %u: block bitmap: metadata at block %" G_GINT64_FORMAT " is not in use", group,
-                       in_use ? first + (int64_t)EXT2FS_C2B (fs, bit + run) : from);
+        return fs_refuse (error, VHDKIT_ERROR_CORRUPT,
+                          "group %u: block bitmap: metadata at block %" G_GINT64_FORMAT " is not in use",
+                          group, in_use ? first + (int64_t)EXT2FS_C2B (fs, bit + run) : from);
     }
   return true;
 }
@@ -427,8 +418,8 @@ co_read_group (Ext2Reader *reader, dgrp_t group, GError **error)
         return false;
       if (!ext2fs_block_bitmap_csum_verify (fs, group, (char *)bits,
                                             (int)(EXT2_CLUSTERS_PER_GROUP (fs->super) / 8)))
-        return refuse (error, VHDKIT_ERROR_CORRUPT, "group %u: the checksum of the block bitmap is wrong",
-                       group);
+        return fs_refuse (error, VHDKIT_ERROR_CORRUPT, "group %u: the checksum of the block bitmap is wrong",
+                          group);
     }
   if (!apply_metadata (reader, group, bits, made, error))
     return false;
@@ -446,9 +437,9 @@ co_read_group (Ext2Reader *reader, dgrp_t group, GError **error)
                    (end - start) * block_size_of (reader));
     }
   if (free_clusters != ext2fs_bg_free_blocks_count (fs, group))
-    return refuse (error, VHDKIT_ERROR_CORRUPT,
-                   "group %u: the bitmap has %" G_GSIZE_FORMAT " free clusters, the descriptor says %u",
-                   group, free_clusters, ext2fs_bg_free_blocks_count (fs, group));
+    return fs_refuse (error, VHDKIT_ERROR_CORRUPT,
+                      "group %u: the bitmap has %" G_GSIZE_FORMAT " free clusters, the descriptor says %u",
+                      group, free_clusters, ext2fs_bg_free_blocks_count (fs, group));
   return true;
 }
 
@@ -469,8 +460,8 @@ co_read_groups (Ext2Reader *reader, GError **error)
   if (EXT2_CLUSTERS_PER_GROUP (fs->super) > fs->blocksize * 8
       || (uint64_t)EXT2_CLUSTERS_PER_GROUP (fs->super) * EXT2FS_CLUSTER_RATIO (fs)
              != EXT2_BLOCKS_PER_GROUP (fs->super))
-    return refuse (error, VHDKIT_ERROR_CORRUPT, "superblock: %u clusters, %u blocks per group",
-                   EXT2_CLUSTERS_PER_GROUP (fs->super), EXT2_BLOCKS_PER_GROUP (fs->super));
+    return fs_refuse (error, VHDKIT_ERROR_CORRUPT, "superblock: %u clusters, %u blocks per group",
+                      EXT2_CLUSTERS_PER_GROUP (fs->super), EXT2_BLOCKS_PER_GROUP (fs->super));
   if (!co_check_mmp (reader, error) || !co_check_journal (reader, error)
       || !co_collect_metadata (reader, error))
     return false;

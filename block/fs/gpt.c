@@ -14,6 +14,7 @@
 
 #include "byteorder.h"
 #include "checked.h"
+#include "refuse.h"
 
 #include <string.h>
 
@@ -117,17 +118,6 @@ crc32_ieee (const uint8_t *data, size_t bytes)
   return ~crc;
 }
 
-static bool G_GNUC_PRINTF (2, 3) corrupt (GError **error, const char *format, ...)
-{
-  va_list arguments;
-
-  va_start (arguments, format);
-  if (error != NULL)
-    *error = g_error_new_valist (VHDKIT_ERROR, VHDKIT_ERROR_CORRUPT, format, arguments);
-  va_end (arguments);
-  return false;
-}
-
 /* @sector: sector @lba of the disk, which has @sectors. */
 static bool
 decode_header (const uint8_t *sector, uint32_t sector_size, uint64_t lba, uint64_t sectors, GptHeader *header,
@@ -138,16 +128,16 @@ decode_header (const uint8_t *sector, uint32_t sector_size, uint64_t lba, uint64
 
   memcpy (&disk, sector, sizeof disk);
   if (memcmp (disk.signature, GPT_SIGNATURE, sizeof disk.signature) != 0)
-    return corrupt (error, "no signature");
+    return fs_corrupt (error, "no signature");
   uint32_t header_size = le32_get (disk.header_size);
   if (header_size < HEADER_BYTES || header_size > sector_size)
-    return corrupt (error, "header of %u bytes", header_size);
+    return fs_corrupt (error, "header of %u bytes", header_size);
   memset (summed + G_STRUCT_OFFSET (GptHeaderDisk, header_crc32), 0, sizeof disk.header_crc32);
   uint32_t crc = crc32_ieee (summed, header_size);
   if (crc != le32_get (disk.header_crc32))
-    return corrupt (error, "header checksum 0x%08x, expected 0x%08x", le32_get (disk.header_crc32), crc);
+    return fs_corrupt (error, "header checksum 0x%08x, expected 0x%08x", le32_get (disk.header_crc32), crc);
   if (le32_get (disk.revision) != GPT_REVISION)
-    return corrupt (error, "revision 0x%08x", le32_get (disk.revision));
+    return fs_corrupt (error, "revision 0x%08x", le32_get (disk.revision));
   header->my_lba = le64_get (disk.my_lba);
   header->alternate_lba = le64_get (disk.alternate_lba);
   header->first_usable = le64_get (disk.first_usable_lba);
@@ -159,18 +149,18 @@ decode_header (const uint8_t *sector, uint32_t sector_size, uint64_t lba, uint64
   memcpy (header->disk_guid, disk.disk_guid, sizeof header->disk_guid);
 
   if (header->my_lba != lba)
-    return corrupt (error, "it is said to be sector %" G_GUINT64_FORMAT, header->my_lba);
+    return fs_corrupt (error, "it is said to be sector %" G_GUINT64_FORMAT, header->my_lba);
   if (header->alternate_lba >= sectors || header->alternate_lba == lba)
-    return corrupt (error, "its copy is said to be sector %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT,
-                    header->alternate_lba, sectors);
+    return fs_corrupt (error, "its copy is said to be sector %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT,
+                       header->alternate_lba, sectors);
   if (header->first_usable > header->last_usable || header->last_usable >= sectors)
-    return corrupt (error,
-                    "usable sectors %" G_GUINT64_FORMAT "..%" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT,
-                    header->first_usable, header->last_usable, sectors);
+    return fs_corrupt (error,
+                       "usable sectors %" G_GUINT64_FORMAT "..%" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT,
+                       header->first_usable, header->last_usable, sectors);
   if (header->entry_size < sizeof (GptEntryDisk) || header->entry_size > MAX_ENTRY_BYTES
       || !is_power_of_two (header->entry_size) || header->entries == 0
       || header->entries > MAX_ENTRIES_BYTES / header->entry_size)
-    return corrupt (error, "%u entries of %u bytes", header->entries, header->entry_size);
+    return fs_corrupt (error, "%u entries of %u bytes", header->entries, header->entry_size);
   uint64_t entries_sectors =
       (uint64_t)div_round_up ((int64_t)header->entries * header->entry_size, sector_size);
   if (header->entries_lba < 2 || header->entries_lba >= sectors
@@ -179,8 +169,8 @@ decode_header (const uint8_t *sector, uint32_t sector_size, uint64_t lba, uint64
           && header->first_usable < header->entries_lba + entries_sectors)
       || (lba >= header->entries_lba && lba < header->entries_lba + entries_sectors)
       || (lba >= header->first_usable && lba <= header->last_usable))
-    return corrupt (error, "entries at sector %" G_GUINT64_FORMAT " are not in a place of their own",
-                    header->entries_lba);
+    return fs_corrupt (error, "entries at sector %" G_GUINT64_FORMAT " are not in a place of their own",
+                       header->entries_lba);
   return true;
 }
 
@@ -191,7 +181,7 @@ gpt_co_read_one (FsVolume *disk, uint32_t sector_size, uint64_t lba, GptHeader *
   g_autofree uint8_t *sector = g_malloc (sector_size);
 
   if (lba >= sectors)
-    return corrupt (error, "sector %" G_GUINT64_FORMAT " is past the end", lba);
+    return fs_corrupt (error, "sector %" G_GUINT64_FORMAT " is past the end", lba);
   if (!fs_co_read_structure (disk, (int64_t)lba * sector_size, sector_size, sector, "header", error)
       || !decode_header (sector, sector_size, lba, sectors, header, error))
     return false;
@@ -202,7 +192,7 @@ gpt_co_read_one (FsVolume *disk, uint32_t sector_size, uint64_t lba, GptHeader *
     return false;
   uint32_t crc = crc32_ieee (header->entries_data, bytes);
   if (crc != header->entries_crc32)
-    return corrupt (error, "entries have checksum 0x%08x, expected 0x%08x", crc, header->entries_crc32);
+    return fs_corrupt (error, "entries have checksum 0x%08x, expected 0x%08x", crc, header->entries_crc32);
   return true;
 }
 
@@ -240,10 +230,10 @@ add_partitions (FsTable *table, const GptHeader *header, GError **error)
         continue;
       uint64_t first = le64_get (entry.first_lba), last = le64_get (entry.last_lba);
       if (first > last || first < header->first_usable || last > header->last_usable)
-        return corrupt (error,
-                        "GPT: partition %u has sectors %" G_GUINT64_FORMAT "..%" G_GUINT64_FORMAT
-                        ", expected inside %" G_GUINT64_FORMAT "..%" G_GUINT64_FORMAT,
-                        i + 1, first, last, header->first_usable, header->last_usable);
+        return fs_corrupt (error,
+                           "GPT: partition %u has sectors %" G_GUINT64_FORMAT "..%" G_GUINT64_FORMAT
+                           ", expected inside %" G_GUINT64_FORMAT "..%" G_GUINT64_FORMAT,
+                           i + 1, first, last, header->first_usable, header->last_usable);
       FsPartition partition = {
         .number = (int)(i + 1),
         .offset = (int64_t)first * table->sector_size,
@@ -280,14 +270,14 @@ gpt_co_read_tables (FsVolume *disk, FsTable *table, GError **error)
   bool has_copy = gpt_co_read_one (disk, table->sector_size, where, &copy, &copy_error);
 
   if (!has_primary && !has_copy)
-    return corrupt (error, "GPT: primary: %s; copy at sector %" G_GUINT64_FORMAT ": %s",
-                    primary_error->message, where, copy_error->message);
+    return fs_corrupt (error, "GPT: primary: %s; copy at sector %" G_GUINT64_FORMAT ": %s",
+                       primary_error->message, where, copy_error->message);
   if (has_primary && has_copy && !headers_agree (&primary, &copy))
-    return corrupt (error, "GPT: the table and its copy at sector %" G_GUINT64_FORMAT " differ", where);
+    return fs_corrupt (error, "GPT: the table and its copy at sector %" G_GUINT64_FORMAT " differ", where);
   if (!has_primary && copy.alternate_lba != 1)
-    return corrupt (error,
-                    "GPT: primary: %s; the copy at sector %" G_GUINT64_FORMAT " is that of another table",
-                    primary_error->message, where);
+    return fs_corrupt (error,
+                       "GPT: primary: %s; the copy at sector %" G_GUINT64_FORMAT " is that of another table",
+                       primary_error->message, where);
   if (!has_primary)
     g_ptr_array_add (table->notes,
                      g_strdup_printf ("GPT: the primary table is damaged (%s); its copy at sector "
@@ -311,16 +301,16 @@ fs_gpt_co_read (FsVolume *disk, FsTable *table, GError **error)
   bool is_512 = has_signature_at (disk, LEAST_SECTOR), is_4096 = has_signature_at (disk, LARGEST_SECTOR);
 
   if (disk->bytes < 3 * LARGEST_SECTOR)
-    return corrupt (error, "GPT: the disk is too small for one");
+    return fs_corrupt (error, "GPT: the disk is too small for one");
   if (table->sector_size == 0)
     {
       /* With neither there may still be the copy at the end: of the usual size of sectors. */
       if (is_512 && is_4096)
-        return corrupt (error, "GPT: headers for sectors of 512 and of 4096 bytes");
+        return fs_corrupt (error, "GPT: headers for sectors of 512 and of 4096 bytes");
       table->sector_size = is_4096 ? LARGEST_SECTOR : LEAST_SECTOR;
     }
   else if (table->sector_size == LEAST_SECTOR ? is_4096 && !is_512 : is_512 && !is_4096)
-    return corrupt (error, "GPT: for sectors of %d bytes, on a disk with sectors of %u bytes",
-                    is_512 ? LEAST_SECTOR : LARGEST_SECTOR, table->sector_size);
+    return fs_corrupt (error, "GPT: for sectors of %d bytes, on a disk with sectors of %u bytes",
+                       is_512 ? LEAST_SECTOR : LARGEST_SECTOR, table->sector_size);
   return gpt_co_read_tables (disk, table, error);
 }

@@ -12,6 +12,7 @@
 #include "fs.h"
 
 #include "byteorder.h"
+#include "refuse.h"
 
 #include <string.h>
 
@@ -76,17 +77,6 @@ get32 (const uint8_t *bytes, bool big_endian)
   return big_endian ? be32_get (be) : le32_get (le);
 }
 
-static bool G_GNUC_PRINTF (3, 4) refuse (GError **error, VhdkitError code, const char *format, ...)
-{
-  va_list arguments;
-
-  va_start (arguments, format);
-  if (error != NULL)
-    *error = g_error_new_valist (VHDKIT_ERROR, (int)code, format, arguments);
-  va_end (arguments);
-  return false;
-}
-
 /* The one size of pages for which there is a signature; 0 with @error. */
 static int
 find_page_size (const FsVolume *volume, GError **error)
@@ -101,13 +91,13 @@ find_page_size (const FsVolume *volume, GError **error)
         continue;
       if (signatures[signature].reason != NULL)
         {
-          refuse (error, signatures[signature].code, "%s", signatures[signature].reason);
+          fs_refuse (error, signatures[signature].code, "%s", signatures[signature].reason);
           return 0;
         }
       if (found != 0)
         {
-          refuse (error, VHDKIT_ERROR_CORRUPT, "swap signatures for pages of %d and of %d bytes", found,
-                  page);
+          fs_refuse (error, VHDKIT_ERROR_CORRUPT, "swap signatures for pages of %d and of %d bytes", found,
+                     page);
           return 0;
         }
       found = page;
@@ -134,28 +124,28 @@ swap_co_read_free (FsVolume *volume, GError **error)
   memcpy (&header, volume->head + HEADER_OFFSET, sizeof header);
   bool big_endian = get32 (header.version, true) == VERSION;
   if (get32 (header.version, big_endian) != VERSION)
-    return refuse (error, VHDKIT_ERROR_UNSUPPORTED, "swap header: version %u, expected %d",
-                   get32 (header.version, false), VERSION);
+    return fs_refuse (error, VHDKIT_ERROR_UNSUPPORTED, "swap header: version %u, expected %d",
+                      get32 (header.version, false), VERSION);
   int64_t last_page = get32 (header.last_page, big_endian);
   uint32_t bad_pages = get32 (header.bad_pages, big_endian);
   fs_set_label (volume, header.label, sizeof header.label);
 
   if (last_page < 1 || last_page >= volume->bytes / page)
-    return refuse (error, VHDKIT_ERROR_CORRUPT,
-                   "swap header: last page %" G_GINT64_FORMAT ", expected 1..%" G_GINT64_FORMAT, last_page,
-                   volume->bytes / page - 1);
+    return fs_refuse (error, VHDKIT_ERROR_CORRUPT,
+                      "swap header: last page %" G_GINT64_FORMAT ", expected 1..%" G_GINT64_FORMAT, last_page,
+                      volume->bytes / page - 1);
   uint32_t max_bad = (uint32_t)(page - SIGNATURE_BYTES - BAD_PAGES_OFFSET) / 4;
   if (bad_pages > max_bad)
-    return refuse (error, VHDKIT_ERROR_CORRUPT, "swap header: %u bad pages, expected at most %u", bad_pages,
-                   max_bad);
+    return fs_refuse (error, VHDKIT_ERROR_CORRUPT, "swap header: %u bad pages, expected at most %u",
+                      bad_pages, max_bad);
 
   g_autofree uint32_t *bad = g_new (uint32_t, bad_pages + 1);
   for (uint32_t i = 0; i < bad_pages; i++)
     {
       bad[i] = get32 (volume->head + BAD_PAGES_OFFSET + (size_t)i * 4, big_endian);
       if (bad[i] < 1 || bad[i] > last_page)
-        return refuse (error, VHDKIT_ERROR_CORRUPT, "swap header: bad page %u, expected 1..%" G_GINT64_FORMAT,
-                       bad[i], last_page);
+        return fs_refuse (error, VHDKIT_ERROR_CORRUPT,
+                          "swap header: bad page %u, expected 1..%" G_GINT64_FORMAT, bad[i], last_page);
     }
   qsort (bad, bad_pages, sizeof *bad, compare_pages);
   int64_t next = 1;

@@ -87,12 +87,8 @@ commit_params_check (const CommitParams *params, GError **error)
                       target->drv->format_name);
       return false;
     }
-  if (params->parallel > COPY_MAX_WORKERS)
-    {
-      bdrv_set_error (error, params->source, VHDKIT_ERROR_INVALID_ARGUMENT,
-                      "%u coroutines, at most %d are possible", params->parallel, COPY_MAX_WORKERS);
-      return false;
-    }
+  if (!copy_check_workers (params->source, params->parallel, error))
+    return false;
   if (params->reflink > COMMIT_REFLINK_NEVER)
     {
       bdrv_set_error (error, target, VHDKIT_ERROR_INVALID_ARGUMENT,

@@ -222,12 +222,8 @@ convert_check_params (const ConvertParams *params, GError **error)
                       "what its parents show is not known: opened without them");
       return false;
     }
-  if (params->parallel > COPY_MAX_WORKERS)
-    {
-      bdrv_set_error (error, target, VHDKIT_ERROR_INVALID_ARGUMENT, "%u coroutines, at most %d are possible",
-                      params->parallel, COPY_MAX_WORKERS);
-      return false;
-    }
+  if (!copy_check_workers (target, params->parallel, error))
+    return false;
   if (params->sparse_bytes < 0 || params->sparse_bytes % BDRV_SECTOR_SIZE != 0)
     {
       bdrv_set_error (error, target, VHDKIT_ERROR_INVALID_ARGUMENT,

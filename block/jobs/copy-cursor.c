@@ -95,8 +95,10 @@ cursor_co_look_at (CopyCursor *cursor)
 
 /* Fills cursor->run with what comes next; 1, 0 at the end, -errno. */
 static int coroutine_fn
-cursor_co_look (CopyCursor *cursor)
+cursor_co_look (void *opaque)
 {
+  CopyCursor *cursor = opaque;
+
   if (cursor->answers == NULL)
     cursor_start (cursor);
   while (cursor->run.bytes == 0 && cursor->offset < cursor->end)
@@ -109,12 +111,10 @@ cursor_co_look (CopyCursor *cursor)
   return cursor->run.bytes > 0;
 }
 
-/* Whether cursor->run goes on where @item ends, as one piece. */
+/* Whether @run goes on where @item ends, as one piece. */
 static bool
-cursor_run_continues (const CopyCursor *cursor, const CopyEngine *engine, const CopyItem *item)
+run_continues (const CopyItem *run, const CopyEngine *engine, const CopyItem *item)
 {
-  const CopyItem *run = &cursor->run;
-
   if (run->offset != item->offset + item->bytes || run->zero != item->zero)
     return false;
   if (item->zero)
@@ -127,39 +127,45 @@ cursor_run_continues (const CopyCursor *cursor, const CopyEngine *engine, const 
 }
 
 int coroutine_fn
-copy_cursor_co_next (CopyCursor *cursor, const CopyEngine *engine, int64_t max_data, int64_t max_zero,
-                     CopyItem *item)
+copy_co_join_runs (CopyItem *run, int coroutine_fn (*co_look) (void *opaque), void *opaque,
+                   const CopyEngine *engine, int64_t max_data, int64_t max_zero, CopyItem *item)
 {
-  int ret = cursor_co_look (cursor);
+  int ret = co_look (opaque);
 
   if (ret <= 0)
-    {
-      copy_cursor_clear (cursor);
-      return ret;
-    }
+    return ret;
 
-  int64_t unit = cursor->run.zero ? max_zero : max_data;
-  int64_t room = unit - cursor->run.offset % unit;
+  int64_t unit = run->zero ? max_zero : max_data;
+  int64_t room = unit - run->offset % unit;
 
-  *item = cursor->run;
+  *item = *run;
   item->bytes = 0;
   do
     {
-      int64_t take = MIN (cursor->run.bytes, room);
+      int64_t take = MIN (run->bytes, room);
 
-      if (item->bytes > 0
-          && (cursor->run.file != item->file || cursor->run.file_offset != item->file_offset + item->bytes))
+      if (item->bytes > 0 && (run->file != item->file || run->file_offset != item->file_offset + item->bytes))
         item->file = NULL; /* in several pieces */
-      if (cursor->run.layer != item->layer)
+      if (run->layer != item->layer)
         item->layer = NULL;
       item->bytes += take;
       room -= take;
-      cursor->run.offset += take;
-      cursor->run.file_offset += take;
-      cursor->run.bytes -= take;
-      ret = room > 0 ? cursor_co_look (cursor) : 0;
+      run->offset += take;
+      run->file_offset += take;
+      run->bytes -= take;
+      ret = room > 0 ? co_look (opaque) : 0;
     }
-  while (ret > 0 && cursor_run_continues (cursor, engine, item));
-  /* An error is met again by the next call; what was found before it is good. */
+  while (ret > 0 && run_continues (run, engine, item));
   return 1;
+}
+
+int coroutine_fn
+copy_cursor_co_next (CopyCursor *cursor, const CopyEngine *engine, int64_t max_data, int64_t max_zero,
+                     CopyItem *item)
+{
+  int ret = copy_co_join_runs (&cursor->run, cursor_co_look, cursor, engine, max_data, max_zero, item);
+
+  if (ret <= 0)
+    copy_cursor_clear (cursor);
+  return ret;
 }

@@ -466,6 +466,16 @@ worker_entry (void *opaque)
   bdrv_free_buffer (buffers.shown.data);
 }
 
+bool
+copy_check_workers (const BlockDriverState *bs, unsigned workers, GError **error)
+{
+  if (workers <= COPY_MAX_WORKERS)
+    return true;
+  bdrv_set_error (error, bs, VHDKIT_ERROR_INVALID_ARGUMENT, "%u coroutines, at most %d are possible", workers,
+                  COPY_MAX_WORKERS);
+  return false;
+}
+
 int coroutine_fn
 copy_co_run (CopyEngine *engine)
 {

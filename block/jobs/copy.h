@@ -79,6 +79,9 @@ struct CopyEngine
   unsigned misaligned;     /* tries in a row refused for the range's sake */
 };
 
+/* Whether an engine can have so many workers; the error names @bs. */
+bool copy_check_workers (const BlockDriverState *bs, unsigned workers, GError **error);
+
 /* Runs the engine to its end or its first error, which it returns; -ECANCELED when the job was cancelled. */
 int coroutine_fn copy_co_run (CopyEngine *engine);
 
@@ -119,6 +122,14 @@ typedef struct
   CopyItem run;    /* looked up already, run.bytes == 0: nothing */
   GArray *answers; /* what each node last said, topmost first */
 } CopyCursor;
+
+/* For cursors of any kind.  Joins what @co_look finds to one item, from @run on, which it fills when it is empty (1, 0 at
+ * the end, -errno): of one kind, zeros of one depth, of at most @max_data bytes, or @max_zero when it is zeros, not
+ * across a multiple of that size.  With @engine, pieces whose extents may be shared are contiguous in their file.  An
+ * error is left to the next call when something was found before it.  1, or what the first look says. */
+int coroutine_fn copy_co_join_runs (CopyItem *run, int coroutine_fn (*co_look) (void *opaque), void *opaque,
+                                    const CopyEngine *engine, int64_t max_data, int64_t max_zero,
+                                    CopyItem *item);
 
 /* The next piece, of at most @max_data bytes, or @max_zero when it is zeros, not across a multiple of that
  * size.  With @engine, pieces whose extents may be shared are contiguous in their file.  1, 0 at the end, or

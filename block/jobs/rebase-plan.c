@@ -110,8 +110,9 @@ cursor_co_compare (RebaseCursor *cursor, int64_t *bytes, ChainView *old_view, Ch
 
 /* Fills cursor->run with what comes next; 1, 0 at the end, -errno. */
 static int coroutine_fn
-cursor_co_look (RebaseCursor *cursor)
+cursor_co_look (void *opaque)
 {
+  RebaseCursor *cursor = opaque;
   int64_t end = bdrv_length (cursor->leaf);
 
   while (cursor->run.bytes == 0 && cursor->offset < end)
@@ -132,7 +133,8 @@ cursor_co_look (RebaseCursor *cursor)
               .offset = cursor->offset,
               .bytes = bytes,
               .zero = old_view.zero,
-              .depth = 1 + old_view.depth,
+              /* Whoever decides them, zeros are one run. */
+              .depth = old_view.zero ? 0 : 1 + old_view.depth,
               .file = new_view.zero ? old_view.file : NULL,
               .file_offset = old_view.file_offset,
             };
@@ -142,51 +144,11 @@ cursor_co_look (RebaseCursor *cursor)
   return cursor->run.bytes > 0;
 }
 
-/* Whether cursor->run goes on where @item ends, as one piece. */
-static bool
-run_continues (const RebaseCursor *cursor, const CopyEngine *engine, const CopyItem *item)
-{
-  const CopyItem *run = &cursor->run;
-
-  if (run->offset != item->offset + item->bytes || run->zero != item->zero)
-    return false;
-  if (item->zero || engine == NULL)
-    return true;
-  if (run->file == item->file && (run->file == NULL || run->file_offset == item->file_offset + item->bytes))
-    return true;
-  return !copy_may_share (engine, item->file) && !copy_may_share (engine, run->file);
-}
-
 int coroutine_fn
 rebase_cursor_co_next (RebaseCursor *cursor, const CopyEngine *engine, int64_t max_data, int64_t max_zero,
                        CopyItem *item)
 {
-  int ret = cursor_co_look (cursor);
-
-  if (ret <= 0)
-    return ret;
-
-  int64_t unit = cursor->run.zero ? max_zero : max_data;
-  int64_t room = unit - cursor->run.offset % unit;
-
-  *item = cursor->run;
-  item->bytes = 0;
-  do
-    {
-      int64_t take = MIN (cursor->run.bytes, room);
-
-      if (cursor->run.file != item->file || cursor->run.file_offset != item->file_offset + item->bytes)
-        item->file = NULL; /* in several pieces */
-      item->bytes += take;
-      room -= take;
-      cursor->run.offset += take;
-      cursor->run.file_offset += take;
-      cursor->run.bytes -= take;
-      ret = room > 0 ? cursor_co_look (cursor) : 0;
-    }
-  while (ret > 0 && run_continues (cursor, engine, item));
-  /* An error is met again by the next call; what was found before it is good. */
-  return 1;
+  return copy_co_join_runs (&cursor->run, cursor_co_look, cursor, engine, max_data, max_zero, item);
 }
 
 /* --- planning -------------------------------------------------------------------------------------------- */

@@ -344,13 +344,7 @@ check_leaf (const RebaseParams *params, GError **error)
                       "what its parents show is not known: opened without them");
       return false;
     }
-  if (params->parallel > COPY_MAX_WORKERS)
-    {
-      bdrv_set_error (error, leaf, VHDKIT_ERROR_INVALID_ARGUMENT, "%u coroutines, at most %d are possible",
-                      params->parallel, COPY_MAX_WORKERS);
-      return false;
-    }
-  return true;
+  return copy_check_workers (leaf, params->parallel, error);
 }
 
 static bool

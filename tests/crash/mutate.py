@@ -46,7 +46,7 @@ VHD = [
     ('relink.c', 'vhd_bitmap_set (s, bitmap, at, run);', '(void)bitmap;'),
     ('relink.c', 'ret = make_room (s, end);', 'ret = 0;'),
     ('relink.c', 's->data_end = vhd_used_end (s, used);', ';'),
-    ('relink.c', 'ret = vhd_co_write_footer (s, 0);', 'ret = 0;'),
+    ('open.c', 'int ret = vhd_co_write_footer (s, 0);', 'int ret = 0;'),
     ('open.c', 'ret = vhd_co_settle_header (s, used);', ''),
 ]
 VHDX = [

@@ -583,6 +583,20 @@ vhd_co_write_footer (VhdState *s, int64_t file_offset)
   return bdrv_co_pwrite (s->bs->file, file_offset, sizeof disk, &disk, 0);
 }
 
+int coroutine_fn
+vhd_co_write_both_footers (VhdState *s)
+{
+  int ret = vhd_co_write_footer (s, 0);
+
+  /* Barrier: all that the new one names, and the copy itself, before the other is touched. */
+  if (ret == 0)
+    ret = bdrv_co_flush (s->bs->file);
+  if (ret == 0)
+    ret = vhd_co_write_footer (s, s->footer_offset);
+  /* Barrier: nothing that only the old one named is written over before. */
+  return ret < 0 ? ret : bdrv_co_flush (s->bs->file);
+}
+
 /* Writes the footer at @end, where the file system may have no space for it, being full.  Then what is about to be cut
  * is given back first; the end footer stays. */
 static int coroutine_fn

@@ -169,15 +169,7 @@ switch_header (VhdState *s, const Link *link, int64_t header_offset, uint32_t di
 
   s->footer.data_offset = header_offset;
   s->footer.disk_type = disk_type;
-  ret = vhd_co_write_footer (s, 0);
-  /* Barrier: one footer is left alone until the other is whole (I4). */
-  if (ret == 0)
-    ret = bdrv_co_flush (s->bs->file);
-  if (ret == 0)
-    ret = vhd_co_write_footer (s, s->footer_offset);
-  /* Barrier: nothing is put where the old header is while a footer may name it. */
-  if (ret == 0)
-    ret = bdrv_co_flush (s->bs->file);
+  ret = vhd_co_write_both_footers (s);
   if (ret < 0)
     {
       /* Nobody knows which of the two the disk has; both are true. */

@@ -342,14 +342,7 @@ grow_sparse (VhdState *s, int64_t bytes)
     }
 
   set_size (&s->footer, bytes);
-  ret = vhd_co_write_footer (s, 0);
-  /* Barrier: header and table before the size that needs them; and the copy before the other footer (I4). */
-  if (ret == 0)
-    ret = bdrv_co_flush (s->bs->file);
-  if (ret == 0)
-    ret = vhd_co_write_footer (s, s->footer_offset);
-  if (ret == 0)
-    ret = bdrv_co_flush (s->bs->file);
+  ret = vhd_co_write_both_footers (s);
   if (ret < 0)
     bdrv_poison (s->bs);
   vhd_refresh_sizes (s);

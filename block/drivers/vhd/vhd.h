@@ -212,6 +212,9 @@ bool coroutine_fn vhd_co_reopen_rw (BlockDriverState *bs, GError **error);
 int coroutine_fn vhd_co_close (BlockDriverState *bs);
 /* Writes s->footer at @file_offset. */
 int coroutine_fn vhd_co_write_footer (VhdState *s, int64_t file_offset);
+/* Writes it over the copy at 0 and then over the footer at the end, durable on return: one is left alone until the
+ * other is whole (I4).  What it names is durable before the second footer names it. */
+int coroutine_fn vhd_co_write_both_footers (VhdState *s);
 /* Footer at the end of what is used, then the rest is cut off; durable on return. */
 int coroutine_fn vhd_co_cut (VhdState *s);
 /* Sets what follows from footer and header: sizes, s->blocks, the metadata ranges. */
