@@ -74,14 +74,12 @@ class Chain:
 
     def keep(self):
         # A commit changes the parent, and the link of its child.
-        self.kept = [self.parent, self.children[0]]
-        for path in self.kept:
-            sh('cp --sparse=auto %s %s.kept' % (path, path))
+        # Beside their originals they would be images that the commit breaks.
+        os.mkdir('kept')
+        sh('cp --sparse=auto %s %s kept' % (self.parent, self.children[0]))
 
     def put_back(self):
-        for path in self.kept:
-            sh('cp --sparse=auto %s.kept %s' % (path, path))
-        sh('sync')
+        sh('cp --sparse=auto kept/* . && sync')
 
     def command(self, *options):
         return '%s && sync %s' % (tool('commit', '-q', *options, '--depth', len(self.children), self.leaf), self.parent)
@@ -93,10 +91,9 @@ class Chain:
         return run
 
     def remove(self):
+        shutil.rmtree('kept')
         for path in [self.parent, *self.children]:
-            for name in (path, path + '.kept'):
-                if os.path.exists(name):
-                    os.unlink(name)
+            os.unlink(path)
 
 
 def qemu_commit(pieces, size, raw):
@@ -131,7 +128,7 @@ def commit_of(fmt):
             def run():
                 sh('cp --sparse=auto p0.raw f.raw; sync')
                 began = time.perf_counter()
-                move(runs, chain.leaf + '.kept', 'f.raw', how)
+                move(runs, 'kept/' + chain.leaf, 'f.raw', how)
                 return time.perf_counter() - began
             return run
         best = min(('rw', 'copy_file_range', 'direct'), key=lambda how: min(floor(how)() for _ in range(2)))
