@@ -82,12 +82,17 @@ find_in_other_case (const char *dir, const char *name)
   return g_steal_pointer (&found);
 }
 
+/* Directories of one path that are read for names in another case: no path of Windows needs more, and a path made to
+ * cost time ("A/../A/../A…") would have thousands read. */
+#define MAX_DIRECTORIES_READ 64
+
 /* @dir/@rest, with components that do not exist replaced by ones that differ in case. */
 static char *
 append_path (const char *dir, const char *rest, const char *confine)
 {
   g_auto (GStrv) components = g_strsplit (rest, "/", -1);
   GString *path = g_string_new (dir);
+  unsigned directories_read = 0;
   bool exists = true;
 
   for (char **component = components; *component; component++)
@@ -107,7 +112,8 @@ append_path (const char *dir, const char *rest, const char *confine)
       /* What is outside of @confine is not even looked at. */
       g_autofree char *parent = g_strndup (path->str, MAX (dir_len, 1));
       g_autofree char *other = NULL;
-      if (errno == ENOENT && (!confine || bdrv_check_confined (parent, confine, NULL)))
+      if (errno == ENOENT && directories_read++ < MAX_DIRECTORIES_READ
+          && (!confine || bdrv_check_confined (parent, confine, NULL)))
         other = find_in_other_case (parent, *component);
       exists = other != NULL;
       if (other)

@@ -412,6 +412,52 @@ test_log_entry (void)
   g_assert_cmphex (crc32c (0, sector, VHDX_LOG_SECTOR), ==, 0x85F34306);
 }
 
+/* The page that is seen at @file_offset, by the byte it is full of: 0 zeros, -1 the file's own. */
+static int
+seen (const VhdxOverlay *overlay, int64_t file_offset)
+{
+  const uint8_t *page = vhdx_overlay_page (overlay, file_offset);
+
+  return page ? page[VHDX_PAGE - 1] : -1;
+}
+
+/* What was added later wins; places that differ by a multiple of 16 TiB are not the same. */
+static void
+test_overlay (void)
+{
+  static const int64_t far = INT64_C (1) << 44;
+  static const int left[] = { -1, 1, -1, 9, 4 };
+  VhdxOverlay overlay = { 0 };
+  g_autoptr (GArray) writes = NULL;
+  int64_t sum = 0;
+
+  vhdx_overlay_init (&overlay, VHDX_MAX_FILE_BYTES);
+  for (int i = 1; i <= 4; i++)
+    memset (vhdx_overlay_add_page (&overlay, i * far + 3 * VHDX_PAGE), i, VHDX_PAGE);
+  for (int i = 1; i <= 4; i++)
+    g_assert_cmpint (seen (&overlay, i * far + 3 * VHDX_PAGE + 512), ==, i);
+  g_assert_cmpint (seen (&overlay, 3 * VHDX_PAGE), ==, -1);
+  g_assert_false (vhdx_overlay_touches (&overlay, 3 * VHDX_PAGE, VHDX_PAGE));
+  vhdx_overlay_add_zeros (&overlay, 2 * far, 2 * far);
+  g_assert_cmpint (seen (&overlay, far + 3 * VHDX_PAGE), ==, 1);
+  g_assert_cmpint (seen (&overlay, 2 * far + 3 * VHDX_PAGE), ==, 0);
+  g_assert_cmpint (seen (&overlay, 3 * far), ==, 0);
+  memset (vhdx_overlay_add_page (&overlay, 3 * far + 3 * VHDX_PAGE), 9, VHDX_PAGE);
+  g_assert_cmpint (seen (&overlay, 3 * far + 3 * VHDX_PAGE), ==, 9);
+  g_assert_cmpint (seen (&overlay, 2 * far + 3 * VHDX_PAGE), ==, 0);
+  writes = vhdx_overlay_writes (&overlay);
+  g_assert_cmpint (writes->len, ==, 3);
+  for (guint i = 0; i < writes->len; i++)
+    {
+      const BdrvWrite *write = &g_array_index (writes, BdrvWrite, i);
+
+      g_assert_cmpint (*(const uint8_t *)write->buf, ==, left[write->file_offset / far]);
+      sum += write->file_offset;
+    }
+  g_assert_cmpint (sum, ==, 8 * far + 9 * VHDX_PAGE);
+  vhdx_overlay_clear (&overlay);
+}
+
 static void
 test_guid (void)
 {
@@ -469,6 +515,7 @@ main (int argc, char **argv)
   g_test_add_func ("/vhdx/locator-of-child", test_locator_of_child);
   g_test_add_func ("/vhdx/bat-entries", test_bat_entries);
   g_test_add_func ("/vhdx/log-entry", test_log_entry);
+  g_test_add_func ("/vhdx/overlay", test_overlay);
   g_test_add_func ("/vhdx/guid", test_guid);
   g_test_add_func ("/vhdx/new-guid", test_new_guid);
   return g_test_run ();

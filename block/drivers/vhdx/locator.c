@@ -69,6 +69,7 @@ vhdx_locator_decode (VhdxState *s, const uint8_t *item, size_t bytes, GError **e
 {
   VhdxLocatorDisk disk;
   uint32_t count;
+  size_t text_bytes = 0;
 
   if (bytes < sizeof disk)
     {
@@ -101,6 +102,10 @@ vhdx_locator_decode (VhdxState *s, const uint8_t *item, size_t bytes, GError **e
       VhdxLocatorEntry text;
 
       memcpy (&entry, item + sizeof disk + i * sizeof entry, sizeof entry);
+      /* Texts that lie over each other would be many times as long as the item. */
+      text_bytes += le16_get (entry.key_length) + le16_get (entry.value_length);
+      if (text_bytes > bytes)
+        return corrupt (s, error, i, "the texts so far are longer than the item");
       text.key = decode_text (item, bytes, le32_get (entry.key_offset), le16_get (entry.key_length));
       text.value = decode_text (item, bytes, le32_get (entry.value_offset), le16_get (entry.value_length));
       if (!text.key || !text.value || vhdx_locator_get (s, text.key))

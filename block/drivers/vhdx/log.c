@@ -298,8 +298,7 @@ static bool coroutine_fn
 replay_data (VhdxState *s, const LogEntry *entry, const VhdxLogDescriptorDisk *descriptor,
              uint32_t data_sector, GError **error)
 {
-  g_autofree uint8_t *page = g_malloc (VHDX_PAGE);
-  uint8_t sector[VHDX_LOG_SECTOR];
+  uint8_t sector[VHDX_LOG_SECTOR], *page;
   uint64_t file_offset = le64_get (descriptor->file_offset);
   int ret;
 
@@ -312,10 +311,10 @@ replay_data (VhdxState *s, const LogEntry *entry, const VhdxLogDescriptorDisk *d
                             log_file_offset (s, entry->start));
       return false;
     }
+  page = vhdx_overlay_add_page (&s->overlay, file_offset);
   memcpy (page, &descriptor->leading_bytes, 8);
   memcpy (page + 8, sector + offsetof (VhdxLogSectorDisk, data), 4084);
   memcpy (page + 4092, &descriptor->trailing_bytes, 4);
-  vhdx_overlay_add_page (&s->overlay, file_offset, g_steal_pointer (&page));
   return true;
 }
 

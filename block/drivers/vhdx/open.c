@@ -285,7 +285,7 @@ vhdx_co_reopen_rw (BlockDriverState *bs, GError **error)
   s->clone_in_file = true;
   if (!s->held)
     {
-      s->held = g_hash_table_new (NULL, NULL);
+      s->held = g_hash_table_new (g_int64_hash, g_int64_equal);
       s->filling = g_hash_table_new (NULL, NULL);
       s->dropped = g_array_new (false, false, sizeof (VhdxFreed));
       s->freed = g_array_new (false, false, sizeof (VhdxFreed));

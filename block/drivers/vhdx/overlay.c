@@ -5,16 +5,19 @@
 
 #include "vhdx.h"
 
-static inline gpointer
-page_key (int64_t file_offset)
+/* Ranges are never taken out again, and pages never looked for when one is added: a log made to cost time has many
+ * of both. */
+typedef struct
 {
-  return GSIZE_TO_POINTER ((gsize)(file_offset / VHDX_PAGE));
-}
+  gint64 file_offset; /* the key: a pointer of 32 bits could not hold it */
+  guint ranges;       /* of zeros that it lies over */
+  uint8_t data[VHDX_PAGE];
+} OverlayPage;
 
 void
 vhdx_overlay_init (VhdxOverlay *overlay, int64_t file_bytes)
 {
-  overlay->pages = g_hash_table_new_full (NULL, NULL, NULL, g_free);
+  overlay->pages = g_hash_table_new_full (g_int64_hash, g_int64_equal, NULL, g_free);
   overlay->zeros = g_array_new (false, false, sizeof (VhdxZeroRange));
   overlay->file_bytes = file_bytes;
 }
@@ -26,19 +29,15 @@ vhdx_overlay_clear (VhdxOverlay *overlay)
   g_clear_pointer (&overlay->zeros, g_array_unref);
 }
 
-void
-vhdx_overlay_add_page (VhdxOverlay *overlay, int64_t file_offset, uint8_t *page)
+uint8_t *
+vhdx_overlay_add_page (VhdxOverlay *overlay, int64_t file_offset)
 {
-  g_hash_table_replace (overlay->pages, page_key (file_offset), page);
-}
+  OverlayPage *page = g_new (OverlayPage, 1);
 
-static gboolean
-page_is_in (gpointer key, gpointer value, gpointer opaque)
-{
-  const VhdxZeroRange *range = opaque;
-  int64_t file_offset = (int64_t)GPOINTER_TO_SIZE (key) * VHDX_PAGE;
-
-  return file_offset >= range->file_offset && file_offset < range->end;
+  page->file_offset = file_offset;
+  page->ranges = overlay->zeros->len;
+  g_hash_table_replace (overlay->pages, &page->file_offset, page);
+  return page->data;
 }
 
 void
@@ -46,14 +45,14 @@ vhdx_overlay_add_zeros (VhdxOverlay *overlay, int64_t file_offset, int64_t bytes
 {
   VhdxZeroRange range = { file_offset, file_offset + bytes };
 
-  g_hash_table_foreach_remove (overlay->pages, page_is_in, &range);
   g_array_append_val (overlay->zeros, range);
 }
 
+/* Whether a range but the first @skipped covers @file_offset. */
 static bool
-is_in_zeros (const VhdxOverlay *overlay, int64_t file_offset)
+is_in_zeros (const VhdxOverlay *overlay, int64_t file_offset, guint skipped)
 {
-  for (guint i = 0; i < overlay->zeros->len; i++)
+  for (guint i = skipped; i < overlay->zeros->len; i++)
     {
       const VhdxZeroRange *range = &g_array_index (overlay->zeros, VhdxZeroRange, i);
 
@@ -75,8 +74,8 @@ vhdx_overlay_touches (const VhdxOverlay *overlay, int64_t file_offset, int64_t b
       if (ranges_overlap (file_offset, bytes, range->file_offset, range->end - range->file_offset))
         return true;
     }
-  for (int64_t at = round_down (file_offset, VHDX_PAGE); at < file_offset + bytes; at += VHDX_PAGE)
-    if (g_hash_table_contains (overlay->pages, page_key (at)))
+  for (gint64 at = round_down (file_offset, VHDX_PAGE); at < file_offset + bytes; at += VHDX_PAGE)
+    if (g_hash_table_contains (overlay->pages, &at))
       return true;
   return false;
 }
@@ -85,14 +84,34 @@ const uint8_t *
 vhdx_overlay_page (const VhdxOverlay *overlay, int64_t file_offset)
 {
   static const uint8_t zeros[VHDX_PAGE];
-  const uint8_t *page;
+  gint64 start = round_down (file_offset, VHDX_PAGE);
+  const OverlayPage *page;
 
   if (!overlay->pages)
     return NULL;
-  page = g_hash_table_lookup (overlay->pages, page_key (file_offset));
-  if (!page && is_in_zeros (overlay, file_offset))
-    page = zeros;
-  return page;
+  page = g_hash_table_lookup (overlay->pages, &start);
+  if (is_in_zeros (overlay, start, page ? page->ranges : 0))
+    return zeros;
+  return page ? page->data : NULL;
+}
+
+GArray *
+vhdx_overlay_writes (const VhdxOverlay *overlay)
+{
+  GArray *writes = g_array_new (false, false, sizeof (BdrvWrite));
+  GHashTableIter iter;
+  void *value;
+
+  g_hash_table_iter_init (&iter, overlay->pages);
+  while (g_hash_table_iter_next (&iter, NULL, &value))
+    {
+      OverlayPage *page = value;
+      BdrvWrite write = { page->file_offset, VHDX_PAGE, page->data };
+
+      if (!is_in_zeros (overlay, page->file_offset, page->ranges))
+        g_array_append_val (writes, write);
+    }
+  return writes;
 }
 
 int coroutine_fn

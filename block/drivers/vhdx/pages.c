@@ -9,16 +9,12 @@
 
 #include "vhdx.h"
 
-static inline gpointer
-page_key (int64_t file_offset)
-{
-  return GSIZE_TO_POINTER ((gsize)(file_offset / VHDX_PAGE));
-}
-
 VhdxHeldPage *
 vhdx_held_page_peek (const VhdxState *s, int64_t file_offset)
 {
-  return s->held ? g_hash_table_lookup (s->held, page_key (file_offset)) : NULL;
+  gint64 start = round_down (file_offset, VHDX_PAGE);
+
+  return s->held ? g_hash_table_lookup (s->held, &start) : NULL;
 }
 
 /* --- reading ---------------------------------------------------------------------------------------------- */
@@ -92,7 +88,7 @@ forget_if_unused (VhdxState *s, VhdxHeldPage *page)
     return;
   /* A page that was forgotten (vhdx_pages_forget) may have a successor in the table. */
   if (vhdx_held_page_peek (s, page->file_offset) == page)
-    g_hash_table_remove (s->held, page_key (page->file_offset));
+    g_hash_table_remove (s->held, &page->file_offset);
   held_free (page);
 }
 
@@ -128,7 +124,7 @@ vhdx_co_page_hold (VhdxState *s, int64_t file_offset, VhdxHeldPage **held)
           page = g_new0 (VhdxHeldPage, 1);
           page->file_offset = start;
           page->data = data;
-          g_hash_table_insert (s->held, page_key (start), page);
+          g_hash_table_insert (s->held, &page->file_offset, page);
         }
     }
   page->holds++;
@@ -180,7 +176,7 @@ vhdx_pages_forget (VhdxState *s, int64_t file_offset, int64_t bytes)
 
       if (!page)
         continue;
-      g_hash_table_remove (s->held, page_key (at));
+      g_hash_table_remove (s->held, &page->file_offset);
       if (page->changed)
         s->changed--;
       page->changed = false;

@@ -31,17 +31,8 @@ write_zeros (VhdxState *s)
 static int coroutine_fn
 write_pages (VhdxState *s)
 {
-  g_autoptr (GArray) writes = g_array_new (false, false, sizeof (BdrvWrite));
-  GHashTableIter iter;
-  void *key, *page;
+  g_autoptr (GArray) writes = vhdx_overlay_writes (&s->overlay);
 
-  g_hash_table_iter_init (&iter, s->overlay.pages);
-  while (g_hash_table_iter_next (&iter, &key, &page))
-    {
-      BdrvWrite write = { (int64_t)GPOINTER_TO_SIZE (key) * VHDX_PAGE, VHDX_PAGE, page };
-
-      g_array_append_val (writes, write);
-    }
   return writes->len == 0 ? 0 : bdrv_co_write_batch (s->bs->file, (BdrvWrite *)writes->data, writes->len);
 }
 

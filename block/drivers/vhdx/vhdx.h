@@ -124,8 +124,8 @@ typedef struct
 
 typedef struct
 {
-  GHashTable *pages;  /* file offset / VHDX_PAGE -> uint8_t[VHDX_PAGE], owned; NULL: no log was replayed */
-  GArray *zeros;      /* of VhdxZeroRange; pages win over them */
+  GHashTable *pages;  /* by file offset; NULL: no log was replayed */
+  GArray *zeros;      /* of VhdxZeroRange */
   int64_t file_bytes; /* length of the file after replay */
 } VhdxOverlay;
 
@@ -208,7 +208,7 @@ typedef struct
   unsigned moving;    /* blocks are being moved: writers wait */
   CoQueue moving_done;
 
-  GHashTable *held;    /* file offset / VHDX_PAGE -> VhdxHeldPage */
+  GHashTable *held;    /* file offset -> VhdxHeldPage */
   unsigned changed;    /* of them */
   GHashTable *filling; /* partially present blocks that got bits since the last round (block + 1) */
   CoMutex publish_lock, alloc_lock, session_lock;
@@ -260,11 +260,13 @@ int coroutine_fn vhdx_co_log_is_empty (VhdxState *s);
 /* overlay.c */
 void vhdx_overlay_init (VhdxOverlay *overlay, int64_t file_bytes);
 void vhdx_overlay_clear (VhdxOverlay *overlay);
-/* @page: VHDX_PAGE bytes, owned by the overlay from now on. */
-void vhdx_overlay_add_page (VhdxOverlay *overlay, int64_t file_offset, uint8_t *page);
+/* The page at @file_offset over all that was there, to be filled: VHDX_PAGE bytes. */
+uint8_t *vhdx_overlay_add_page (VhdxOverlay *overlay, int64_t file_offset);
 void vhdx_overlay_add_zeros (VhdxOverlay *overlay, int64_t file_offset, int64_t bytes);
 /* The overlay's bytes of the page at @file_offset, or NULL: they are the file's. */
 const uint8_t *vhdx_overlay_page (const VhdxOverlay *overlay, int64_t file_offset);
+/* BdrvWrites of the pages that stay, once the ranges of zeros are written. */
+GArray *vhdx_overlay_writes (const VhdxOverlay *overlay);
 /* Whether anything of the overlay lies in the range. */
 bool vhdx_overlay_touches (const VhdxOverlay *overlay, int64_t file_offset, int64_t bytes);
 /* Reads of the container as it is after replay; past its end: zeros up to the replayed length. */
