@@ -378,13 +378,15 @@ file_co_copy_range_to (BlockDriverState *bs, int64_t offset, int64_t bytes, Bloc
                     .bytes = bytes,
                     .may_copy = s->copy_file_range };
 
-  /* What is copied may be a hole. */
-  extents_changed (s, offset, bytes, false);
+  extents_changed (s, offset, bytes, true);
 
   int ret = aio_co_run_in_thread (copy_in_thread, &work);
 
   s->no_clone |= ret == -ENOTSUP;
-  extents_changed (s, offset, bytes, false);
+  /* What was copied may be a hole.  A refusal leaves what is known: to ask again can cost a walk over all pages of the
+   * file (tmpfs). */
+  if (ret != -ENOTSUP)
+    extents_changed (s, offset, bytes, false);
   return ret;
 }
 
