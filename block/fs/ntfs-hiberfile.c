@@ -36,7 +36,7 @@ match_entries (const NtfsIndexHeaderDisk *header, const uint8_t *end, GArray *ma
   const uint8_t *start = (const void *)header;
   uint32_t offset = le32_get (header->entries_offset), used = le32_get (header->bytes_used);
 
-  if (used > end - start || offset < sizeof *header || offset > used)
+  if (used > (size_t)(end - start) || offset < sizeof *header || offset > used)
     return bad_index (error);
   for (uint32_t at = offset, bytes;; at += bytes)
     {

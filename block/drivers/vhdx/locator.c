@@ -5,30 +5,37 @@
 
 #include "vhdx.h"
 
-static bool
-corrupt (VhdxState *s, GError **error, uint32_t index, const char *what)
-{
-  bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT, "parent locator: entry %u: %s", index, what);
-  return false;
-}
-
-/* UTF-16LE text of an entry.  Offsets may be odd: nothing says they must not. */
+/* UTF-16LE text of an entry, or NULL.  Offsets may be odd: nothing says they must not. */
 static char *
-decode_text (const uint8_t *item, size_t bytes, uint32_t offset, uint32_t length)
+decode_text (VhdxState *s, const uint8_t *item, size_t bytes, uint32_t index, const char *what,
+             uint32_t offset, uint32_t length, GError **error)
 {
   size_t n = length / 2;
   g_autofree gunichar2 *units = NULL;
+  char *text = NULL;
+  bool whole = true;
 
   if (offset == 0 || length == 0 || length % 2 != 0 || offset > bytes || length > bytes - offset)
-    return NULL;
+    {
+      bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
+                      "parent locator: entry %u: %s text at offset %u, %u bytes: not inside the item of %zu "
+                      "bytes, or odd",
+                      index, what, offset, length, bytes);
+      return NULL;
+    }
   units = g_new (gunichar2, n);
   for (size_t i = 0; i < n; i++)
     {
       units[i] = item[offset + 2 * i] | item[offset + 2 * i + 1] << 8;
-      if (units[i] == 0)
-        return NULL;
+      whole &= units[i] != 0;
     }
-  return g_utf16_to_utf8 (units, n, NULL, NULL, NULL);
+  if (whole)
+    text = g_utf16_to_utf8 (units, n, NULL, NULL, NULL);
+  if (!text)
+    bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
+                    "parent locator: entry %u: %s text at offset %u, %u bytes: not UTF-16 without NUL", index,
+                    what, offset, length);
+  return text;
 }
 
 const char *
@@ -61,6 +68,30 @@ check_keys (VhdxState *s, GError **error)
   if (!vhdx_locator_get (s, "relative_path") && !vhdx_locator_get (s, "volume_path")
       && !vhdx_locator_get (s, "absolute_win32_path"))
     bdrv_warn (s->bs, "parent locator: it names no path");
+  return true;
+}
+
+static bool
+decode_entry (VhdxState *s, const uint8_t *item, size_t bytes, uint32_t index,
+              const VhdxLocatorEntryDisk *disk, GError **error)
+{
+  g_autofree char *key = decode_text (s, item, bytes, index, "key", le32_get (disk->key_offset),
+                                      le16_get (disk->key_length), error);
+  g_autofree char *value = key ? decode_text (s, item, bytes, index, "value", le32_get (disk->value_offset),
+                                              le16_get (disk->value_length), error)
+                               : NULL;
+  VhdxLocatorEntry text;
+
+  if (!value)
+    return false;
+  if (vhdx_locator_get (s, key))
+    {
+      bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
+                      "parent locator: entry %u: key \"%s\" is there twice", index, key);
+      return false;
+    }
+  text = (VhdxLocatorEntry){ g_steal_pointer (&key), g_steal_pointer (&value) };
+  g_array_append_val (s->metadata.locator, text);
   return true;
 }
 
@@ -99,23 +130,19 @@ vhdx_locator_decode (VhdxState *s, const uint8_t *item, size_t bytes, GError **e
   for (uint32_t i = 0; i < count; i++)
     {
       VhdxLocatorEntryDisk entry;
-      VhdxLocatorEntry text;
 
       memcpy (&entry, item + sizeof disk + i * sizeof entry, sizeof entry);
       /* Texts that lie over each other would be many times as long as the item. */
       text_bytes += le16_get (entry.key_length) + le16_get (entry.value_length);
       if (text_bytes > bytes)
-        return corrupt (s, error, i, "the texts so far are longer than the item");
-      text.key = decode_text (item, bytes, le32_get (entry.key_offset), le16_get (entry.key_length));
-      text.value = decode_text (item, bytes, le32_get (entry.value_offset), le16_get (entry.value_length));
-      if (!text.key || !text.value || vhdx_locator_get (s, text.key))
         {
-          g_free (text.key);
-          g_free (text.value);
-          return corrupt (s, error, i,
-                          "a text is not inside the item, not UTF-16, or its key is there twice");
+          bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
+                          "parent locator: entry %u: %zu bytes of text so far, the item has %zu", i,
+                          text_bytes, bytes);
+          return false;
         }
-      g_array_append_val (s->metadata.locator, text);
+      if (!decode_entry (s, item, bytes, i, &entry, error))
+        return false;
     }
   return check_keys (s, error);
 }

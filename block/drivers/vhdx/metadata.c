@@ -81,7 +81,7 @@ vhdx_co_read_metadata_table (VhdxState *s, GError **error)
   const VhdxMetadataTableDisk *disk = (const void *)table;
   /* Which has all that most tables have. */
   int ret = vhdx_co_read (s, s->metadata_region.file_offset, VHDX_PAGE, table);
-  uint32_t count = ret == 0 ? le16_get (disk->entry_count) : 0;
+  uint32_t count = ret == 0 ? le16_get (disk->entry_count) : 0, users = 0;
 
   if (ret == 0 && sizeof *disk + count * sizeof (VhdxMetadataEntryDisk) > VHDX_PAGE)
     ret = vhdx_co_read (s, s->metadata_region.file_offset, VHDX_METADATA_TABLE_SIZE, table);
@@ -92,11 +92,18 @@ vhdx_co_read_metadata_table (VhdxState *s, GError **error)
                             s->metadata_region.file_offset);
       return NULL;
     }
-  if (memcmp (disk->signature, VHDX_METADATA_SIGNATURE, sizeof disk->signature) != 0
-      || count > VHDX_MAX_METADATA_ENTRIES)
+  if (memcmp (disk->signature, VHDX_METADATA_SIGNATURE, sizeof disk->signature) != 0)
     {
       bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
-                      "metadata table at offset %" PRId64 ": signature wrong, or %u entries (at most %d)",
+                      "metadata table at offset %" PRId64 ": no signature \"" VHDX_METADATA_SIGNATURE
+                      "\" there",
+                      s->metadata_region.file_offset);
+      return NULL;
+    }
+  if (count > VHDX_MAX_METADATA_ENTRIES)
+    {
+      bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
+                      "metadata table at offset %" PRId64 ": %u entries, at most %d",
                       s->metadata_region.file_offset, count, VHDX_MAX_METADATA_ENTRIES);
       return NULL;
     }
@@ -111,6 +118,14 @@ vhdx_co_read_metadata_table (VhdxState *s, GError **error)
       if (!check_item (s, items, &item, error))
         return NULL;
       g_array_append_val (items, item);
+      users += (item.flags & VHDX_METADATA_USER) != 0;
+    }
+  if (users > VHDX_MAX_USER_ENTRIES)
+    {
+      bdrv_set_error (error, s->bs, VHDKIT_ERROR_CORRUPT,
+                      "metadata table at offset %" PRId64 ": %u user items, at most %d",
+                      s->metadata_region.file_offset, users, VHDX_MAX_USER_ENTRIES);
+      return NULL;
     }
   return g_steal_pointer (&items);
 }
