@@ -67,11 +67,16 @@ grow_to (VhdState *s, int64_t end)
       s->end_footer_stale = true;
       return ret;
     }
-  s->footer_offset = new_footer;
   ret = bdrv_co_pwrite (s->bs->file, old_footer, sizeof zeros, zeros, 0);
   if (ret < 0)
-    s->grown_is_zero = false;
-  return ret;
+    {
+      /* Whoever tries again comes here again: the old footer must not stay among blocks. */
+      s->grown_is_zero = false;
+      s->end_footer_stale = true;
+      return ret;
+    }
+  s->footer_offset = new_footer;
+  return 0;
 }
 
 static int coroutine_fn
