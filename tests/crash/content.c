@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -164,6 +163,37 @@ content_zero (Content *content, int64_t offset, int64_t bytes)
         memset (own_page (content, index)->data + offset % PAGE, 0, n);
       offset += n;
     }
+}
+
+void
+content_get (const Content *content, int64_t offset, int64_t bytes, void *buffer)
+{
+  uint8_t *to = buffer;
+  int64_t end = offset + bytes;
+
+  while (offset < end)
+    {
+      int64_t n = MIN (end - offset, PAGE - offset % PAGE);
+      size_t index = offset / PAGE;
+
+      if (index < content->n && content->pages[index])
+        memcpy (to, content->pages[index]->data + offset % PAGE, n);
+      else
+        memset (to, 0, n);
+      offset += n;
+      to += n;
+    }
+}
+
+int64_t
+content_run (const Content *content, int64_t offset, bool *data)
+{
+  size_t first = offset / PAGE, end = first;
+
+  *data = content->pages[first] != NULL;
+  while (end < content->n && (content->pages[end] != NULL) == *data)
+    end++;
+  return MIN ((int64_t)end * PAGE, content->bytes) - offset;
 }
 
 int64_t

@@ -6,6 +6,7 @@
 #ifndef CRASH_CONTENT_H
 #define CRASH_CONTENT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include <glib.h>
@@ -28,6 +29,10 @@ void content_set_length (Content *content, int64_t bytes);
 /* Extends it if need be. */
 void content_write (Content *content, int64_t offset, int64_t bytes, const void *data);
 void content_zero (Content *content, int64_t offset, int64_t bytes);
+/* Zeros behind its end. */
+void content_get (const Content *content, int64_t offset, int64_t bytes, void *buffer);
+/* How many bytes from @offset on, which is before the end, are alike: stored pages (*data), or none. */
+int64_t content_run (const Content *content, int64_t offset, bool *data);
 /* The first offset, a multiple of 512, at which they differ; -1: they do not.  Both have the same length. */
 int64_t content_compare (const Content *a, const Content *b);
 /* Makes the file hold this; pages of zeros become holes.  Ends the test if it cannot. */

@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Checksums of partition tables and guest file systems.  Places and fields are written out here once more, on purpose:
+ * a fuzzer that took them from what it tests would not notice when they are wrong.
+ */
+#include "fuzz.h"
+
+#include <string.h>
+
+#include "byteorder.h"
+#include "crc32c.h"
+
+#define MAX_STRUCTURE (1 << 20)
+#define MAX_GROUPS    32
+
+/* --- fields -------------------------------------------------------------------------------------------- */
+
+static bool
+get (const Content *file, int64_t offset, void *buffer, int64_t bytes)
+{
+  if (offset < 0 || bytes < 0 || bytes > content_length (file) || offset > content_length (file) - bytes)
+    return false;
+  content_get (file, offset, bytes, buffer);
+  return true;
+}
+
+static uint32_t
+le16_at (const uint8_t *at)
+{
+  return at[0] | at[1] << 8;
+}
+
+static uint32_t
+le32_at (const uint8_t *at)
+{
+  return le16_at (at) | le16_at (at + 2) << 16;
+}
+
+static uint64_t
+le64_at (const uint8_t *at)
+{
+  return le32_at (at) | (uint64_t)le32_at (at + 4) << 32;
+}
+
+static uint32_t
+be32_at (const uint8_t *at)
+{
+  return GUINT32_SWAP_LE_BE (le32_at (at));
+}
+
+static void
+put_le (Content *file, int64_t offset, uint32_t value, size_t bytes)
+{
+  Le32 disk = le32 (value);
+
+  content_write (file, offset, bytes, &disk);
+}
+
+static bool
+is_size (uint64_t bytes)
+{
+  return bytes >= 512 && bytes <= 65536 && (bytes & (bytes - 1)) == 0;
+}
+
+/* --- GPT ----------------------------------------------------------------------------------------------- */
+
+static uint32_t
+crc32_ieee (const uint8_t *data, size_t bytes)
+{
+  uint32_t crc = ~UINT32_C (0);
+
+  for (size_t i = 0; i < bytes; i++)
+    {
+      crc ^= data[i];
+      for (int bit = 0; bit < 8; bit++)
+        crc = (crc >> 1) ^ (crc & 1 ? UINT32_C (0xedb88320) : 0);
+    }
+  return ~crc;
+}
+
+static void
+fixup_gpt_header (Content *file, int64_t at, uint32_t sector)
+{
+  g_autofree uint8_t *head = g_malloc (sector);
+
+  if (!get (file, at, head, sector) || memcmp (head, "EFI PART", 8) != 0)
+    return;
+
+  uint64_t bytes = (uint64_t)le32_at (head + 80) * le32_at (head + 84), lba = le64_at (head + 72);
+  g_autofree uint8_t *entries = bytes <= MAX_STRUCTURE ? g_malloc (bytes + 1) : NULL;
+
+  if (entries && lba < (UINT64_C (1) << 40) && get (file, (int64_t)(lba * sector), entries, (int64_t)bytes))
+    {
+      put_le (file, at + 88, crc32_ieee (entries, bytes), 4);
+      content_get (file, at, sector, head);
+    }
+  memset (head + 16, 0, 4);
+  put_le (file, at + 16, crc32_ieee (head, MIN (le32_at (head + 12), sector)), 4);
+}
+
+/* --- ext2, ext3, ext4 ------------------------------------------------------------------------------------ */
+
+/* As ext4 chains them: without the inversions at both ends. */
+static uint32_t
+raw_crc (uint32_t seed, const void *data, size_t bytes)
+{
+  return ~crc32c (~seed, data, bytes);
+}
+
+typedef struct
+{
+  Content *file;
+  int64_t base;
+  uint32_t seed, block;
+} Ext;
+
+static void
+fixup_ext_bitmap (const Ext *ext, const uint8_t *group, int64_t at, int which, uint32_t bits)
+{
+  g_autofree uint8_t *bitmap = g_malloc (bits / 8 + 1);
+  int64_t place = (int64_t)le32_at (group + 4 * which) * ext->block;
+  uint32_t crc;
+
+  if (!get (ext->file, ext->base + place, bitmap, bits / 8))
+    return;
+  crc = raw_crc (ext->seed, bitmap, bits / 8);
+  put_le (ext->file, at + 0x18 + 2 * which, crc, 2);
+  put_le (ext->file, at + 0x38 + 2 * which, crc >> 16, 2);
+}
+
+static void
+fixup_ext_group (const Ext *ext, const uint8_t *super, uint32_t number, int64_t at, uint32_t size)
+{
+  uint8_t group[64];
+  Le32 disk_number = le32 (number);
+
+  if (!get (ext->file, at, group, size))
+    return;
+  if (size == sizeof group)
+    {
+      fixup_ext_bitmap (ext, group, at, 0, MIN (le32_at (super + 0x24), 65536u * 8));
+      fixup_ext_bitmap (ext, group, at, 1, MIN (le32_at (super + 0x28), 65536u * 8));
+    }
+  content_get (ext->file, at, size, group);
+  memset (group + 0x1e, 0, 2);
+  put_le (ext->file, at + 0x1e, raw_crc (raw_crc (ext->seed, &disk_number, 4), group, size), 2);
+}
+
+static void
+fixup_ext (Content *file, int64_t base)
+{
+  uint8_t super[1024];
+  Ext ext = { file, base, 0, 0 };
+
+  if (!get (file, base + 1024, super, sizeof super) || le16_at (super + 56) != 0xef53
+      || !(le32_at (super + 0x64) & 0x400) || le32_at (super + 0x18) > 6)
+    return;
+  ext.block = 1024u << le32_at (super + 0x18);
+  ext.seed = le32_at (super + 0x60) & 0x2000 ? le32_at (super + 0x270) : raw_crc (~0u, super + 0x68, 16);
+  for (uint32_t i = 0; i < MAX_GROUPS; i++)
+    {
+      uint32_t size = le32_at (super + 0x60) & 0x80 ? 64 : 32;
+
+      fixup_ext_group (&ext, super, i,
+                       base + ((int64_t)le32_at (super + 0x14) + 1) * ext.block + (int64_t)i * size, size);
+    }
+  put_le (file, base + 1024 + 0x3fc, raw_crc (~0u, super, 0x3fc), 4);
+}
+
+/* --- XFS ------------------------------------------------------------------------------------------------- */
+
+static void
+fixup_sum (Content *file, int64_t at, const char *magic, uint32_t field, uint32_t bytes)
+{
+  g_autofree uint8_t *data = g_malloc (bytes);
+
+  if (!get (file, at, data, bytes) || (magic && memcmp (data, magic, 4) != 0) || field + 4 > bytes)
+    return;
+  memset (data + field, 0, 4);
+  put_le (file, at + field, crc32c (0, data, bytes), 4);
+}
+
+static void
+fixup_xfs (Content *file, int64_t base)
+{
+  static const char *const trees[] = { "AB3B", "AB3C", "IAB3", "FIB3", "RMB3", "R3FC" };
+  uint8_t super[512];
+  uint32_t sector, block;
+
+  if (!get (file, base, super, sizeof super) || memcmp (super, "XFSB", 4) != 0)
+    return;
+  sector = super[102] << 8 | super[103];
+  block = be32_at (super + 4);
+  if (!is_size (sector) || !is_size (block))
+    return;
+  for (uint32_t group = 0; group < MIN (be32_at (super + 88), MAX_GROUPS); group++)
+    {
+      int64_t at = base + (int64_t)group * be32_at (super + 84) * block;
+
+      fixup_sum (file, at, "XFSB", 224, sector);
+      fixup_sum (file, at + sector, "XAGF", 216, sector);
+      fixup_sum (file, at + 2 * sector, "XAGI", 312, sector);
+      fixup_sum (file, at + 3 * sector, "XAFL", 32, sector);
+      for (int i = 0; i < 32; i++)
+        for (size_t tree = 0; tree < G_N_ELEMENTS (trees); tree++)
+          fixup_sum (file, at + (int64_t)i * block, trees[tree], 52, block);
+    }
+}
+
+/* --- btrfs ----------------------------------------------------------------------------------------------- */
+
+static void
+fixup_btrfs_block (Content *file, int64_t at, uint32_t bytes)
+{
+  g_autofree uint8_t *data = g_malloc (bytes);
+
+  if (get (file, at, data, bytes))
+    put_le (file, at, crc32c (0, data + 32, bytes - 32), 4);
+}
+
+static void
+fixup_btrfs (Content *file, int64_t base)
+{
+  uint8_t super[4096], head[48];
+  int64_t run;
+
+  if (!get (file, base + 65536, super, sizeof super) || memcmp (super + 64, "_BHRfS_M", 8) != 0)
+    return;
+  for (int64_t at = 0; at < content_length (file); at += run)
+    {
+      bool data;
+
+      run = content_run (file, at, &data);
+      for (int64_t block = at; data && is_size (le32_at (super + 148)) && block < at + run; block += 4096)
+        if (get (file, block, head, sizeof head) && block != base + 65536
+            && memcmp (head + 32, super + 32, 16) == 0)
+          fixup_btrfs_block (file, block, le32_at (super + 148));
+    }
+  fixup_btrfs_block (file, base + 65536, sizeof super);
+  if (get (file, base + (64 << 20), super, sizeof super) && memcmp (super + 64, "_BHRfS_M", 8) == 0)
+    fixup_btrfs_block (file, base + (64 << 20), sizeof super);
+}
+
+/* --- exFAT ----------------------------------------------------------------------------------------------- */
+
+static void
+fixup_exfat (Content *file, int64_t base)
+{
+  uint8_t boot[512];
+  uint32_t sector, sum = 0;
+
+  if (!get (file, base, boot, sizeof boot) || memcmp (boot + 3, "EXFAT   ", 8) != 0 || boot[108] < 9
+      || boot[108] > 12)
+    return;
+  sector = 1u << boot[108];
+
+  g_autofree uint8_t *region = g_malloc (11 * sector);
+
+  if (!get (file, base, region, 11 * sector))
+    return;
+  for (uint32_t i = 0; i < 11 * sector; i++)
+    if (i != 106 && i != 107 && i != 112)
+      sum = (sum << 31 | sum >> 1) + region[i];
+  for (uint32_t i = 0; i < sector; i += 4)
+    put_le (file, base + 11 * sector + i, sum, 4);
+}
+
+/* --- all of it --------------------------------------------------------------------------------------------- */
+
+static void
+fixup_volume (Content *file, int64_t base)
+{
+  if (base < 0 || base >= content_length (file))
+    return;
+  fixup_ext (file, base);
+  fixup_xfs (file, base);
+  fixup_btrfs (file, base);
+  fixup_exfat (file, base);
+}
+
+static void
+fixup_gpt (Content *file, uint32_t sector)
+{
+  uint8_t entry[128];
+
+  fixup_gpt_header (file, sector, sector);
+  fixup_gpt_header (file, content_length (file) / sector * sector - sector, sector);
+  for (int i = 0; i < 4 && get (file, 2 * sector + i * (int)sizeof entry, entry, sizeof entry); i++)
+    if (le64_at (entry + 32) > 0 && le64_at (entry + 32) < (UINT64_C (1) << 40))
+      fixup_volume (file, (int64_t)le64_at (entry + 32) * sector);
+}
+
+void
+fuzz_fixup_disk (Content *file)
+{
+  uint8_t mbr[512];
+
+  if (!get (file, 0, mbr, sizeof mbr))
+    return;
+  fixup_volume (file, 0);
+  for (int i = 0; i < 4 && mbr[510] == 0x55 && mbr[511] == 0xaa; i++)
+    if (le32_at (mbr + 446 + 16 * i + 8) > 0)
+      fixup_volume (file, (int64_t)le32_at (mbr + 446 + 16 * i + 8) * 512);
+  fixup_gpt (file, 512);
+  fixup_gpt (file, 4096);
+}

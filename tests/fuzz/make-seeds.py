@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Makes the seeds of the fuzz targets: small images of every kind, of which only what a target reads is kept.
+
+    python3 tests/fuzz/make-seeds.py BUILD-DIRECTORY [DIRECTORY]
+
+BUILD-DIRECTORY has vhd-img, vhd-io and the fuzz-NAME programs; DIRECTORY (tests/fuzz/seeds) gets NAME/SEED.  Seeds hold
+new identities every time: what stands committed need not be made again but when a target or the form of inputs changes.
+File systems need their mkfs; images of other software come from ../shared/corpus (VHDKIT_CORPUS).  What is not there is
+left out, and told.
+"""
+
+import lzma
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, '..', 'integration'))
+
+import harness  # noqa: E402
+import vhdxdirty  # noqa: E402
+from harness import MiB  # noqa: E402
+
+os.environ['PATH'] += os.pathsep + '/usr/sbin' + os.pathsep + '/sbin'
+# Larger ones of other software are no seeds.
+MAX_SEED = 24 << 10
+MAX_DIRTY = 10 << 10
+
+
+class Maker:
+    def __init__(self, build, out):
+        self.build, self.out = os.path.abspath(build), os.path.abspath(out)
+        self.dir = None
+
+    def run(self, *words, **options):
+        subprocess.run(words, check=True, stdin=options.pop('stdin', subprocess.DEVNULL), cwd=self.dir,
+                       stdout=subprocess.DEVNULL, **options)
+
+    def img(self, *words):
+        self.run(os.path.join(self.build, 'tools', 'vhd-img'), *words)
+
+    def io(self, file, *commands):
+        words = [word for command in commands for word in ('-c', command)]
+        self.run(os.path.join(self.build, 'tools', 'vhd-io'), *words, file)
+
+    def pack(self, target, name, script, files, limit=None):
+        folder = os.path.join(self.out, target)
+        os.makedirs(folder, exist_ok=True)
+        program = os.path.join(self.build, 'tests', 'fuzz', 'fuzz-' + target)
+        if not os.path.exists(program):
+            return False
+        done = subprocess.run([program, '--pack', script, *files], check=True, cwd=self.dir, stdout=subprocess.PIPE)
+        if limit is not None and len(done.stdout) > limit:
+            print('%s/%s: %d bytes, left out' % (target, name, len(done.stdout)))
+            return False
+        with open(os.path.join(folder, name), 'wb') as f:
+            f.write(done.stdout)
+        return True
+
+    def script(self, target, name, script):
+        self.pack(target, name, script, [])
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+def create(m, file, kind, size, *options, parent=None):
+    words = ['create', '-q', '-f', kind]
+    for option in options:
+        words += ['-o', option]
+    if parent:
+        words += ['-b', parent]
+    m.img(*words, file, *([size] if size else []))
+
+
+def vhd_images(m):
+    """(name, files): the leaf is the first."""
+    create(m, '0.img', 'vhd', '1M', 'block_size=4k')
+    m.io('0.img', 'write -P 7 0 1k', 'write -P 8 600k 5k')
+    yield 'dynamic', ['0.img']
+    create(m, '0.img', 'vhd', '8M')
+    m.io('0.img', 'write -P 7 3M 512', 'write -P 9 7M 1k')
+    yield 'dynamic-2m', ['0.img']
+    create(m, '0.img', 'vhd', '64k', 'subformat=fixed')
+    m.io('0.img', 'write -P 5 1k 512')
+    yield 'fixed', ['0.img']
+    create(m, '2.img', 'vhd', '256k', 'block_size=16k')
+    create(m, '1.img', 'vhd', None, 'block_size=16k', parent='2.img')
+    create(m, '0.img', 'vhd', '300k', 'block_size=8k', parent='1.img')
+    m.io('2.img', 'write -P 1 0 1k', 'write -P 1 64k 512')
+    m.io('1.img', 'write -P 2 512 512', 'write -P 2 100k 1k')
+    m.io('0.img', 'write -P 3 1k 512', 'write -P 3 101k 512', 'write -z 64k 512')
+    yield 'chain', ['0.img', '1.img', '2.img']
+    create(m, '1.img', 'vhd', '64k', 'subformat=fixed')
+    create(m, '0.img', 'vhd', None, 'block_size=4k', parent='1.img')
+    m.io('0.img', 'write -P 3 1k 512')
+    yield 'over-fixed', ['0.img', '1.img']
+
+
+def vhdx_images(m):
+    create(m, '0.img', 'vhdx', '5M', 'block_size=1M')
+    m.io('0.img', 'write -P 7 0 1k', 'write -P 8 2M 512', 'write -z 3M 1M', 'write -P 8 4M 512')
+    yield 'dynamic', ['0.img']
+    create(m, '0.img', 'vhdx', '2M', 'subformat=fixed', 'block_size=1M')
+    yield 'fixed', ['0.img']
+    create(m, '0.img', 'vhdx', '3M', 'block_size=1M', 'logical_sector_size=4096')
+    m.io('0.img', 'write -P 7 4k 4k')
+    yield '4k', ['0.img']
+    # From below: a parent that is written to has another identity.
+    create(m, '2.img', 'vhdx', '4M', 'block_size=1M')
+    m.io('2.img', 'write -P 1 0 1k', 'write -P 1 2M 512')
+    create(m, '1.img', 'vhdx', None, 'block_size=1M', parent='2.img')
+    m.io('1.img', 'write -P 2 512 512')
+    create(m, '0.img', 'vhdx', '3M', 'block_size=2M', parent='1.img')
+    m.io('0.img', 'write -P 3 1k 512', 'write -z 1M 1M')
+    yield 'chain', ['0.img', '1.img', '2.img']
+
+
+def dirty_images(m):
+    """Sound images with a log to be replayed; of many, some whose logs are not full of rubbish."""
+    rng = random.Random(20260)
+    for name in ('dynamic', 'fixed', '4k'):
+        for number in range(10):
+            for kind, files in vhdx_images(m):
+                if kind == name:
+                    break
+            vhdxdirty.make_dirty(os.path.join(m.dir, files[0]), rng, damage=False)
+            yield '%s-dirty-%d' % (name, number), files
+
+
+# --- guest file systems -----------------------------------------------------------------------------------------------
+
+FILE_SYSTEMS = {
+    # name: size in MiB, program and options
+    'ext2': (2, ['mke2fs', '-q', '-F', '-t', 'ext2', '-b', '1024']),
+    'ext3': (4, ['mke2fs', '-q', '-F', '-t', 'ext3', '-b', '1024', '-J', 'size=1']),
+    'ext4': (4, ['mke2fs', '-q', '-F', '-t', 'ext4', '-b', '1024', '-J', 'size=1']),
+    'ext4-csum': (8, ['mke2fs', '-q', '-F', '-t', 'ext4', '-O', 'metadata_csum,64bit,bigalloc,^resize_inode']),
+    'ext4-meta-bg': (16, ['mke2fs', '-q', '-F', '-t', 'ext4', '-b', '1024', '-O', 'meta_bg,^resize_inode,^metadata_csum']),
+    'fat12': (1, ['mkfs.fat', '-F', '12']),
+    'fat16': (8, ['mkfs.fat', '-F', '16', '-s', '1']),
+    'fat32': (34, ['mkfs.fat', '-F', '32', '-s', '1']),
+    'exfat': (4, ['mkfs.exfat']),
+    'ntfs': (2, ['mkfs.ntfs', '-F', '-q', '-Q', '-c', '4096']),
+    'xfs': (16, ['mkfs.xfs', '-q', '-f', '--unsupported']),
+    'xfs-v4': (16, ['mkfs.xfs', '-q', '-f', '--unsupported', '-m', 'crc=0']),
+    'btrfs': (128, ['mkfs.btrfs', '-q', '-f', '-n', '4096', '-m', 'single']),
+    'btrfs-dup': (128, ['mkfs.btrfs', '-q', '-f']),
+    'swap': (1, ['mkswap']),
+}
+
+
+def make_file(m, name, size):
+    path = os.path.join(m.dir, name)
+    with open(path, 'wb') as f:
+        f.truncate(size)
+    return path
+
+
+def file_system(m, name, path, size=None):
+    mib, words = FILE_SYSTEMS[name]
+    make_file(m, path, size or mib * MiB)
+    m.run(*words, path, stderr=subprocess.DEVNULL)
+
+
+def tables(m):
+    """Disks with partitions that have file systems."""
+    for name, label, parts in (('mbr', 'dos', ('ext2', 'fat16')), ('gpt', 'gpt', ('ext2', 'swap', 'ntfs')),
+                               ('mbr-logical', 'dos', ('swap', 'ext2'))):
+        make_file(m, '0.img', 16 * MiB)
+        lines = ['label: ' + label]
+        starts = []
+        at = 2048
+        for i, part in enumerate(parts):
+            if name == 'mbr-logical' and i == 1:
+                lines.append('start=%d, type=5' % at)
+                at += 2048
+            sectors = FILE_SYSTEMS[part][0] * MiB // 512
+            lines.append('start=%d, size=%d' % (at, sectors))
+            starts.append((part, at))
+            at += sectors + 2048
+        m.run('sfdisk', '-q', '0.img', stdin=None, input='\n'.join(lines).encode())
+        for part, start in starts:
+            file_system(m, part, 'part')
+            m.run('dd', 'if=part', 'of=0.img', 'bs=512', 'seek=%d' % start, 'conv=notrunc,sparse', 'status=none')
+        yield name, ['0.img']
+
+
+# --- all --------------------------------------------------------------------------------------------------------------
+
+def corpus_files(m, suffix):
+    """Small images of other software, one file each."""
+    folder = harness.corpus()
+    for root, _, names in sorted(os.walk(folder) if folder else []):
+        for name in sorted(names):
+            plain = name[:-3] if name.endswith('.xz') else name
+            if not plain.endswith(suffix):
+                continue
+            opener = lzma.open if name.endswith('.xz') else open
+            with opener(os.path.join(root, name), 'rb') as source:
+                data = source.read(80 * MiB + 1)
+            if len(data) > 64 * MiB:
+                continue
+            with open(os.path.join(m.dir, '0.img'), 'wb') as f:
+                f.write(data)
+            m.run('fallocate', '-d', '0.img')
+            yield '%s-%s' % (os.path.basename(root), plain.replace('.', '-')), ['0.img']
+
+
+def scripts(m):
+    """Requests of guests and jobs on images that the target makes itself (fuzz-guest.c): the image, then opcodes with
+    their numbers."""
+    rng = random.Random(7)
+    for image in range(16):
+        text = bytes([image]) + bytes(b for _ in range(14) for b in [rng.randrange(32), *rng.randbytes(5)])
+        m.script('guest', 'script-%d' % image, text.hex())
+
+
+def paths(m):
+    """Names of parents (fuzz-path.c)."""
+    names = ('..\\base.vhd', 'base.vhd', 'C:\\disks\\base.vhd', 'c:/DIR/base.vhd', '\\\\srv\\share\\base.vhd', '/disks/base.vhd',
+             '\\\\?\\C:\\dir\\..\\base.vhd', '\\\\?\\UNC\\srv\\share\\BASE.vhd', '\\\\?\\Volume{1}\\base.vhd', '\\base.vhd',
+             'block_size=1M,subformat=fixed')
+    for number, name in enumerate(names):
+        entry = b'D:=/x' if number % 3 == 0 else b''
+        head = bytes([56 + number % 3 + (4 if number % 2 else 0), len(entry)])
+        m.script('path', 'name-%d' % number, (head + entry + name.encode()).hex())
+
+
+def locator(*pairs):
+    """A VHDX parent locator."""
+    table, texts = b'', b''
+    start = 20 + 12 * len(pairs)
+    for pair in pairs:
+        places = []
+        for text in pair:
+            data = text.encode('utf-16-le')
+            places.append((start + len(texts), len(data)))
+            texts += data
+        table += struct.pack('<IIHH', places[0][0], places[1][0], places[0][1], places[1][1])
+    kind = bytes.fromhex('b7ef4ab09ed181 4ab78925b8e9445913'.replace(' ', ''))
+    return kind + struct.pack('<HH', 0, len(pairs)) + table + texts
+
+
+def attempt(what, function):
+    try:
+        function()
+    except (OSError, subprocess.CalledProcessError) as error:
+        print('%s: left out: %s' % (what, error))
+
+
+def make_all(m):
+    for name, files in vhd_images(m):
+        m.pack('vhd', name, '02', files)
+        m.pack('vhd', name + '-check', '20', files)
+        m.pack('replay', 'vhd-' + name, '', files)
+        m.pack('decode', 'vhd-' + name, '000000001000', files)
+        m.pack('guest', 'vhd-' + name, 'ff' + '00010203040506' * 6, files)
+    for name, files in vhdx_images(m):
+        m.pack('vhdx', name, '02', files)
+        m.pack('replay', 'vhdx-' + name, '', files)
+        for which in ('01', '02', '04'):
+            m.pack('decode', 'vhdx-%s-%s' % (name, which), which, files)
+        m.pack('guest', 'vhdx-' + name, 'ff' + '00010203040506' * 6, files)
+    kept = {}
+    for name, files in dirty_images(m):
+        kind = name.split('-')[0]
+        if kept.get(kind, 0) < 2 and m.pack('replay', name, '', files, MAX_DIRTY):
+            kept[kind] = kept.get(kind, 0) + 1
+            if kept[kind] == 1:
+                m.pack('decode', name, '03', files)
+                m.pack('vhdx', name, '02', files)
+    for name, files in corpus_files(m, '.vhd'):
+        m.pack('vhd', name, '0101', files, MAX_SEED)
+    for name, files in corpus_files(m, '.vhdx'):
+        m.pack('vhdx', name, '01', files, MAX_SEED)
+        if 'dirty' in name:
+            m.pack('replay', name, '01', files, MAX_SEED)
+    for name in FILE_SYSTEMS:
+        def one(name=name):
+            file_system(m, name, '0.img')
+            m.pack('fs', name, '0000', ['0.img'])
+        attempt(name, one)
+
+    def with_tables():
+        for name, files in tables(m):
+            m.pack('fs', name, '0003', files)
+    attempt('partition tables', with_tables)
+    scripts(m)
+    paths(m)
+    parent = locator(('parent_linkage', '{83ed04f2-3c27-4f41-8a3a-2d3c5a2b7c55}'), ('relative_path', '.\\base.vhdx'),
+                     ('volume_path', '\\\\?\\Volume{26A21BDA-A627-11D7-9931-806E6F6E6963}\\base.vhdx'))
+    m.script('decode', 'locator', '05' + parent.hex())
+
+
+def main():
+    if len(sys.argv) not in (2, 3):
+        sys.exit(__doc__)
+    m = Maker(sys.argv[1], sys.argv[2] if len(sys.argv) == 3 else os.path.join(HERE, 'seeds'))
+    m.dir = tempfile.mkdtemp(prefix='vhdkit-seeds-')
+    try:
+        make_all(m)
+    finally:
+        shutil.rmtree(m.dir)
+
+
+main()
