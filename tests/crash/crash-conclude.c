@@ -432,7 +432,11 @@ live_with_fault (Run *run, char **filters)
   told = commit (run, filters, run->c->options & BELOW_LEAF);
   noting = NULL;
   if (!told)
-    return look_at_result (run);
+    {
+      char *why = filters ? fault_swallowed ("fault") : NULL;
+
+      return why ? why : look_at_result (run);
+    }
   /* Not a fault, or one that does not say where. */
   if (strstr (told, run->dir.dir) == NULL)
     return g_steal_pointer (&told);

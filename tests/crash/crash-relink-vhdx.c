@@ -652,6 +652,8 @@ one_fault (Run *run, const char *fault, int n)
   run->told += told;
   run->survived += failed && !told;
   if (!told)
+    why = fault_swallowed ("fault");
+  if (!why && !told)
     why = look_at_parent (run);
   return why ? why : crash_judge_files (&judge, 1);
 }

@@ -616,6 +616,8 @@ one_fault (Run *run, const char *fault, int n)
   run->told += told;
   run->survived += failed && !told;
   if (!told)
+    why = fault_swallowed ("fault");
+  if (!why && !told)
     why = look_at_parent (run);
   if (!why)
     why = look_by_copy (run, guest);

@@ -3,8 +3,8 @@
  * Every request to the files fails once: of a guest's work, of a commit, of a compaction, of a rebase.
  *
  * For n = 1, 2, … the n-th request that the filter blkdebug sees fails, with EIO or ENOSPC, as a whole or after its
- * first sector, until a run has no n-th one.  After each: whoever asked was told; the image is sound and holds what
- * was flushed; the job run again finishes.
+ * first sector, until a run has no n-th one; or it and the next.  After each: whoever asked was told, or what failed
+ * was written after all; the image is sound and holds what was flushed; the job run again finishes.
  */
 #include <errno.h>
 #include <string.h>
@@ -39,6 +39,7 @@ typedef struct
   bool skips; /* a commit that does not write what the target has already */
   bool swap;  /* half of the disk is not in use */
   VhdkitCompactMode mode;
+  bool shares; /* files are said to be able to share extents; those here are not */
 } Case;
 
 static const Case cases[] = {
@@ -49,6 +50,7 @@ static const Case cases[] = {
   { "commit-into-dynamic", WORK_COMMIT, IMAGE_VHD, IMAGE_VHD, 600 * KIB, 8 * KIB, 512 * KIB, 0, false,
     false },
   { "commit-comparing", WORK_COMMIT, IMAGE_VHD, IMAGE_VHD, 600 * KIB, 8 * KIB, 512 * KIB, 0, false, true },
+  { "commit-sharing", WORK_COMMIT, IMAGE_VHD, IMAGE_VHD, 600 * KIB, 8 * KIB, 512 * KIB, .shares = true },
   { "commit-into-fixed", WORK_COMMIT, IMAGE_VHD, IMAGE_VHD_FIXED, 600 * KIB, 16 * KIB, 512 * KIB, 0, false,
     false },
   { "commit-into-raw", WORK_COMMIT, IMAGE_VHD, IMAGE_RAW, 600 * KIB, 16 * KIB, 512 * KIB, 0, false, false },
@@ -70,6 +72,7 @@ static const Case cases[] = {
   { "guest-4k", WORK_GUEST, IMAGE_VHDX_4K, IMAGE_VHDX_4K, 3 * MIB, MIB, 5 * MIB, 4 * MIB, false, false },
   { "commit-into-dynamic", WORK_COMMIT, IMAGE_VHDX, IMAGE_VHDX, 4 * MIB, MIB, 3 * MIB, 0, false, false },
   { "commit-comparing", WORK_COMMIT, IMAGE_VHDX, IMAGE_VHDX, 4 * MIB, MIB, 3 * MIB, 0, false, true },
+  { "commit-sharing", WORK_COMMIT, IMAGE_VHDX, IMAGE_VHDX, 4 * MIB, MIB, 3 * MIB, .shares = true },
   { "commit-into-fixed", WORK_COMMIT, IMAGE_VHDX, IMAGE_VHDX_FIXED, 3 * MIB, MIB, 2 * MIB, 0, false, false },
   { "compact-dynamic", WORK_COMPACT, IMAGE_VHDX, 0, 14 * MIB, MIB, 0, 0, false, false },
   { "compact-differencing", WORK_COMPACT, IMAGE_VHDX, IMAGE_VHDX, 14 * MIB, MIB, 14 * MIB, 0, false, false },
@@ -96,6 +99,7 @@ static const Fault faults[] = {
   { "EIO", "op=any,errno=EIO", EIO },
   { "ENOSPC", "op=write,errno=ENOSPC", ENOSPC },
   { "ENOSPC after a sector", "op=write,short=512,errno=ENOSPC", ENOSPC },
+  { "EIO of two writes", "op=write,count=2,errno=EIO", EIO },
   { "EIO from there on", "op=any,count=0,errno=EIO", EIO },
 };
 
@@ -190,13 +194,15 @@ make_files (Run *run)
 }
 
 static char **
-fault_filters (const Fault *fault, int n)
+fault_filters (const Case *c, const Fault *fault, int n)
 {
   char **filters = g_new0 (char *, 3);
+  int i = 0;
 
   simdisk_set_seed (1);
-  filters[0] = g_strdup ("simdisk");
-  filters[1] = g_strdup_printf ("blkdebug,%s,n=%d,id=fault", fault->options, n);
+  if (!c->shares)
+    filters[i++] = g_strdup ("simdisk");
+  filters[i] = g_strdup_printf ("blkdebug,%s,n=%d,id=fault", fault->options, n);
   blkdebug_reset ("fault");
   return filters;
 }
@@ -316,7 +322,7 @@ static char *
 one_fault (Run *run, const Fault *fault, int n)
 {
   const Case *c = run->c;
-  g_auto (GStrv) filters = fault_filters (fault, n);
+  g_auto (GStrv) filters = fault_filters (c, fault, n);
   g_autoptr (Guest) guest = new_guest (run);
   GRand *rand = g_rand_new_with_seed (n);
   CrashJudge judge = { .dir = &run->dir,
@@ -346,6 +352,8 @@ one_fault (Run *run, const Fault *fault, int n)
     why = g_strdup ("something has failed by itself");
   run->told += told;
   run->survived += !told && blkdebug_get_failures ("fault") > 0;
+  if (!why && !told)
+    why = fault_swallowed ("fault");
   /* All that was flushed is durable at 0, what was not may be there or not. */
   if (!why)
     why = crash_judge_files (&judge, 1);

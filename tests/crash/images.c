@@ -8,6 +8,7 @@
 
 #include <glib/gstdio.h>
 
+#include "../../block/drivers/test/blkdebug.h"
 #include "simdisk.h"
 
 static uint32_t base_seed;
@@ -36,6 +37,16 @@ int
 test_fault_step (void)
 {
   return g_test_rand_int_range (1, test_number ("VHDKIT_STRIDE", 1) + 1);
+}
+
+char *
+fault_swallowed (const char *id)
+{
+  g_autofree char *lost = blkdebug_get_lost (id);
+
+  if (blkdebug_has_failed_flush (id))
+    return g_strdup ("a flush failed, and nobody was told");
+  return lost ? g_strdup_printf ("a write failed, was not done again, and nobody was told: %s", lost) : NULL;
 }
 
 GRand *

@@ -22,6 +22,10 @@ int64_t test_number (const char *variable, int64_t fallback);
  * (VHDKIT_STRIDE) takes up to so many, by chance. */
 int test_fault_step (void);
 
+/* Nobody was told of the faults of the filter blkdebug with this id: NULL, or why somebody should have been.  A flush
+ * must not fail unheard, nor may a write that was not done again. */
+char *fault_swallowed (const char *id);
+
 /* A directory in memory, if there is one, where the images of a test are. */
 typedef struct
 {

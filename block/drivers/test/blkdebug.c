@@ -10,10 +10,13 @@
 #include "blkdebug.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "checked.h"
 #include "passthrough.h"
+#include "zero.h"
 
 extern const BlockDriver blkdebug_driver;
 
@@ -62,9 +65,19 @@ static const struct
   { "ETIMEDOUT", ETIMEDOUT },
 };
 
+/* What a request that failed was to write. */
+typedef struct
+{
+  char *path; /* of the file; NULL: it has none */
+  int64_t offset, end;
+  GBytes *data; /* all of it, other than zeros; NULL: not known */
+} LostRange;
+
 typedef struct
 {
   int64_t count, failures;
+  Op failed;    /* kinds that failed */
+  GArray *lost; /* of LostRange; NULL: empty */
 } Counter;
 
 static GMutex counters_lock;
@@ -114,12 +127,130 @@ blkdebug_get_failures (const char *id)
   return failures;
 }
 
+bool
+blkdebug_has_failed_flush (const char *id)
+{
+  g_mutex_lock (&counters_lock);
+  bool failed = get_counter_locked (id)->failed & OP_FLUSH;
+  g_mutex_unlock (&counters_lock);
+  return failed;
+}
+
+/* What is behind the end of the file is not there; nor is what was in a file that is gone. */
+static bool
+is_in_file (const LostRange *range)
+{
+  struct stat st;
+
+  return range->path == NULL || (stat (range->path, &st) == 0 && range->offset < st.st_size);
+}
+
+char *
+blkdebug_get_lost (const char *id)
+{
+  char *text = NULL;
+
+  g_mutex_lock (&counters_lock);
+  const GArray *lost = get_counter_locked (id)->lost;
+  for (guint i = 0; i < (lost ? lost->len : 0) && text == NULL; i++)
+    {
+      const LostRange *range = &g_array_index (lost, LostRange, i);
+
+      if (is_in_file (range))
+        text = g_strdup_printf ("%s: %" PRId64 " bytes at offset %" PRId64, range->path ? range->path : "?",
+                                range->end - range->offset, range->offset);
+    }
+  g_mutex_unlock (&counters_lock);
+  return text;
+}
+
+static void
+lost_range_clear (gpointer data)
+{
+  LostRange *range = data;
+
+  g_free (range->path);
+  g_clear_pointer (&range->data, g_bytes_unref);
+}
+
+static void
+clear_lost (Counter *counter)
+{
+  g_clear_pointer (&counter->lost, g_array_unref);
+}
+
 void
 blkdebug_reset (const char *id)
 {
   g_mutex_lock (&counters_lock);
-  *get_counter_locked (id) = (Counter){ 0 };
+  Counter *counter = get_counter_locked (id);
+  clear_lost (counter);
+  *counter = (Counter){ 0 };
   g_mutex_unlock (&counters_lock);
+}
+
+static void
+add_lost_locked (Counter *counter, const char *path, int64_t offset, int64_t end, GBytes *data)
+{
+  LostRange range = { g_strdup (path), offset, end, data ? g_bytes_ref (data) : NULL };
+
+  if (counter->lost == NULL)
+    {
+      counter->lost = g_array_new (false, false, sizeof (LostRange));
+      g_array_set_clear_func (counter->lost, lost_range_clear);
+    }
+  g_array_append_val (counter->lost, range);
+}
+
+/* [@offset, @end) is no longer what a request that failed has left; nor is a range whose @data (may be NULL) has found
+ * another place. */
+static void
+forget_lost_locked (Counter *counter, const char *path, int64_t offset, int64_t end, GBytes *data)
+{
+  for (guint i = counter->lost ? counter->lost->len : 0; i > 0; i--)
+    {
+      const LostRange range = g_array_index (counter->lost, LostRange, i - 1);
+      bool again = data != NULL && range.data != NULL && g_bytes_equal (data, range.data);
+
+      if (g_strcmp0 (range.path, path) != 0 || (!again && (range.offset >= end || offset >= range.end)))
+        continue;
+      if (!again && range.offset < offset)
+        add_lost_locked (counter, path, range.offset, offset, NULL);
+      if (!again && end < range.end)
+        add_lost_locked (counter, path, end, range.end, NULL);
+      g_array_remove_index (counter->lost, i - 1);
+    }
+}
+
+/* Notes what became of a request to write @bytes at @offset, or to end the file there.  @data may be NULL. */
+static int
+note_written (BlockDriverState *bs, int64_t offset, int64_t bytes, GBytes *data, int ret)
+{
+  BlkdebugState *s = bs->opaque;
+  const char *path = passthrough_get_host_path (bs);
+
+  g_mutex_lock (&counters_lock);
+  if (ret == 0)
+    forget_lost_locked (s->counter, path, offset, bytes == INT64_MAX ? INT64_MAX : offset + bytes, data);
+  else if (bytes != INT64_MAX)
+    add_lost_locked (s->counter, path, offset, offset + bytes, data);
+  g_mutex_unlock (&counters_lock);
+  return ret;
+}
+
+/* What is written may go to another place when it cannot go to this one: so much of it is remembered. */
+#define MAX_NOTED_BYTES 4096
+
+static GBytes *
+note_data (int64_t bytes, const IoVector *qiov, size_t qiov_offset)
+{
+  g_autofree uint8_t *data = NULL;
+
+  if (bytes > MAX_NOTED_BYTES)
+    return NULL;
+  data = g_malloc (bytes);
+  io_vector_to_buf (qiov, qiov_offset, data, bytes);
+  return buffer_is_zero (data, bytes) ? NULL : g_bytes_new_take (g_steal_pointer (&data), bytes);
 }
 
 /* Counts a request of the kind @op: 0, or the -errno it fails with. */
@@ -134,6 +265,8 @@ count_request (BlkdebugState *s, Op op)
   bool fails = number >= s->first && (s->count == 0 || number - s->first < s->count);
 
   s->counter->failures += fails;
+  if (fails)
+    s->counter->failed |= op;
   g_mutex_unlock (&counters_lock);
   return fails ? -s->code : 0;
 }
@@ -212,6 +345,9 @@ blkdebug_co_open (BlockDriverState *bs, const BlockOptions *options, GError **er
 static int coroutine_fn
 blkdebug_co_close (BlockDriverState *bs)
 {
+  BlkdebugState *s = bs->opaque;
+
+  clear_lost (&s->own);
   return 0;
 }
 
@@ -230,16 +366,14 @@ blkdebug_co_pwritev (BlockDriverState *bs, int64_t offset, int64_t bytes, const 
 {
   const BlkdebugState *s = bs->opaque;
   int failure = count_request (bs->opaque, OP_WRITE);
+  g_autoptr (GBytes) data = note_data (bytes, qiov, qiov_offset);
   int64_t part = bytes;
 
   if (failure < 0)
     part = MIN (s->short_bytes, round_down (bytes - 1, BDRV_SECTOR_SIZE)); /* never all of it */
-  if (part == 0)
-    return failure;
+  int ret = part == 0 ? 0 : bdrv_co_pwritev (bs->file, offset, part, qiov, qiov_offset, 0);
 
-  int ret = bdrv_co_pwritev (bs->file, offset, part, qiov, qiov_offset, 0);
-
-  return failure < 0 ? failure : ret;
+  return note_written (bs, offset, bytes, data, failure < 0 ? failure : ret);
 }
 
 static int coroutine_fn
@@ -247,7 +381,9 @@ blkdebug_co_pwrite_zeroes (BlockDriverState *bs, int64_t offset, int64_t bytes, 
 {
   int ret = count_request (bs->opaque, OP_WRITE_ZEROES);
 
-  return ret < 0 ? ret : bdrv_co_pwrite_zeroes (bs->file, offset, bytes, flags);
+  if (ret == 0)
+    ret = bdrv_co_pwrite_zeroes (bs->file, offset, bytes, flags);
+  return note_written (bs, offset, bytes, NULL, ret);
 }
 
 static int coroutine_fn
@@ -264,7 +400,9 @@ blkdebug_co_copy_range_to (BlockDriverState *bs, int64_t offset, int64_t bytes, 
 {
   int ret = count_request (bs->opaque, OP_WRITE);
 
-  return ret < 0 ? ret : bdrv_co_copy_range_to (bs->file, offset, bytes, src, src_offset);
+  if (ret == 0)
+    ret = bdrv_co_copy_range_to (bs->file, offset, bytes, src, src_offset);
+  return note_written (bs, offset, bytes, NULL, ret);
 }
 
 static int coroutine_fn
@@ -288,6 +426,7 @@ blkdebug_co_truncate (BlockDriverState *bs, int64_t bytes, GError **error)
   if (!bdrv_co_truncate (bs->file, bytes, error))
     return false;
   bs->bytes = bdrv_length (bs->file);
+  (void)note_written (bs, bytes, INT64_MAX, NULL, 0);
   return true;
 }
 
