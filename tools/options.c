@@ -116,8 +116,17 @@ parse_size (const char *text, int64_t *bytes)
     }
   if (has_fraction && multiplier == 1)
     return false;
-  unsigned __int128 total = (unsigned __int128)whole * (uint64_t)multiplier;
-  total += (unsigned __int128)fraction * (uint64_t)multiplier / scale;
+  if (whole > (uint64_t)INT64_MAX / (uint64_t)multiplier)
+    return false;
+  /* Multipliers are powers of two. */
+  uint64_t part = 0;
+  for (int64_t m = multiplier; m > 1; m /= 2)
+    {
+      fraction *= 2;
+      part = 2 * part + fraction / scale;
+      fraction %= scale;
+    }
+  uint64_t total = whole * (uint64_t)multiplier + part;
   if (total > INT64_MAX)
     return false;
   *bytes = (int64_t)total;

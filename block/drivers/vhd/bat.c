@@ -323,14 +323,53 @@ vhd_compare_used (const void *a, const void *b)
   return x->sector < y->sector ? -1 : x->sector > y->sector;
 }
 
+static int coroutine_fn
+count_block (VhdState *s, uint32_t block, uint32_t sector, void *opaque)
+{
+  ++*(size_t *)opaque;
+  return 0;
+}
+
+/* A list up to this long is made without asking. */
+#define SMALL_LIST_BLOCKS (4 << 20)
+
+GArray *coroutine_fn
+vhd_co_new_block_list (VhdState *s, GError **error)
+{
+  size_t n = MIN ((size_t)s->blocks, (size_t)(vhd_blocks_limit (s) / s->bitmap_bytes));
+  g_autofree void *room = NULL;
+  int ret;
+
+  if (n <= SMALL_LIST_BLOCKS)
+    return g_array_new (false, false, sizeof (VhdUsedBlock));
+  n = 0;
+  ret = vhd_co_for_each_block (s, count_block, &n);
+  if (ret < 0)
+    {
+      bdrv_set_error_errno (error, s->bs, ret, "cannot read the BAT at offset %" PRIu64,
+                            s->header.table_offset);
+      return NULL;
+    }
+  /* The list, in the next power of two, and once more to sort it: GLib would end the process for want of memory. */
+  room = g_try_malloc_n (n, 3 * sizeof (VhdUsedBlock));
+  if (n > 0 && !room)
+    {
+      bdrv_set_error_errno (error, s->bs, -ENOMEM, "no memory for a list of the %zu blocks in use", n);
+      return NULL;
+    }
+  return g_array_sized_new (false, false, sizeof (VhdUsedBlock), n);
+}
+
 GArray *coroutine_fn
 vhd_co_collect_blocks (VhdState *s, GError **error)
 {
-  g_autoptr (GArray) used = g_array_new (false, false, sizeof (VhdUsedBlock));
+  g_autoptr (GArray) used = vhd_co_new_block_list (s, error);
   Collect collect = { used, vhd_blocks_limit (s) / s->bitmap_bytes + 1, error };
   bool sorted = true;
   int ret;
 
+  if (!used)
+    return NULL;
   if (s->end_footer_valid || s->writable)
     collect.most = vhd_blocks_limit (s) / s->block_span;
   ret = vhd_co_for_each_block (s, collect_block, &collect);

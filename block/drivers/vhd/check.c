@@ -213,8 +213,8 @@ bool coroutine_fn
 vhd_co_check (BlockDriverState *bs, BlockCheckResult *result, bool fix, GError **error)
 {
   VhdState *s = bs->opaque;
-  g_autoptr (GArray) used = g_array_new (false, false, sizeof (VhdUsedBlock));
-  Check check = { result, used, fix && !bs->read_only };
+  g_autoptr (GArray) used = NULL;
+  Check check = { result, NULL, fix && !bs->read_only };
   int64_t tail_before = bdrv_length (bs->file);
   int ret;
 
@@ -230,6 +230,9 @@ vhd_co_check (BlockDriverState *bs, BlockCheckResult *result, bool fix, GError *
       return true;
     }
 
+  check.used = used = vhd_co_new_block_list (s, error);
+  if (!used)
+    return false;
   result->total_blocks = s->blocks;
   ret = vhd_co_for_each_block (s, check_entry, &check);
   if (ret < 0)

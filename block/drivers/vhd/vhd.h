@@ -274,6 +274,8 @@ typedef struct
   uint32_t sector, block;
 } VhdUsedBlock;
 GArray *coroutine_fn vhd_co_collect_blocks (VhdState *s, GError **error);
+/* An empty list that has room for all blocks in use, however many a hostile table has; NULL: there is no memory. */
+GArray *coroutine_fn vhd_co_new_block_list (VhdState *s, GError **error);
 /* For g_array_sort () of VhdUsedBlock. */
 int vhd_compare_used (const void *a, const void *b);
 
