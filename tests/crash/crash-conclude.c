@@ -3,10 +3,10 @@
  * Crashes while a commit relinks children, removes the merged images and renames the target.
  *
  * base <- middle <- source <- leaf, and other, another child of source.  The whole command is recorded.  A rename or a
- * removal is not in the log of requests: rename () and unlink () are replaced here by functions that do the same and
- * note the position of the log.  The directory is flushed right after each, before any other request, so a crash
- * before that position has the old names, a crash after it the new ones, and a crash at it either, with any of the
- * changes lost that were not flushed by then.
+ * removal is not in the log of requests: rename (), unlink () and fsync () are replaced here by functions that do the
+ * same and note the position of the log.  A crash before that position has the old name; one after it the new one, if
+ * the directory was flushed by then; else either, each change of a name by itself, and with any of the changes of
+ * content lost that were not flushed.
  *
  * However it ends: leaf and other show the same.  As long as nothing is removed and the target has its own name, source
  * does so too, and the command run again for it, naming leaf and other, finishes.  Once the target has the name of source it shows that.
@@ -76,6 +76,10 @@ typedef struct
 {
   int64_t at;      /* position in the log */
   char *from, *to; /* to NULL: removed */
+  /* Of the directories it is in now (of what was removed: was in), and was in: */
+  int64_t flushed_at[2]; /* position in the log, INT64_MAX: never */
+  guint changes[2];      /* how many there had been then … */
+  guint flushes[2];      /* … and how many flushes */
 } NameChange;
 
 typedef struct
@@ -109,6 +113,7 @@ note (const char *from, const char *to)
   change->at = crash_trace_now (noting->trace);
   change->from = g_strdup (from);
   change->to = g_strdup (to);
+  change->flushed_at[0] = change->flushed_at[1] = INT64_MAX;
   g_ptr_array_add (noting->changes, change);
   return true;
 }
@@ -133,6 +138,40 @@ int
 unlink (const char *path)
 {
   return !note (path, NULL) ? -1 : (int)syscall (SYS_unlinkat, AT_FDCWD, path, 0);
+}
+
+/* Whether the file at @path is in the directory that is open as @fd. */
+static bool
+is_in (int fd, const char *path)
+{
+  g_autofree char *directory = g_path_get_dirname (path);
+  struct stat st, wanted;
+
+  return fstat (fd, &st) == 0 && stat (directory, &wanted) == 0 && st.st_dev == wanted.st_dev
+         && st.st_ino == wanted.st_ino;
+}
+
+/* Files themselves are flushed with fdatasync (). */
+int
+fsync (int fd)
+{
+  static guint flushes;
+
+  flushes++;
+  for (guint i = 0; noting && i < noting->changes->len; i++)
+    {
+      NameChange *change = g_ptr_array_index (noting->changes, i);
+      const char *paths[] = { change->to ? change->to : change->from, change->from };
+
+      for (int k = 0; k < 2; k++)
+        if (change->flushed_at[k] == INT64_MAX && is_in (fd, paths[k]))
+          {
+            change->flushed_at[k] = crash_trace_now (noting->trace);
+            change->changes[k] = noting->changes->len;
+            change->flushes[k] = flushes;
+          }
+    }
+  return (int)syscall (SYS_fsync, fd);
 }
 
 static void
@@ -303,11 +342,10 @@ look_at_remains (Run *run)
   return NULL;
 }
 
-/* After the first @n changes of names. */
+/* @gone: names were changed. */
 static char *
-judge_files (Run *run, guint n)
+judge_files (Run *run, bool gone)
 {
-  bool gone = n > 0;
   char *why = look_at_leaves (run);
 
   if (!why && !gone)
@@ -331,18 +369,20 @@ judge_files (Run *run, guint n)
   return why;
 }
 
+/* @changed: bit n: the n-th change of a name. */
 static void
-judge_one (Run *run, size_t cut, CrashStrategy strategy, guint n)
+judge_one (Run *run, size_t cut, CrashStrategy strategy, guint changed)
 {
   g_autofree char *why = NULL;
 
   crash_trace_restore (run->trace);
   crash_trace_make (run->trace, cut, strategy, SIZE_MAX, run->rand);
-  for (guint i = 0; i < n; i++)
-    change_name (g_ptr_array_index (run->changes, i));
-  why = judge_files (run, n);
+  for (guint i = 0; i < run->changes->len; i++)
+    if (changed & 1u << i)
+      change_name (g_ptr_array_index (run->changes, i));
+  why = judge_files (run, changed != 0);
   if (why)
-    test_fail ("cut %zu, %u of %u names changed, %s: %s\n%s", cut, n, run->changes->len,
+    test_fail ("cut %zu, of %u changes of names 0x%x, %s: %s\n%s", cut, run->changes->len, changed,
                crash_strategy_name (strategy), why, crash_trace_story (run->trace));
 }
 
@@ -363,26 +403,61 @@ count_changes (const Run *run, int64_t at, bool included)
   return n;
 }
 
+/* Which of the first @n changes of names, of which the last may just have been made, a crash at position @at can
+ * lose. */
+static guint
+uncertain_changes (const Run *run, int64_t at, guint n)
+{
+  guint uncertain = 0;
+
+  for (guint i = 0; i < n; i++)
+    {
+      const NameChange *change = g_ptr_array_index (run->changes, i);
+
+      if (change->flushed_at[0] >= at && !(change->flushed_at[0] == at && change->changes[0] < n))
+        uncertain |= 1u << i;
+    }
+  return uncertain;
+}
+
+/* All that a crash at @cut can leave of the names, with these strategies for content.  Returns how many crashes. */
+static int
+judge_names (Run *run, size_t cut, const CrashStrategy *strategies, guint n_strategies)
+{
+  int64_t at = crash_trace_position (run->trace, cut);
+  guint least = count_changes (run, at, false), most = count_changes (run, at, true);
+  int crashes = 0;
+
+  for (guint n = least; n <= most; n++)
+    {
+      guint uncertain = uncertain_changes (run, at, n), certain = ((1u << n) - 1) & ~uncertain;
+      /* Without the last one it is as before that. */
+      guint last = n > least ? uncertain & 1u << (n - 1) : 0, some = uncertain;
+
+      do
+        {
+          for (guint k = 0; k < n_strategies && (some & last) == last && !g_test_failed (); k++, crashes++)
+            judge_one (run, cut, strategies[k], certain | some);
+          some = (some - 1) & uncertain;
+        }
+      while (some != uncertain);
+    }
+  return crashes;
+}
+
 static void
 judge_all (Run *run)
 {
+  static const CrashStrategy always[] = { CRASH_KEEP_NONE, CRASH_KEEP_ALL, CRASH_TEAR };
   int limit = test_number ("VHDKIT_CRASH_CUTS", 150), crashes = 0;
   g_autoptr (GArray) cuts = crash_trace_cuts (run->trace, run->rand, limit / 8 + 1, limit);
 
   for (guint i = 0; i < cuts->len && !g_test_failed (); i++)
     {
       size_t cut = g_array_index (cuts, size_t, i);
-      int64_t at = crash_trace_position (run->trace, cut);
-      guint least = count_changes (run, at, false), most = count_changes (run, at, true);
 
-      for (guint n = least; n <= most && !g_test_failed (); n++)
-        {
-          static const CrashStrategy always[] = { CRASH_KEEP_NONE, CRASH_KEEP_ALL, CRASH_TEAR };
-          guint rounds = crash_trace_pending (run->trace, cut) > 0 ? G_N_ELEMENTS (always) : 1;
-
-          for (guint k = 0; k < rounds && !g_test_failed (); k++, crashes++)
-            judge_one (run, cut, always[k], n);
-        }
+      crashes += judge_names (run, cut, always,
+                              crash_trace_pending (run->trace, cut) > 0 ? G_N_ELEMENTS (always) : 1);
     }
   g_test_message ("%d crashes at %u places in a log of %zu records, %u changes of names", crashes, cuts->len,
                   crash_trace_records (run->trace), run->changes->len);
@@ -392,14 +467,16 @@ judge_all (Run *run)
 static void
 judge_name_changes (Run *run)
 {
+  CrashStrategy all[CRASH_STRATEGIES];
+
+  for (int i = 0; i < CRASH_STRATEGIES; i++)
+    all[i] = i;
   for (size_t cut = 0; cut <= crash_trace_records (run->trace) && !g_test_failed (); cut++)
     {
       int64_t at = crash_trace_position (run->trace, cut);
-      guint least = count_changes (run, at, false), most = count_changes (run, at, true);
 
-      for (guint n = least; least < most && n <= most && !g_test_failed (); n++)
-        for (int strategy = 0; strategy < CRASH_STRATEGIES && !g_test_failed (); strategy++)
-          judge_one (run, cut, strategy, n);
+      if (count_changes (run, at, false) < count_changes (run, at, true))
+        judge_names (run, cut, all, CRASH_STRATEGIES);
     }
 }
 
@@ -440,7 +517,7 @@ live_with_fault (Run *run, char **filters)
   /* Not a fault, or one that does not say where. */
   if (strstr (told, run->dir.dir) == NULL)
     return g_steal_pointer (&told);
-  return judge_files (run, run->changes->len);
+  return judge_files (run, run->changes->len > 0);
 }
 
 static void
@@ -483,10 +560,46 @@ test_faults (gconstpointer data)
       }
 }
 
+/* --- two directories --------------------------------------------------------------------------------------- */
+
+/* The name in the new directory is durable first: a crash may leave both, never none. */
+static void
+test_directories (void)
+{
+  static const Case c = { "directories", IMAGE_VHD, 1, RENAME };
+  g_auto (Run) run = { .c = &c, .changes = g_ptr_array_new_with_free_func (name_change_free) };
+  const char *const pair[] = { "elsewhere/base", names[SOURCE] };
+  g_autofree char *why = NULL, *below = NULL;
+
+  run.rand = test_rand ("conclude-directories");
+  test_dir_init (&run.dir, "conclude-directories");
+  below = test_path (&run.dir, "elsewhere");
+  g_assert_cmpint (g_mkdir (below, 0700), ==, 0);
+  for (int i = 0; i < 2; i++)
+    {
+      image_make (&run.dir, pair[i], c.kind, 3 * MIB, MIB, i > 0 ? pair[0] : NULL);
+      image_populate (&run.dir, pair[i], run.rand, 6, MIB, 0);
+    }
+  noting = &run;
+  why = commit (&run, NULL, false);
+  noting = NULL;
+  g_assert_cmpstr (why, ==, NULL);
+  g_assert_cmpuint (run.changes->len, ==, 1);
+  const NameChange *change = g_ptr_array_index (run.changes, 0);
+  for (int i = 0; i < 2; i++)
+    if (change->flushed_at[i] == INT64_MAX)
+      test_fail ("the directory of the %s name was not flushed", i == 0 ? "new" : "old");
+  if (change->flushes[0] > change->flushes[1])
+    test_fail ("the old name went before the new one was durable");
+  if (!g_test_failed ())
+    g_assert_cmpint (g_rmdir (below), ==, 0);
+}
+
 int
 main (int argc, char **argv)
 {
   test_init (&argc, &argv);
+  g_test_add_func ("/crash-conclude/vhd/directories", test_directories);
   for (size_t i = 0; i < G_N_ELEMENTS (cases); i++)
     {
       g_autofree char *path =
