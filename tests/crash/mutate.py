@@ -2,27 +2,30 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which barriers do the crash tests prove?  Takes out one at a time and runs the tests.
 
-    python3 tests/crash/mutate.py [--driver vhd|vhdx] [--keep DIRECTORY] [PATTERN]
+    python3 tests/crash/mutate.py [--driver vhd|vhdx|jobs] [--jobs N] [--keep DIRECTORY] [PATTERN]
 
-Every call of bdrv_co_flush () in the driver is replaced by a success without a flush, and a few other lines are
-made wrong by hand.  A mutant that a test fails on is "proven" needed; one that no test notices is "not noticed": the
-tests are too weak, or the line is not needed.  Works on a copy of the sources; takes some minutes.  Not part of the
-suites: run it by hand when the driver's order of writes or the tests change.
+Every call of bdrv_co_flush () in the driver is replaced by a success without a flush, in the jobs also every flush of a
+directory; other lines are made wrong by hand, among them the order of writes that depend on each other.  A mutant that
+a test fails on is "proven" needed; one that no test notices is "not noticed": the tests are too weak, or the line is
+not needed.  Those of which it is known why no test can notice them are in UNNOTICED, with the reason.  Works on copies
+of the sources; takes an hour or two.  Not part of the suites: run it by hand when an order of writes or the tests
+change.  The usual tests run it with --list, so that a text that is looked for and no longer there is an error at once.
 """
 
 import argparse
 import glob
 import os
+import queue
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..'))
-CRASH_TESTS = ['crash-grow', 'crash-write', 'crash-compact', 'crash-commit']
 
-# file, text that stands there once, what it becomes
+# file, text that stands there once, what it becomes; more of these pairs may follow
 VHD = [
     ('flush.c', '*(fresh ? &round->new_writes : &round->old_writes)', '*(&round->old_writes)'),
     ('flush.c', '*(fresh ? &round->new_writes : &round->old_writes)', '*(&round->new_writes)'),
@@ -48,6 +51,53 @@ VHD = [
     ('relink.c', 's->data_end = vhd_used_end (s, used);', ';'),
     ('open.c', 'int ret = vhd_co_write_footer (s, 0);', 'int ret = 0;'),
     ('open.c', 'ret = vhd_co_settle_header (s, used);', ''),
+    # --- order
+    ('flush.c', 'ret = bdrv_co_write_batch (s->bs->file, (BdrvWrite *)round->new_writes->data, round->new_writes->len);\n'
+     '  if (ret == 0)\n    ret = vhd_co_batmap_write (s);', 'ret = vhd_co_batmap_write (s);',
+     'ret = bdrv_co_write_batch (s->bs->file, (BdrvWrite *)round->old_writes->data, round->old_writes->len);',
+     'ret = bdrv_co_write_batch (s->bs->file, (BdrvWrite *)round->old_writes->data, round->old_writes->len);\n'
+     '  if (ret == 0)\n'
+     '    ret = bdrv_co_write_batch (s->bs->file, (BdrvWrite *)round->new_writes->data, round->new_writes->len);'),
+    ('flush.c', '  if (ret == 0)\n    ret = vhd_co_batmap_write (s);\n', '',
+     'ret = bdrv_co_write_batch (s->bs->file, (BdrvWrite *)round->old_writes->data, round->old_writes->len);',
+     'ret = vhd_co_batmap_write (s);\n  if (ret == 0)\n'
+     '    ret = bdrv_co_write_batch (s->bs->file, (BdrvWrite *)round->old_writes->data, round->old_writes->len);'),
+    ('open.c', 'ret = write_footer_at_cut (s, end);',
+     'if (s->can_grow && bdrv_length (file) > end + VHD_FOOTER_SIZE\n'
+     '      && !bdrv_co_truncate (file, end + VHD_FOOTER_SIZE, NULL))\n    return -EIO;\n'
+     '  ret = bdrv_co_flush (file);\n  if (ret == 0)\n    ret = write_footer_at_cut (s, end);'),
+    ('resize.c', 'ret = bdrv_co_pwrite_zeroes (file, slack, MIN (old_end, bytes) - slack, 0);',
+     'set_size (&s->footer, bytes);\n  ret = vhd_co_write_footer (s, s->footer_offset);',
+     'set_size (&s->footer, bytes);\n  ret = vhd_co_write_footer (s, s->footer_offset);',
+     'ret = bdrv_co_pwrite_zeroes (file, slack, MIN (old_end, bytes) - slack, 0);'),
+    ('resize.c', 'ret = write_larger_table (s, to, bat_bytes);',
+     'header.table_offset = to;\n  ret = write_header_sector (s, &header);\n  if (ret == 0)\n'
+     '    ret = bdrv_co_flush (s->bs->file);\n  if (ret == 0)\n    ret = write_larger_table (s, to, bat_bytes);'),
+    ('resize.c', 'ret = hide_parent (s, old_bytes, bytes);',
+     'set_size (&s->footer, bytes);\n  ret = vhd_co_write_both_footers (s);\n  if (ret == 0)\n'
+     '    ret = hide_parent (s, old_bytes, bytes);'),
+    ('relink.c', 'ret = write_link (s, link, header_offset, true);\n  if (ret == 0)\n'
+     '    ret = switch_header (s, link, header_offset, disk_type);',
+     'ret = switch_header (s, link, header_offset, disk_type);\n  if (ret == 0)\n'
+     '    ret = write_link (s, link, header_offset, true);'),
+    ('relink.c', 'ret = write_link (s, link, home, with_texts);\n  if (ret == 0)\n'
+     '    ret = switch_header (s, link, home, s->footer.disk_type);',
+     'ret = switch_header (s, link, home, s->footer.disk_type);\n  if (ret == 0)\n'
+     '    ret = write_link (s, link, home, with_texts);'),
+    ('relink.c', 'ret = put_behind_blocks (s, &link, disk_type);',
+     'ret = switch_header (s, &link, s->footer.data_offset, disk_type);\n  if (ret == 0)\n'
+     '    ret = write_link (s, &link, s->footer.data_offset, true);'),
+    ('io.c', '      if (!bitmap->all_set)\n        ret = fill_dynamic_bitmap (s, bitmap);\n', '',
+     '    vhd_bitmap_set (s, bitmap, piece->in_block / VHD_SECTOR_SIZE, piece->bytes / VHD_SECTOR_SIZE);\n'
+     '  vhd_bitmap_put (s, bitmap);\n',
+     '    vhd_bitmap_set (s, bitmap, piece->in_block / VHD_SECTOR_SIZE, piece->bytes / VHD_SECTOR_SIZE);\n'
+     '  if (ret == 0 && !vhd_is_differencing (s) && !bitmap->all_set)\n    ret = fill_dynamic_bitmap (s, bitmap);\n'
+     '  vhd_bitmap_put (s, bitmap);\n'),
+    ('compact.c', 'copy_block (s, &moves[i], buffer) : -EINVAL;\n  bdrv_free_buffer (buffer);\n  if (ret < 0)\n'
+     '    return ret;', '0 : -EINVAL;\n  if (ret < 0)\n    return ret;',
+     'ret = vhd_co_publish (s);\n  g_array_set_size (s->free_slots, 0);',
+     'ret = vhd_co_publish (s);\n  for (int i = 0; i < n && ret == 0; i++)\n'
+     '    ret = copy_block (s, &moves[i], buffer);\n  bdrv_free_buffer (buffer);\n  g_array_set_size (s->free_slots, 0);'),
 ]
 VHDX = [
     ('flush.c', 'ret = bdrv_co_flush (s->bs->file);\n      if (ret < 0)\n        return ret;',
@@ -97,109 +147,281 @@ VHDX = [
     ('open.c', '  if (ret == 0)\n    ret = vhdx_co_end_log (s);\n  if (ret < 0)', '  if (ret < 0)'),
     ('open.c', 's->flushed_bytes = MIN (s->flushed_bytes, length);', ';'),
     ('open.c', 's->grown_is_zero = length == s->data_end;', 's->grown_is_zero = true;'),
+    # --- order
+    ('session.c', 'int slot = 1 - s->header_slot;', 'int slot = i == 0 ? s->header_slot : 1 - s->header_slot;'),
+    ('session.c', 'ret = vhdx_co_log_write (s, NULL, 0);',
+     'header = s->header;\n  header.log_guid = s->log_guid;\n  ret = vhdx_co_update_headers (s, &header);\n'
+     '  if (ret == 0)\n    ret = vhdx_co_log_write (s, NULL, 0);'),
+    ('flush.c', 'ret = vhdx_co_log_write (s, entry, n);', 'ret = bdrv_co_write_batch (s->bs->file, writes, n);',
+     'ret = bdrv_co_write_batch (s->bs->file, writes, n);', 'ret = vhdx_co_log_write (s, entry, n);'),
+    ('replay.c', 'ret = write_zeros (s);',
+     'header = s->header;\n  header.log_guid = (VhdxGuid){ 0 };\n  ret = vhdx_co_update_headers (s, &header);\n'
+     '  if (ret == 0)\n    ret = write_zeros (s);'),
+    ('replay.c', 'ret = write_zeros (s);', 'ret = write_pages (s);',
+     'ret = write_pages (s);\n  /* Between', 'ret = write_zeros (s);\n  /* Between'),
+    ('resize.c', 'ret = copy_table (s, bat.file_offset);\n  if (ret == 0)\n    ret = log_region_tables (s, &bat);',
+     'ret = log_region_tables (s, &bat);\n  if (ret == 0)\n    ret = copy_table (s, bat.file_offset);'),
+    ('resize.c', '  if (ret == 0)\n    ret = vhdx_co_publish (s);\n  if (ret < 0)\n    return ret;\n'
+     '  if (!vhdx_co_replace_item', '  if (ret < 0)\n    return ret;\n  if (!vhdx_co_replace_item'),
+    ('resize.c', 'if (ret == 0)\n    ret = set_new_entries (s, ',
+     'if (ret == 0)\n    ret = vhdx_co_replace_item (s, &vhdx_guid_disk_size, &size, sizeof size, error) ? 0 : -EIO;\n'
+     '  if (ret == 0)\n    ret = set_new_entries (s, '),
+    ('compact.c', 'ret = copy_block (s, move, buffer);', 'ret = 0 && copy_block (s, move, buffer);',
+     'if (ret == 0)\n    ret = vhdx_co_publish (s);\n  vhdx_co_release_writers (s);',
+     'if (ret == 0)\n    ret = vhdx_co_publish (s);\n  uint8_t *buffer = bdrv_try_alloc_buffer (bs->file, COPY_BYTES);\n'
+     '  for (int i = 0; i < n && ret == 0; i++)\n    ret = copy_block (s, &moves[i], buffer);\n'
+     '  bdrv_free_buffer (buffer);\n  vhdx_co_release_writers (s);'),
+    ('compact.c', 's->data_end = vhdx_space_end (s->space);\n  return vhdx_co_cut (s);',
+     's->data_end = vhdx_space_end (s->space);\n  ret = vhdx_co_cut (s);\n  return ret < 0 ? ret : vhdx_co_publish (s);',
+     'int ret = vhdx_co_publish (s);\n\n  if (ret < 0)\n    return ret;\n  epochs', 'int ret;\n\n  epochs'),
+    ('link.c', 'if (!set_linkage (s, &now, &next, error))\n    return false;\n  ret = bdrv_co_take_next_identity (parent);',
+     'ret = bdrv_co_take_next_identity (parent);\n  if (ret == 0 && !set_linkage (s, &now, &next, error))\n'
+     '    return false;'),
+    ('relink.c', 'ret = make_independent (s);', 'ret = 0;',
+     'ok = ret == 0 && clear_parent (s, error);',
+     'ok = clear_parent (s, error);\n  s->metadata.has_parent = true;\n  ok = ok && make_independent (s) == 0;\n'
+     '  s->metadata.has_parent = false;'),
+    ('write.c', '  int ret =\n      bdrv_co_write_payload (s->bs->file, entry->file_offset + piece->in_block, piece->bytes,'
+     ' payload, done);\n',
+     '  int ret = piece->bytes == s->metadata.block_size ? vhdx_co_promote (s, piece->block, entry->file_offset) : 0;\n\n'
+     '  if (ret == 0)\n'
+     '    ret = bdrv_co_write_payload (s->bs->file, entry->file_offset + piece->in_block, piece->bytes, payload, done);\n'),
+]
+JOBS = [
+    ('commit.c', 'commit_co_make_target_writable (commit, error) || !commit_co_parent_changed (commit, true, error))',
+     'commit_co_make_target_writable (commit, error))',
+     'bool ok = commit_co_change_target (commit, error);',
+     'bool ok = commit_co_change_target (commit, error) && commit_co_parent_changed (commit, true, error);'),
+    ('commit.c', 'if (!moved || !flushed)', 'if (!moved)'),
+    ('commit.c', 'return ok && ended && flushed;', 'return ok && ended;'),
+    ('rebase.c', 'if (!rebase->params.unsafe && !rebase_co_make_independent (rebase, error))', 'if (false)',
+     '!leaf->drv->co_change_parent (leaf, &change, error))',
+     '!leaf->drv->co_change_parent (leaf, &change, error)\n'
+     '      || (!rebase->params.unsafe && !rebase_co_make_independent (rebase, error)))'),
+    ('rebase.c', 'return stored && ret == 0;', 'return stored;'),
+    ('conclude.c', '  if (!lowest->drv->co_accept_identity (lowest, identity, error))\n    return false;\n', '',
+     'return ret == 0;\n}\n\n/* A3. */',
+     'return ret == 0 && lowest->drv->co_accept_identity (lowest, identity, error);\n}\n\n/* A3. */'),
+    ('conclude.c', 'if (!lowest->drv->co_accept_identity (lowest, identity, error))', 'if (false)'),
+    ('conclude.c', 'if (conclude->takes_identity ? !co_take_identity (conclude, error) : !co_relink (conclude, false, error))',
+     'if (!conclude->takes_identity && !co_relink (conclude, false, error))',
+     '&& (!co_rename (conclude, error) || (!conclude',
+     '&& (!co_rename (conclude, error) || (conclude->takes_identity && !co_take_identity (conclude, error))'
+     ' || (!conclude'),
+    ('conclude.c', 'if (conclude->takes_identity ? !co_take_identity (conclude, error) : !co_relink (conclude, false, error))',
+     'if (conclude->takes_identity && !co_take_identity (conclude, error))',
+     '&& (!co_rename (conclude, error) || (!conclude',
+     '&& (!co_rename (conclude, error) || (!conclude->takes_identity && !co_relink (conclude, false, error))'
+     ' || (!conclude'),
+    ('conclude.c', '|| (!conclude->takes_identity && !co_relink (conclude, true, error))', ''),
+    ('conclude.c', '.other_path = renamed ? NULL : name_after,', '.other_path = NULL,'),
+    ('conclude.c', '.parent_path = renamed ? name_after : bdrv_get_host_path (params->target),',
+     '.parent_path = name_after ? name_after : bdrv_get_host_path (params->target),'),
+    ('conclude.c', '  return !params->delete_sources || co_remove (conclude, error);', '  return true;',
+     'if (!co_look_again (conclude, error))',
+     'if (!co_look_again (conclude, error) || (params->delete_sources && !co_remove (conclude, error)))'),
+    ('conclude.c', 'BlockDriverState *below = params->target;\n\n  while (below != params->source)\n    {\n'
+     '      BlockDriverState *layer = params->source;',
+     'BlockDriverState *below = NULL;\n\n  while (!below || below->backing != params->target)\n    {\n'
+     '      BlockDriverState *layer = below ? below->backing : params->source;',
+     '      while (layer->backing != below)\n        layer = layer->backing;\n      below = layer;',
+     '      below = layer;'),
+    ('conclude.c', 'ret = flush_directory_of (file->new_path);\n  return ret < 0 ? ret : flush_directory_of (file->path);',
+     'ret = flush_directory_of (file->path);\n  return ret < 0 ? ret : flush_directory_of (file->new_path);'),
 ]
 
-# of each driver: what is changed by hand, and the tests that are to notice, with their arguments
-DRIVERS = {
-    'vhd': (VHD, [('tests/crash/' + name, ['-p', '/%s/vhd' % name]) for name in CRASH_TESTS + ['crash-relink']]
-            + [('tests/unit/test-vhd-relocate', [])]),
-    'vhdx': (VHDX, [('tests/unit/test-vhdx-write', []), ('tests/unit/test-vhdx-relink', [])]
-             + [('tests/crash/' + name, ['-p', '/%s/vhdx' % name])
-                for name in CRASH_TESTS + ['crash-replay', 'crash-relink-vhdx']]),
+# Of those that no test can notice, the name up to its end or a part of it, and why.
+UNNOTICED = {
+    'vhd': {},
+    'vhdx': {},
+    'jobs': {},
 }
 
+CRASH_TESTS = ['crash-grow', 'crash-write', 'crash-compact', 'crash-commit', 'crash-relink']
 
-def mutants(source, driver):
+
+def crash(name, fmt):
+    return ('tests/crash/' + name, ['-p', '/%s/%s' % (name, fmt)])
+
+
+# Of each driver: where it is, what is changed by hand, calls that are replaced by what, the tests that are to notice.
+FLUSH = (r'bdrv_co_flush \((?:[^()]|\([^()]*\))*\)', '0')
+DRIVERS = {
+    'vhd': ('block/drivers/vhd', VHD, [FLUSH],
+            [crash(name, 'vhd') for name in CRASH_TESTS] + [('tests/unit/test-vhd-relocate', [])]),
+    'vhdx': ('block/drivers/vhdx', VHDX, [FLUSH],
+             [('tests/unit/test-vhdx-write', []), ('tests/unit/test-vhdx-relink', [])]
+             + [crash(name, 'vhdx') for name in CRASH_TESTS + ['crash-replay', 'crash-convert']]),
+    'jobs': ('block/jobs', JOBS,
+             [FLUSH, (r'(?<!^)\bcommit_co_flush \((?:[^()]|\([^()]*\))*\)(?!\n\{)', 'true'), (r'fsync \(fd\)', '0'),
+              (r'flush_directory_of \([^()]*\)(?!\n\{)', '0')],
+             [crash(name, fmt) for name in ('crash-conclude', 'crash-commit', 'crash-rebase', 'crash-compact', 'fault')
+              for fmt in ('vhd', 'vhdx')]),
+}
+# Tests that look at a file's work most closely come first.
+FIRST = {'resize.c': 'crash-grow', 'compact.c': 'crash-compact', 'reduce.c': 'crash-compact', 'relink.c': 'relink',
+         'link.c': 'crash-commit', 'replay.c': 'crash-replay', 'conclude.c': 'conclude',
+         'commit.c': 'crash-commit', 'rebase.c': 'crash-rebase', 'compact-host.c': 'crash-compact', 'flush.c': 'crash-write',
+         'alloc.c': 'crash-write', 'log-write.c': 'crash-write', 'write.c': 'crash-write', 'io.c': 'crash-write'}
+# Of the jobs: the others do not run it.
+ONLY = {'conclude.c': ['crash-conclude'], 'rebase.c': ['crash-rebase', 'fault'], 'compact.c': ['crash-compact', 'fault'],
+        'compact-host.c': ['crash-compact', 'fault'], 'commit.c': ['crash-conclude', 'crash-commit', 'fault']}
+
+
+def change(driver, path, text, pairs):
+    """The text with each first of @pairs replaced by its second."""
+    for old in pairs[::2]:
+        if text.count(old) != 1:
+            sys.exit('%s, %s: stands there %d times, not once: %s' % (driver, path, text.count(old), old))
+    for at, old, new in sorted(((text.index(old), old, new) for old, new in zip(pairs[::2], pairs[1::2])), reverse=True):
+        text = text[:at] + new + text[at + len(old):]
+    return text
+
+
+def mutants(driver):
     """(name, file, mutated text)"""
-    found = []
-    for path in sorted(glob.glob(os.path.join(source, 'block/drivers', driver, '*.c'))):
+    folder, by_hand, calls, _ = DRIVERS[driver]
+    found, files = [], set()
+    for path in sorted(glob.glob(os.path.join(ROOT, folder, '*.c'))):
         name = os.path.basename(path)
-        if name == 'create.c':
-            continue
+        files.add(name)
         with open(path, encoding='utf-8') as f:
             text = f.read()
         function = '?'
-        for match in re.finditer(r'^([a-z_0-9]+) \([^;]*?\)\n\{|bdrv_co_flush \((?:[^()]|\([^()]*\))*\)', text, re.M):
+        pattern = r'^([a-z_0-9]+) \([^;]*?\)\n\{|' + '|'.join('(%s)' % call for call, _ in calls)
+        for match in re.finditer(pattern, text, re.M):
             if match.group(1):
                 function = match.group(1)
                 continue
+            if name == 'create.c':
+                continue    # what a crash leaves of it is nobody's image yet
+            call = next(i for i in range(len(calls)) if match.group(2 + i))
             line = text.count('\n', 0, match.start()) + 1
-            found.append(('%s:%d %s: no flush' % (name, line, function), name,
-                          text[:match.start()] + '0' + text[match.end():]))
-        for wanted, old, new in DRIVERS[driver][0]:
+            found.append(('%s:%d %s: no %s' % (name, line, function, match.group(0).split('\n')[0]), name,
+                          text[:match.start()] + calls[call][1] + text[match.end():]))
+        for wanted, *pairs in by_hand:
             if wanted != name:
                 continue
-            if text.count(old) != 1:
-                sys.exit('%s: stands there %d times, not once: %s' % (name, text.count(old), old))
-            line = text.count('\n', 0, text.index(old)) + 1
-            found.append(('%s:%d: %s -> %s' % (name, line, old.replace('\n', ' '), new.replace('\n', ' ')), name,
-                          text.replace(old, new)))
+            line = text.count('\n', 0, text.find(pairs[0])) + 1
+            label = ' and '.join('%s -> %s' % pair for pair in zip(pairs[::2], pairs[1::2]))
+            found.append(('%s:%d: %s' % (name, line, re.sub(r'\s+', ' ', label)), name,
+                          change(driver, name, text, pairs)))
+    unknown = {name for name, *_ in by_hand} - files
+    if unknown:
+        sys.exit('%s: no such files: %s' % (driver, ', '.join(sorted(unknown))))
+    for part in UNNOTICED[driver]:
+        if sum(part in name for name, _, _ in found) != 1:
+            sys.exit('%s: "%s" is not the name of one mutant' % (driver, part))
     return found
 
 
 def run(*command, **kwargs):
-    try:
-        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace',
-                              check=False, timeout=600, **kwargs)
-    except subprocess.TimeoutExpired as e:
-        return subprocess.CompletedProcess(command, 124, 'timeout after %d s' % e.timeout)
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace',
+                          check=False, **kwargs)
 
 
-def judge(build, tests, seeds):
-    """Which test fails, or None."""
-    done = run('ninja', '-j2', '-C', build, *(name for name, _ in tests))
-    if done.returncode:
-        return 'does not compile\n' + done.stdout[-2000:]
-    for seed in range(1, seeds + 1):
+class Copy:
+    """Of the sources, and a build of it."""
+
+    def __init__(self, args, number):
+        work = os.path.join(args.work, str(number))
+        self.args = args
+        self.source, self.build = os.path.join(work, 'source'), os.path.join(work, 'build')
+        self.tests = DRIVERS[args.driver][3]
+        shutil.rmtree(self.source, ignore_errors=True)
+        # With new times: what an earlier run has built of mutants must not be taken for up to date.
+        shutil.copytree(ROOT, self.source, ignore=shutil.ignore_patterns('.git', 'build*', '__pycache__'),
+                        copy_function=shutil.copy)
+        if not os.path.exists(os.path.join(self.build, 'build.ninja')):
+            done = run('meson', 'setup', self.build, self.source, '-Dbuildtype=debugoptimized')
+            if done.returncode:
+                sys.exit(done.stdout)
+
+    def judge(self, file):
+        """Which test fails, or None.  A few crashes of those that look at the file most closely come first, then all."""
+        only = ONLY.get(file) if self.args.driver == 'jobs' else None
+        tests = [test for test in self.tests if only is None or os.path.basename(test[0]) in only]
+        first = [test for test in tests if FIRST.get(file, '?') in test[0]]
+        verdict = self.run_tests(first, 1, VHDKIT_CRASH_CUTS='60') if first else None
+        for seed in range(1, self.args.seeds + 1):
+            verdict = verdict or self.run_tests(tests, seed)
+        return verdict
+
+    def run_tests(self, tests, seed, **environment):
+        done = run(*self.args.through, 'ninja', '-j2', '-C', self.build, *sorted({name for name, _ in tests}))
+        if done.returncode:
+            return 'does not compile\n' + done.stdout[-2000:]
         for test, arguments in tests:
-            done = run(os.path.join(build, test), *arguments, env=dict(os.environ, VHDKIT_SEED=str(seed)))
+            done = run(*self.args.through, 'timeout', '600', os.path.join(self.build, test), *arguments,
+                       env=dict(os.environ, VHDKIT_SEED=str(seed), **environment))
             if done.returncode:
                 kept = re.search(r'files kept in (\S+)', done.stdout)
                 if kept:
                     shutil.rmtree(kept.group(1), ignore_errors=True)
                 failed = re.search(r'^not ok \d+ (\S+)', done.stdout, re.M)
                 return 'proven by %s' % (failed.group(1) if failed else '%s, status %d' % (test, done.returncode))
-    return None
+        return None
+
+    def try_mutant(self, mutant):
+        name, file, text = mutant
+        path = os.path.join(self.source, DRIVERS[self.args.driver][0], file)
+        with open(path, encoding='utf-8') as f:
+            original = f.read()
+        with open(path, 'w', encoding='utf-8') as f:
+            f.write(text)
+        verdict = self.judge(file)
+        with open(path, 'w', encoding='utf-8') as f:
+            f.write(original)
+        return name, verdict
+
+    def work(self, waiting, results):
+        while True:
+            try:
+                mutant = waiting.get_nowait()
+            except queue.Empty:
+                return
+            results.put(self.try_mutant(mutant))
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--driver', choices=DRIVERS, default='vhd')
+    parser.add_argument('--list', action='store_true', help='print the mutants of all drivers, and end')
+    parser.add_argument('--jobs', type=int, default=1, help='mutants tried at once')
     parser.add_argument('--keep', metavar='DIRECTORY', help='work there, and use it again')
+    parser.add_argument('--through', metavar='COMMAND', default='', help='that builds and tests are run with, "nice" say')
     parser.add_argument('--seeds', type=int, default=3, help='how often the tests run before a mutant has survived')
-    parser.add_argument('pattern', nargs='?', default='', help='only mutants whose name has it')
+    parser.add_argument('--trust', action='store_true', help='do not run the tests without a mutation first')
+    parser.add_argument('pattern', nargs='?', default='', help='only mutants whose name has this regular expression')
     args = parser.parse_args()
-    work = args.keep or tempfile.mkdtemp(prefix='vhdkit-mutate-')
-    source, build = os.path.join(work, 'source'), os.path.join(work, 'build')
-    shutil.rmtree(source, ignore_errors=True)
-    # With new times: what an earlier run has built of mutants must not be taken for up to date.
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns('.git', 'build*', '__pycache__'), copy_function=shutil.copy)
-    if not os.path.exists(os.path.join(build, 'build.ninja')):
-        done = run('meson', 'setup', build, source, '-Dbuildtype=debugoptimized')
-        if done.returncode:
-            sys.exit(done.stdout)
-    tests = DRIVERS[args.driver][1]
-    verdict = judge(build, tests, args.seeds)
+    lists = {driver: mutants(driver) for driver in DRIVERS}
+    if args.list:
+        for driver, found in lists.items():
+            print('\n'.join('%s %s' % (driver, name) for name, _, _ in found))
+        return
+    args.work = args.keep or tempfile.mkdtemp(prefix='vhdkit-mutate-')
+    args.through = args.through.split()
+    copies = [Copy(args, number) for number in range(args.jobs)]
+    verdict = None if args.trust else copies[0].judge(None)
     if verdict:
         sys.exit('without a mutation: ' + verdict)
 
-    missed = 0
-    for name, file, text in mutants(source, args.driver):
-        if args.pattern not in name:
-            continue
-        path = os.path.join(source, 'block/drivers', args.driver, file)
-        with open(path, encoding='utf-8') as f:
-            original = f.read()
-        with open(path, 'w', encoding='utf-8') as f:
-            f.write(text)
-        verdict = judge(build, tests, args.seeds)
-        missed += verdict is None
-        print('%s: %s' % (name, verdict or 'NOT NOTICED'), flush=True)
-        with open(path, 'w', encoding='utf-8') as f:
-            f.write(original)
+    waiting, results = queue.Queue(), queue.Queue()
+    for mutant in lists[args.driver]:
+        if re.search(args.pattern, mutant[0]):
+            waiting.put(mutant)
+    wanted, missed = waiting.qsize(), 0
+    for copy in copies:
+        threading.Thread(target=copy.work, args=(waiting, results), daemon=True).start()
+    for _ in range(wanted):
+        name, verdict = results.get()
+        reason = next((why for part, why in UNNOTICED[args.driver].items() if part in name), None)
+        missed += verdict is None and reason is None
+        print('%s: %s' % (name, verdict or ('not noticed: ' + reason if reason else 'NOT NOTICED')), flush=True)
     if not args.keep:
-        shutil.rmtree(work)
-    print('%d not noticed' % missed)
+        shutil.rmtree(args.work)
+    print('%d of %d not noticed' % (missed, wanted))
+    sys.exit(1 if missed else 0)
 
 
 main()

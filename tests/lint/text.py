@@ -105,4 +105,9 @@ def scripts_are_sound(t):
         compile(sources.text(path), path, 'exec')
 
 
+@case
+def mutants_apply(t):
+    t.run(sys.executable, os.path.join(sources.ROOT, 'tests/crash/mutate.py'), '--list')
+
+
 main()
