@@ -159,6 +159,8 @@ compare (Guest *guest, int64_t offset, int64_t bytes)
   if (guest->lost || bytes <= 0
       || !judge (guest, vhdkit_image_pread (guest->image, data, offset, bytes), "read"))
     return;
+  if (memcmp (data, guest->model + offset, bytes) == 0)
+    return;
   for (int64_t i = 0; i < bytes; i++)
     if (data[i] != guest->model[offset + i])
       g_error ("byte %" G_GINT64_FORMAT " is 0x%02x instead of 0x%02x", offset + i, data[i],

@@ -132,7 +132,8 @@ static void
 mutate_window (Draw *d, uint8_t *payload, size_t bytes)
 {
   uint8_t window[WINDOW] = { 0 };
-  size_t n = MIN (bytes, draw (d, 2) ? WINDOW : 16), at = draw (d, (uint32_t)(bytes - n) + 1);
+  size_t wanted = draw (d, 2) ? WINDOW : 16, n = MIN (bytes, wanted);
+  size_t at = draw (d, (uint32_t)(bytes - n) + 1);
 
   memcpy (window, payload + at, n);
   LLVMFuzzerMutate (window, n, n);
@@ -160,10 +161,11 @@ static void
 mutate_payload (Draw *d, GArray *records, guint which, GPtrArray *memory)
 {
   FuzzRecord *record = &g_array_index (records, FuzzRecord, which);
-  uint8_t *payload = g_memdup2 (record->payload, record->bytes);
+  uint8_t *payload;
 
   if (record->bytes == 0)
     return;
+  payload = g_memdup2 (record->payload, record->bytes);
   g_ptr_array_add (memory, payload);
   switch (draw (d, 8))
     {
@@ -189,7 +191,8 @@ mutate_script (GArray *records, guint which, GPtrArray *memory)
   uint8_t *payload = g_malloc0 (room);
 
   g_ptr_array_add (memory, payload);
-  memcpy (payload, record->payload, bytes);
+  if (bytes > 0)
+    memcpy (payload, record->payload, bytes);
   record->bytes = (uint32_t)LLVMFuzzerMutate (payload, bytes, room);
   record->payload = payload;
 }
@@ -230,7 +233,8 @@ mutate_once (Draw *d, GArray *records, GPtrArray *memory)
       record->offset = (int64_t)(draw_number (d) & G_MAXINT64);
       break;
     case 1:
-      record->offset = MAX (0, record->offset + ((int64_t)draw (d, 17) - 8) * (512 << draw (d, 12)));
+      record->offset += ((int64_t)draw (d, 17) - 8) * (512 << draw (d, 12));
+      record->offset = MAX (0, record->offset);
       break;
     case 2:
       if (records->len > 1)
