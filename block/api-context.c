@@ -186,6 +186,19 @@ api_copy_options (void *options, size_t size, const void *source, const char *ty
   return true;
 }
 
+bool
+api_check_reserved (const bool *reserved, size_t n, const char *type, GError **error)
+{
+  for (size_t i = 0; i < n; i++)
+    if (((const uint8_t *)reserved)[i] != 0)
+      {
+        g_set_error (error, VHDKIT_ERROR, VHDKIT_ERROR_UNSUPPORTED,
+                     "%s: an option is set that this version of the library does not have", type);
+        return false;
+      }
+  return true;
+}
+
 ApiRequest *
 api_request_new (VhdkitContext *context)
 {

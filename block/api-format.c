@@ -248,7 +248,8 @@ vhdkit_image_create (VhdkitContext *context, const char *path, const VhdkitCreat
   VhdkitCreateOptions own;
   CreateCall call = { .path = path, .options = &own, .error = error };
 
-  if (!api_copy_options (&own, sizeof own, options, "VhdkitCreateOptions", error))
+  if (!api_copy_options (&own, sizeof own, options, "VhdkitCreateOptions", error)
+      || !api_check_reserved (own.reserved, sizeof own.reserved, "VhdkitCreateOptions", error))
     return false;
   call.drv = own.format != NULL ? bdrv_find_driver (own.format) : NULL;
   if (!create_check_options (&own, path, call.drv, error)

@@ -204,6 +204,7 @@ commit_get_params (VhdkitImage *image, const VhdkitCommitOptions *options, Commi
   int depth = vhdkit_image_get_depth (image);
 
   if (!api_copy_options (&own, sizeof own, options, "VhdkitCommitOptions", error)
+      || !api_check_reserved (own.reserved, sizeof own.reserved, "VhdkitCommitOptions", error)
       || !image_check_idle (image, error))
     return false;
   if (own.source_layer < 0 || own.target_layer <= own.source_layer)
@@ -364,6 +365,7 @@ vhdkit_compact_new (VhdkitImage *image, const VhdkitCompactOptions *options, GEr
   VhdkitCompactOptions own;
 
   if (!api_copy_options (&own, sizeof own, options, "VhdkitCompactOptions", error)
+      || !api_check_reserved (own.reserved, sizeof own.reserved, "VhdkitCompactOptions", error)
       || !image_check_idle (image, error))
     return NULL;
 
@@ -506,6 +508,7 @@ vhdkit_compare_new (VhdkitImage *a, VhdkitImage *b, const VhdkitCompareOptions *
   VhdkitCompareOptions own;
 
   if (!api_copy_options (&own, sizeof own, options, "VhdkitCompareOptions", error)
+      || !api_check_reserved (own.reserved, sizeof own.reserved, "VhdkitCompareOptions", error)
       || !images_check_pair (a, b, error))
     return NULL;
 
@@ -536,6 +539,7 @@ vhdkit_rebase_new (VhdkitImage *image, VhdkitImage *parent, const VhdkitRebaseOp
   VhdkitRebaseOptions own;
 
   if (!api_copy_options (&own, sizeof own, options, "VhdkitRebaseOptions", error)
+      || !api_check_reserved (own.reserved, sizeof own.reserved, "VhdkitRebaseOptions", error)
       || (parent != NULL && !images_check_pair (image, parent, error)) || !image_check_idle (image, error))
     return NULL;
 

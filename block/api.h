@@ -58,6 +58,8 @@ void no_coroutine_fn api_run_sync (VhdkitContext *context, CoroutineEntry *entry
 /* Moves an option struct of a caller compiled against another version into ours: what it lacks is zero,
  * what we lack must be zero.  Both begin with size_t struct_size; @source may be NULL for all defaults. */
 bool api_copy_options (void *options, size_t size, const void *source, const char *type, GError **error);
+/* Of such a struct that has them: the reserved members (@n, from @reserved on) are zero. */
+bool api_check_reserved (const bool *reserved, size_t n, const char *type, GError **error);
 
 /* BdrvOpenFlags for VhdkitOpenFlags. */
 bool api_open_flags (unsigned flags, int *bdrv_flags, GError **error);

@@ -62,7 +62,9 @@ typedef enum
   VHDKIT_CACHE_UNSAFE,       /* host page cache; flushes do nothing */
 } VhdkitCacheMode;
 
-/* Set struct_size, zero the rest, fill in what is wanted.  Strings are borrowed for the call. */
+/* Structs of options: set struct_size, zero the rest, fill in what is wanted.  Strings are borrowed for the call.
+ * struct_size tells which members the caller knows: there is no padding.  A member that is added stands at the end or
+ * takes the place of reserved ones, and a library that does not know it refuses a call that sets it. */
 typedef struct
 {
   size_t struct_size; /* sizeof (VhdkitOpenOptions) */
@@ -223,11 +225,12 @@ typedef struct
   const char *parent;        /* path of the parent (relative: to the new image's directory), or NULL */
   const char *parent_format; /* NULL: probe */
   unsigned parent_flags;     /* VhdkitOpenFlags for opening the parent (RAW_PARENT is implied) */
-  const char *confine;       /* as in VhdkitOpenOptions */
-  const char *const *drive_map;
   /* To be filled by vhdkit_convert_new (): where the format can say so (vhdx), the image is refused by whoever opens it
    * without VHDKIT_OPEN_INCOMPLETE until that job has succeeded, also after a crash. */
   bool incomplete;
+  bool reserved[3];
+  const char *confine; /* as in VhdkitOpenOptions */
+  const char *const *drive_map;
 } VhdkitCreateOptions;
 
 /* Makes an image file; an existing file is overwritten unless it is in use. */

@@ -74,25 +74,27 @@ typedef struct
   int source_layer;   /* uppermost layer merged; 0: the leaf of @image */
   int target_layer;   /* layer merged into, > source_layer */
   unsigned parallel;  /* coroutines, 0: default */
-  bool shrink_target; /* the source is smaller than the target: cut the target (else refused) */
-  /* Other images depend on the target or on a layer between, as vhdkit_image_find_children () finds them: merge all the
-   * same (else refused with HAS_CHILDREN, before anything is written, and the message names some of them). */
-  bool break_siblings;
   VhdkitReflink reflink;
-  bool skip_identical; /* read the target too, and write only what differs (of what is not shared) */
   /* What follows when the target holds everything and that is durable.  All of it is checked, and the files are locked,
    * before the first write.  An error from then on says that the merge is complete. */
   const char *const
       *relink; /* paths of children of the source, NULL-terminated, or NULL: they get the target as their
                               * parent.  One that has it already shows that an earlier run was interrupted: then
                               * nothing is merged, and it is refused unless the target shows what the source does */
-  bool
-      delete_sources; /* remove the files of the merged layers, the source's at last; refused with HAS_CHILDREN while
-                        * the source has children beside it that are not in @relink */
-  bool
-      rename_target; /* the target's file takes the name of the source's, of the same format and file system, and if
-                        * the target has a parent, in the same directory.  Children of a VHDX source stay linked;
-                        * others are to be in @relink, or it is refused with HAS_CHILDREN */
+  /* Remove the files of the merged layers, the source's at last.  Refused with HAS_CHILDREN while the source has children
+   * beside it that are not in @relink.  Interrupted, it is finished by vhdkit_commit_remove_remains (). */
+  bool delete_sources;
+  /* The target's file takes the name of the source's, of the same format and file system, and if the target has a
+   * parent, in the same directory.  Children of a VHDX source stay linked; others are to be in @relink, or it is refused
+   * with HAS_CHILDREN. */
+  bool rename_target;
+  bool shrink_target;  /* the source is smaller than the target: cut the target (else refused) */
+  bool skip_identical; /* read the target too, and write only what differs (of what is not shared) */
+  /* Other images depend on the target or on a layer between, as vhdkit_image_find_children () finds them, or it is not
+   * known whether they do: merge all the same.  Else it is refused with HAS_CHILDREN before anything is written, and the
+   * message names some of them. */
+  bool break_siblings;
+  bool reserved[3];
 } VhdkitCommitOptions;
 
 /* What a commit did. */
@@ -177,14 +179,15 @@ typedef enum
 
 typedef struct
 {
-  size_t struct_size;  /* sizeof (VhdkitCompactOptions) */
+  size_t struct_size; /* sizeof (VhdkitCompactOptions) */
+  unsigned parallel;  /* coroutines, 1..16; 0: 4 */
+  VhdkitCompactMode mode;
   bool no_zero_scan;   /* look at no data, whatever the mode */
   bool no_block_moves; /* move nothing, only cut what is free at the end */
-  unsigned parallel;   /* coroutines, 1..16; 0: 4 */
-  VhdkitCompactMode mode;
   bool dry_run;        /* change nothing; @image may be read-only; the stats say what would be */
   bool punch_blocks;   /* PUNCH: also where free space lies inside of blocks that stay */
   bool break_children; /* use free space although other images above this one may rely on it: they are lost */
+  bool reserved[3];
 } VhdkitCompactOptions;
 
 typedef struct
@@ -214,14 +217,14 @@ GVariant *vhdkit_compact_get_report (VhdkitJob *job);
 
 typedef struct
 {
-  size_t struct_size;   /* sizeof (VhdkitConvertOptions) */
-  unsigned parallel;    /* coroutines, 1..16; 0: 8 */
-  bool in_order;        /* write in the order of guest offsets */
-  bool target_is_zero;  /* @target is fresh and reads as zeros where it has no parent */
-  int64_t sparse_bytes; /* a run of zeros this long is not written; 0: write all zeros out; multiple of 512 */
+  size_t struct_size;  /* sizeof (VhdkitConvertOptions) */
+  unsigned parallel;   /* coroutines, 1..16; 0: 8 */
+  bool in_order;       /* write in the order of guest offsets */
+  bool target_is_zero; /* @target is fresh and reads as zeros where it has no parent */
   bool
       above_target_parent; /* @target has a parent: copy only what differs from what it shows by allocation */
   bool copy_range;         /* try copy_file_range and extent sharing */
+  int64_t sparse_bytes; /* a run of zeros this long is not written; 0: write all zeros out; multiple of 512 */
 } VhdkitConvertOptions;
 
 /* Copy all of @source into @target (opened read-write, at least as large, same context). */
@@ -234,6 +237,7 @@ typedef struct
 {
   size_t struct_size; /* sizeof (VhdkitCompareOptions) */
   bool strict;        /* different sizes or allocation make a difference */
+  bool reserved[7];
 } VhdkitCompareOptions;
 
 typedef struct
@@ -257,7 +261,8 @@ typedef struct
   bool unsafe;             /* change the link alone, whatever the two parents show */
   bool ignore_id_mismatch; /* unsafe: @parent need not have the identity that @image recorded (else
                             * PARENT_MISMATCH, with both) */
-  unsigned parallel;       /* coroutines, 1..16; 0: 16 */
+  bool reserved[2];
+  unsigned parallel; /* coroutines, 1..16; 0: 16 */
 } VhdkitRebaseOptions;
 
 typedef struct

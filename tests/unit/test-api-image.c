@@ -150,6 +150,68 @@ test_open_refusals (void)
   scratch_clear ();
 }
 
+/* A member that fell into padding would be read from what an older caller left there. */
+#define MEMBER(type, member) sizeof (((type *)NULL)->member)
+#define M(member)            MEMBER (T, member)
+#define T                    VhdkitOpenOptions
+G_STATIC_ASSERT (sizeof (T)
+                 == M (struct_size) + M (flags) + M (cache) + M (aio) + M (format) + M (format_options)
+                        + M (parent) + M (parent_format) + M (confine) + M (drive_map) + M (filters));
+#undef T
+#define T VhdkitCreateOptions
+G_STATIC_ASSERT (sizeof (T)
+                 == M (struct_size) + M (format) + M (bytes) + M (format_options) + M (parent)
+                        + M (parent_format) + M (parent_flags) + M (incomplete) + M (reserved) + M (confine)
+                        + M (drive_map));
+#undef T
+#define T VhdkitCommitOptions
+G_STATIC_ASSERT (sizeof (T)
+                 == M (struct_size) + M (source_layer) + M (target_layer) + M (parallel) + M (reflink)
+                        + M (relink) + M (delete_sources) + M (rename_target) + M (shrink_target)
+                        + M (skip_identical) + M (break_siblings) + M (reserved));
+#undef T
+#define T VhdkitCompactOptions
+G_STATIC_ASSERT (sizeof (T)
+                 == M (struct_size) + M (parallel) + M (mode) + M (no_zero_scan) + M (no_block_moves)
+                        + M (dry_run) + M (punch_blocks) + M (break_children) + M (reserved));
+#undef T
+#define T VhdkitConvertOptions
+G_STATIC_ASSERT (sizeof (T)
+                 == M (struct_size) + M (parallel) + M (in_order) + M (target_is_zero)
+                        + M (above_target_parent) + M (copy_range) + M (sparse_bytes));
+#undef T
+#define T VhdkitCompareOptions
+G_STATIC_ASSERT (sizeof (T) == M (struct_size) + M (strict) + M (reserved));
+#undef T
+#define T VhdkitRebaseOptions
+G_STATIC_ASSERT (sizeof (T)
+                 == M (struct_size) + M (unsafe) + M (ignore_id_mismatch) + M (reserved) + M (parallel));
+#undef T
+
+/* What is in the place of a member that this version does not have. */
+static void
+test_reserved (void)
+{
+  scratch_init ();
+  const char *path = scratch_path ("a.vhd");
+  VhdkitCompactOptions compact = { .struct_size = sizeof compact, .reserved = { [2] = true } };
+  VhdkitCreateOptions create = {
+    .struct_size = sizeof create, .format = "vhd", .bytes = MIB, .reserved = { true }
+  };
+  g_autoptr (GError) error = NULL;
+
+  g_assert_false (vhdkit_image_create (NULL, path, &create, &error));
+  g_assert_error (error, VHDKIT_ERROR, VHDKIT_ERROR_UNSUPPORTED);
+  g_assert_false (g_file_test (path, G_FILE_TEST_EXISTS));
+  g_clear_error (&error);
+  create_image (path, "vhd", MIB, 0, NULL);
+  VhdkitImage *image = open_image (path, VHDKIT_OPEN_RDWR);
+  g_assert_null (vhdkit_compact_new (image, &compact, &error));
+  g_assert_error (error, VHDKIT_ERROR, VHDKIT_ERROR_UNSUPPORTED);
+  close_image (image);
+  scratch_clear ();
+}
+
 /* Option structs of older and newer callers. */
 static void
 test_struct_sizes (void)
@@ -374,6 +436,7 @@ main (int argc, char **argv)
   g_test_add_func ("/api-image/create/over-ancestor", test_create_over_ancestor);
   g_test_add_func ("/api-image/open/refusals", test_open_refusals);
   g_test_add_func ("/api-image/struct-sizes", test_struct_sizes);
+  g_test_add_func ("/api-image/reserved", test_reserved);
   g_test_add_func ("/api-image/layers", test_layers);
   g_test_add_func ("/api-image/extents", test_extents);
   g_test_add_func ("/api-image/truncate", test_truncate);
