@@ -9,6 +9,9 @@
 
 /* Writes of a batch in flight at a time. */
 #define BATCH_PARALLEL 16
+/* Pieces of copies in flight, and how much of a file each has in memory. */
+#define COPY_PARALLEL 8
+#define COPY_BYTES    (1024 * 1024)
 
 int coroutine_fn
 bdrv_co_write_payload (BlockDriverState *child, int64_t file_offset, int64_t bytes,
@@ -76,33 +79,111 @@ bdrv_co_write_batch (BlockDriverState *child, const BdrvWrite *writes, size_t n)
   return batch.ret;
 }
 
-int coroutine_fn
-bdrv_co_copy_within (BlockDriverState *child, int64_t from, int64_t to, int64_t bytes, void *buffer,
-                     int64_t buffer_bytes)
-{
-  for (int64_t done = 0; done < bytes;)
-    {
-      int64_t n = bytes - done, map;
-      BlockDriverState *at;
-      int status = bdrv_co_block_status (child, from + done, n, &n, &map, &at);
-      int ret;
+/* --- copies ---------------------------------------------------------------------------------------------- */
 
-      if (status < 0)
-        return status;
-      if (status & BDRV_BLOCK_ZERO)
-        {
-          ret = bdrv_co_pwrite_zeroes (child, to + done, n, BDRV_REQ_MAY_UNMAP);
-        }
-      else
-        {
-          n = MIN (n, buffer_bytes);
-          ret = bdrv_co_pread (child, from + done, n, buffer);
-          if (ret == 0)
-            ret = bdrv_co_pwrite (child, to + done, n, buffer, 0);
-        }
-      if (ret < 0)
-        return ret;
-      done += n;
+typedef struct
+{
+  BlockDriverState *child;
+  const BdrvCopy *copies;
+  size_t n, next;
+  int64_t done; /* of copies[next] */
+  CoMutex lock; /* one taker at a time */
+  unsigned running;
+  int ret;
+  Coroutine *waiter;
+} CopyBatch;
+
+static void
+copy_batch_fail (CopyBatch *batch, int ret)
+{
+  if (batch->ret == 0)
+    batch->ret = ret;
+}
+
+/* The next piece, all of it a hole (@zero) or data of at most COPY_BYTES.  false: none is left, or an error. */
+static bool coroutine_fn
+take_piece (CopyBatch *batch, BdrvCopy *piece, bool *zero)
+{
+  if (batch->ret < 0 || batch->next == batch->n)
+    return false;
+
+  const BdrvCopy *copy = &batch->copies[batch->next];
+  int64_t left = copy->bytes - batch->done, n, map;
+  BlockDriverState *at;
+  int status = bdrv_co_block_status (batch->child, copy->from + batch->done, left, &n, &map, &at);
+
+  if (status < 0)
+    {
+      copy_batch_fail (batch, status);
+      return false;
     }
-  return 0;
+  *zero = status & BDRV_BLOCK_ZERO;
+  if (!*zero)
+    n = MIN (n, COPY_BYTES);
+  *piece = (BdrvCopy){ copy->from + batch->done, copy->to + batch->done, n };
+  batch->done += n;
+  if (n == left)
+    {
+      batch->next++;
+      batch->done = 0;
+    }
+  return true;
+}
+
+static int coroutine_fn
+copy_piece (BlockDriverState *child, const BdrvCopy *piece, bool zero, void *buffer)
+{
+  if (zero)
+    return bdrv_co_pwrite_zeroes (child, piece->to, piece->bytes, BDRV_REQ_MAY_UNMAP);
+
+  int ret = bdrv_co_pread (child, piece->from, piece->bytes, buffer);
+
+  return ret < 0 ? ret : bdrv_co_pwrite (child, piece->to, piece->bytes, buffer, 0);
+}
+
+static void coroutine_fn
+copy_worker (void *opaque)
+{
+  CopyBatch *batch = opaque;
+  void *buffer = bdrv_try_alloc_buffer (batch->child, COPY_BYTES);
+
+  if (buffer == NULL)
+    copy_batch_fail (batch, -ENOMEM);
+  for (;;)
+    {
+      BdrvCopy piece;
+      bool zero;
+
+      co_mutex_lock (&batch->lock);
+      bool taken = take_piece (batch, &piece, &zero);
+      co_mutex_unlock (&batch->lock);
+      if (!taken)
+        break;
+      int ret = copy_piece (batch->child, &piece, zero, buffer);
+      if (ret < 0)
+        copy_batch_fail (batch, ret);
+    }
+  bdrv_free_buffer (buffer);
+  if (--batch->running == 0 && batch->waiter)
+    aio_co_wake (batch->waiter);
+}
+
+int coroutine_fn
+bdrv_co_copy_within (BlockDriverState *child, const BdrvCopy *copies, size_t n)
+{
+  CopyBatch batch = { .child = child, .copies = copies, .n = n };
+
+  co_mutex_init (&batch.lock);
+  while (batch.running < COPY_PARALLEL && batch.next < batch.n && batch.ret == 0)
+    {
+      batch.running++;
+      coroutine_enter (coroutine_new (copy_worker, &batch));
+    }
+  if (batch.running > 0)
+    {
+      batch.waiter = coroutine_self ();
+      coroutine_yield ();
+    }
+  co_mutex_clear (&batch.lock);
+  return batch.ret;
 }

@@ -63,6 +63,12 @@ bdrv_co_copy_range_to (BlockDriverState *bs, int64_t offset, int64_t bytes, Bloc
 }
 
 int coroutine_fn
+bdrv_co_clone_within (BlockDriverState *child, const BdrvCopy *copy)
+{
+  return bdrv_co_copy_range_to (child, copy->to, copy->bytes, bdrv_protocol_node (child), copy->from);
+}
+
+int coroutine_fn
 bdrv_co_can_share (BlockDriverState *target, BlockDriverState *source)
 {
   BlockDriverState *to = bdrv_protocol_node (target), *from = bdrv_protocol_node (source);

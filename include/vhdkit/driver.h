@@ -398,6 +398,9 @@ struct BlockDriver
   /* Give up what is stored without a need, as far as the tables tell.  The guest sees the same, and so do
    * children.  Durable on return.  NULL: nothing to do. */
   int coroutine_fn (*co_reduce) (BlockDriverState *bs);
+  /* Takes out of @layout what co_reduce () would give up, were those payload blocks dropped that it does not have any
+   * more.  Changes nothing.  NULL: nothing to do. */
+  int coroutine_fn (*co_foresee_reduce) (BlockDriverState *bs, BlockLayout *layout);
   /* Move @n blocks; source and target ranges are disjoint, targets are free space.  Crash safe, durable on
    * return: copy, flush, table, flush. */
   int coroutine_fn (*co_relocate) (BlockDriverState *bs, const BlockMove *moves, int n);
@@ -491,10 +494,18 @@ typedef struct
 /* Writes all of @writes, several at a time; they do not overlap.  0, or the first error after all that were
  * begun have ended. */
 int coroutine_fn bdrv_co_write_batch (BlockDriverState *child, const BdrvWrite *writes, size_t n);
-/* [@from, +bytes) of the child to [@to, +bytes); the ranges do not overlap.  Holes stay holes.  @buffer:
- * @buffer_bytes of memory that fits the child (bdrv_try_alloc_buffer). */
-int coroutine_fn bdrv_co_copy_within (BlockDriverState *child, int64_t from, int64_t to, int64_t bytes,
-                                      void *buffer, int64_t buffer_bytes);
+
+/* One copy of a batch: [@from, +bytes) to [@to, +bytes). */
+typedef struct
+{
+  int64_t from, to, bytes;
+} BdrvCopy;
+
+/* Makes all of @copies inside of the child, several pieces at a time; no target overlaps another range.  Holes stay
+ * holes.  0, or the first error (-ENOMEM, too) after all that were begun have ended. */
+int coroutine_fn bdrv_co_copy_within (BlockDriverState *child, const BdrvCopy *copies, size_t n);
+/* One of them as bdrv_co_copy_range_to () does it. */
+int coroutine_fn bdrv_co_clone_within (BlockDriverState *child, const BdrvCopy *copy);
 
 /* The ops of the same names; false, and nothing to do: the identity does not change. */
 bool bdrv_get_next_identity (BlockDriverState *bs, uint8_t *identity);

@@ -5,9 +5,6 @@
 
 #include "vhd.h"
 
-/* Bytes copied at a time. */
-#define COPY_BYTES (1 << 20)
-
 static void
 add_extent (GArray *extents, int64_t file_offset, int64_t bytes, int64_t offset)
 {
@@ -126,29 +123,23 @@ vhd_co_drop_block (BlockDriverState *bs, int64_t offset, BlockDrop drop)
   return vhd_co_drop (s, offset / s->block_size);
 }
 
-static int coroutine_fn
-copy_block (VhdState *s, const BlockMove *move, uint8_t *buffer)
+/* Copies the block by sharing extents, or leaves it to @copies. */
+static void coroutine_fn
+prepare_move (VhdState *s, const BlockMove *move, GArray *copies)
 {
-  BlockDriverState *file = s->bs->file;
   int64_t head = s->bitmap_bytes;
-  int ret;
+  BdrvCopy bitmap = { move->from, move->to, head };
+  BdrvCopy data = { move->from + head, move->to + head, s->block_size };
 
   /* Bitmap by itself: data is 4 KiB-aligned at both places, or can be, and then extents can be shared. */
-  ret = bdrv_co_copy_within (file, move->from, move->to, head, buffer, COPY_BYTES);
-  if (ret < 0)
-    return ret;
-  if (s->clone_in_file && (move->from + head) % 4096 == 0 && (move->to + head) % 4096 == 0)
+  g_array_append_val (copies, bitmap);
+  if (s->clone_in_file && data.from % 4096 == 0 && data.to % 4096 == 0)
     {
-      BlockDriverState *protocol = file;
-
-      while (protocol->file)
-        protocol = protocol->file;
-      ret = bdrv_co_copy_range_to (file, move->to + head, s->block_size, protocol, move->from + head);
-      if (ret == 0)
-        return 0;
-      s->clone_in_file = false;
+      s->clone_in_file = bdrv_co_clone_within (s->bs->file, &data) == 0;
+      if (s->clone_in_file)
+        return;
     }
-  return bdrv_co_copy_within (file, move->from + head, move->to + head, s->block_size, buffer, COPY_BYTES);
+  g_array_append_val (copies, data);
 }
 
 static bool coroutine_fn
@@ -164,23 +155,23 @@ int coroutine_fn
 vhd_co_relocate (BlockDriverState *bs, const BlockMove *moves, int n)
 {
   VhdState *s = bs->opaque;
-  uint8_t *buffer;
-  int ret = 0;
+  g_autoptr (GArray) copies = g_array_new (false, false, sizeof (BdrvCopy));
+  int ret = vhd_co_publish (s);
 
-  ret = vhd_co_publish (s);
   if (ret < 0)
     return ret;
-  buffer = bdrv_try_alloc_buffer (bs->file, COPY_BYTES);
-  if (!buffer)
-    return -ENOMEM;
   /* The targets are space that blocks gave up: a slow read may still be there. */
   epochs_co_wait (&s->epochs);
   /* From here on free space is what the job's plan says. */
   g_array_set_size (s->free_slots, 0);
 
-  for (int i = 0; i < n && ret == 0; i++)
-    ret = is_where_it_was (s, &moves[i]) ? copy_block (s, &moves[i], buffer) : -EINVAL;
-  bdrv_free_buffer (buffer);
+  for (int i = 0; i < n; i++)
+    {
+      if (!is_where_it_was (s, &moves[i]))
+        return -EINVAL;
+      prepare_move (s, &moves[i], copies);
+    }
+  ret = bdrv_co_copy_within (bs->file, (const BdrvCopy *)(const void *)copies->data, copies->len);
   if (ret < 0)
     return ret;
 

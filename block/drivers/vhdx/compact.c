@@ -5,9 +5,6 @@
 
 #include "vhdx.h"
 
-/* Bytes copied at a time. */
-#define COPY_BYTES (1 << 20)
-
 /* --- layout ----------------------------------------------------------------------------------------------- */
 
 /* What the driver calls the bitmap block of @chunk in extents and moves. */
@@ -136,26 +133,11 @@ move_index (const VhdxState *s, const BlockMove *move)
                            : vhdx_bitmap_index (s, bitmap_chunk (move->offset));
 }
 
+/* Takes the target, and copies by sharing extents or leaves it to @copies.  -EINVAL: the plan does not fit what is there. */
 static int coroutine_fn
-copy_block (VhdxState *s, const BlockMove *move, uint8_t *buffer)
+prepare_move (VhdxState *s, const BlockMove *move, GArray *copies)
 {
-  BlockDriverState *file = s->bs->file, *protocol = file;
-
-  while (protocol->file)
-    protocol = protocol->file;
-  if (s->clone_in_file)
-    {
-      if (bdrv_co_copy_range_to (file, move->to, move->bytes, protocol, move->from) == 0)
-        return 0;
-      s->clone_in_file = false;
-    }
-  return bdrv_co_copy_within (file, move->from, move->to, move->bytes, buffer, COPY_BYTES);
-}
-
-/* Takes the target and copies.  -EINVAL: the plan does not fit what is there. */
-static int coroutine_fn
-prepare_move (VhdxState *s, const BlockMove *move, uint8_t *buffer)
-{
+  BdrvCopy copy = { move->from, move->to, move->bytes };
   uint64_t value;
   int ret = vhdx_co_read_u64 (s, vhdx_bat_file_offset (s, move_index (s, move)), &value);
 
@@ -165,10 +147,10 @@ prepare_move (VhdxState *s, const BlockMove *move, uint8_t *buffer)
     return -EINVAL;
   if (!vhdx_space_take (s->space, move->to, move->bytes))
     return -EINVAL;
-  ret = copy_block (s, move, buffer);
-  if (ret < 0)
-    vhdx_give_back_space (s, move->to, move->bytes);
-  return ret;
+  s->clone_in_file = s->clone_in_file && bdrv_co_clone_within (s->bs->file, &copy) == 0;
+  if (!s->clone_in_file)
+    g_array_append_val (copies, copy);
+  return 0;
 }
 
 static int coroutine_fn
@@ -199,15 +181,16 @@ switch_entry (VhdxState *s, const BlockMove *move)
 static int coroutine_fn
 move_all (VhdxState *s, const BlockMove *moves, int n)
 {
-  uint8_t *buffer = bdrv_try_alloc_buffer (s->bs->file, COPY_BYTES);
-  int ret = buffer ? 0 : -ENOMEM, prepared = 0;
+  g_autoptr (GArray) copies = g_array_new (false, false, sizeof (BdrvCopy));
+  int ret = 0, prepared = 0;
 
   while (prepared < n && ret == 0)
     {
-      ret = prepare_move (s, &moves[prepared], buffer);
+      ret = prepare_move (s, &moves[prepared], copies);
       prepared += ret == 0;
     }
-  bdrv_free_buffer (buffer);
+  if (ret == 0)
+    ret = bdrv_co_copy_within (s->bs->file, (const BdrvCopy *)(const void *)copies->data, copies->len);
   if (ret < 0)
     {
       while (prepared-- > 0)

@@ -50,6 +50,7 @@ const BlockDriver vhdx_driver = {
   .co_get_layout = vhdx_co_get_layout,
   .co_drop_block = vhdx_co_drop_block,
   .co_reduce = vhdx_co_reduce,
+  .co_foresee_reduce = vhdx_co_foresee_reduce,
   .co_relocate = vhdx_co_relocate,
   .co_trim = vhdx_co_trim,
   .get_specific_info = vhdx_get_specific_info,

@@ -124,3 +124,103 @@ vhdx_co_reduce (BlockDriverState *bs)
   vhdx_co_release_writers (s);
   return ret;
 }
+
+/* --- without doing it ---------------------------------------------------------------------------------------- */
+
+typedef struct
+{
+  GArray *kept;      /* of int64_t: guest offsets of the payload blocks of the layout, ascending */
+  guint next;        /* of them */
+  GHashTable *given; /* file offsets (int64_t *) of what would be given up */
+  BitmapScan bitmap;
+} Foresight;
+
+static void
+foresee_giving (Foresight *foresight, int64_t file_offset)
+{
+  int64_t *key = g_new (int64_t, 1);
+
+  *key = file_offset;
+  g_hash_table_add (foresight->given, key);
+}
+
+/* Entries come in the order of blocks. */
+static bool
+foresee_kept (Foresight *foresight, int64_t offset)
+{
+  const GArray *kept = foresight->kept;
+
+  while (foresight->next < kept->len && g_array_index (kept, int64_t, foresight->next) < offset)
+    foresight->next++;
+  return foresight->next < kept->len && g_array_index (kept, int64_t, foresight->next) == offset;
+}
+
+static int coroutine_fn
+foresee_entry (VhdxState *s, uint64_t index, uint64_t value, void *opaque)
+{
+  Foresight *foresight = opaque;
+  VhdxBlockState state = value & VHDX_BAT_STATE_MASK, reduced;
+  uint64_t chunk = vhdx_bat_index_chunk (s, index), block = vhdx_bat_index_block (s, index);
+  int64_t file_offset = value & VHDX_BAT_OFFSET_MASK;
+
+  if (chunk != foresight->bitmap.chunk)
+    foresight->bitmap = (BitmapScan){ chunk, false };
+  if (vhdx_bat_index_is_bitmap (s, index))
+    {
+      if (s->metadata.has_parent && state == VHDX_BITMAP_PRESENT && !foresight->bitmap.needed)
+        foresee_giving (foresight, file_offset);
+      return 0;
+    }
+  if (block >= s->payload_blocks)
+    return 0;
+  if (file_offset != 0 && (state == VHDX_BLOCK_UNDEFINED || state == VHDX_BLOCK_UNMAPPED))
+    foresee_giving (foresight, file_offset);
+  if (state != VHDX_BLOCK_PARTIALLY_PRESENT || !s->metadata.has_parent
+      || !foresee_kept (foresight, (int64_t)block * s->metadata.block_size))
+    return 0;
+
+  int ret = vhdx_co_reduced_state (s, block, &reduced);
+
+  if (ret == 0 && reduced == VHDX_BLOCK_NOT_PRESENT)
+    foresee_giving (foresight, file_offset);
+  foresight->bitmap.needed = foresight->bitmap.needed || reduced == VHDX_BLOCK_PARTIALLY_PRESENT;
+  return ret;
+}
+
+static int
+compare_offsets (const void *a, const void *b)
+{
+  int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+
+  return x < y ? -1 : x > y;
+}
+
+int coroutine_fn
+vhdx_co_foresee_reduce (BlockDriverState *bs, BlockLayout *layout)
+{
+  g_autoptr (GArray) kept = g_array_new (false, false, sizeof (int64_t));
+  g_autoptr (GHashTable) given = g_hash_table_new_full (g_int64_hash, g_int64_equal, g_free, NULL);
+  Foresight foresight = { .kept = kept, .given = given };
+  guint left = 0;
+
+  for (guint i = 0; i < layout->extents->len; i++)
+    {
+      const BlockExtent *extent = &g_array_index (layout->extents, BlockExtent, i);
+
+      if (extent->offset >= 0)
+        g_array_append_val (kept, extent->offset);
+    }
+  g_array_sort (kept, compare_offsets);
+  int ret = vhdx_co_for_each_entry (bs->opaque, foresee_entry, &foresight);
+  if (ret < 0)
+    return ret;
+  for (guint i = 0; i < layout->extents->len; i++)
+    {
+      BlockExtent extent = g_array_index (layout->extents, BlockExtent, i);
+
+      if (!g_hash_table_contains (given, &extent.file_offset))
+        g_array_index (layout->extents, BlockExtent, left++) = extent;
+    }
+  g_array_set_size (layout->extents, left);
+  return 0;
+}

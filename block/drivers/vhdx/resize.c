@@ -16,23 +16,7 @@
 
 #include "vhdx.h"
 
-#define COPY_BYTES (1 << 20)
-
 /* --- step 1 ------------------------------------------------------------------------------------------------- */
-
-static int coroutine_fn
-copy_table (VhdxState *s, int64_t to)
-{
-  void *buffer = bdrv_try_alloc_buffer (s->bs->file, COPY_BYTES);
-  int ret;
-
-  if (!buffer)
-    return -ENOMEM;
-  ret = bdrv_co_copy_within (s->bs->file, s->bat_region.file_offset, to, s->bat_region.bytes, buffer,
-                             COPY_BYTES);
-  bdrv_free_buffer (buffer);
-  return ret;
-}
 
 /* Both tables, with the BAT at @bat. */
 static int coroutine_fn
@@ -79,6 +63,7 @@ static int coroutine_fn
 make_room_in_table (VhdxState *s, uint64_t entries)
 {
   VhdxRegion bat = s->bat_region;
+  BdrvCopy copy = { .from = bat.file_offset, .bytes = bat.bytes };
   int ret;
 
   if ((uint64_t)bat.bytes / 8 >= entries)
@@ -91,7 +76,8 @@ make_room_in_table (VhdxState *s, uint64_t entries)
   if (ret < 0)
     return ret;
   /* What the held pages had is in place since the round before; the entry comes after a flush: I5. */
-  ret = copy_table (s, bat.file_offset);
+  copy.to = bat.file_offset;
+  ret = bdrv_co_copy_within (s->bs->file, &copy, 1);
   if (ret == 0)
     ret = log_region_tables (s, &bat);
   if (ret == 0)

@@ -645,6 +645,7 @@ int coroutine_fn vhdx_co_drop_block (BlockDriverState *bs, int64_t offset, Block
 int coroutine_fn vhdx_co_relocate (BlockDriverState *bs, const BlockMove *moves, int n);
 int coroutine_fn vhdx_co_trim (BlockDriverState *bs);
 int coroutine_fn vhdx_co_reduce (BlockDriverState *bs);
+int coroutine_fn vhdx_co_foresee_reduce (BlockDriverState *bs, BlockLayout *layout);
 
 GVariant *vhdx_get_specific_info (BlockDriverState *bs);
 
