@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What can be named but is not read: encrypted volumes, members of arrays and volume groups, other file systems.
+ * What can be named but is not read: encrypted volumes, members of arrays, other file systems.
  *
  * Naming them is more than a courtesy.  The member of a mirror may look like the file system that it is a copy of, and is
  * then claimed by two readers.
@@ -34,10 +34,6 @@ static const Signature signatures[] = {
   SIGN ("LUKS",      0,              "LUKS\xba\xbe", ENCRYPTED),
   SIGN ("BitLocker", 3,              "-FVE-FS-", ENCRYPTED),
   SIGN ("BitLocker", 424,            "\x3b\xd6\x67\x49\x29\x2e\xd8\x4a\x83\x99\xf6\xa3\x39\xe3\xd0\x01", ENCRYPTED),
-  SIGN ("LVM2",      24,             "LVM2 001", SHARED),
-  SIGN ("LVM2",      512 + 24,       "LVM2 001", SHARED),
-  SIGN ("LVM2",      1024 + 24,      "LVM2 001", SHARED),
-  SIGN ("LVM2",      1536 + 24,      "LVM2 001", SHARED),
   SIGN ("mdraid",    0,              "\xfc\x4e\x2b\xa9\x01\0\0\0", SHARED),
   SIGN ("mdraid",    4096,           "\xfc\x4e\x2b\xa9\x01\0\0\0", SHARED),
   SIGN ("DDF RAID",  -512,           "\xde\x11\xde\x11", SHARED),

@@ -29,15 +29,16 @@ typedef struct
   int64_t offset, bytes; /* on the disk */
 } FsExtent;
 
-/* A partition, or a disk without a table. */
+/* A partition, a disk without a table, or a volume inside of one of those. */
 typedef struct
 {
   int64_t offset, bytes; /* on the disk */
   int partition;         /* its number, counted as Linux does; 0: the whole disk */
   char *type;            /* "ext4", "LUKS"; "unknown" */
-  char *label, *uuid;    /* or NULL */
-  GError *in_use;        /* why all of it counts as in use; NULL: its free space was read */
-  int64_t free_bytes;    /* that the report's free list has of it; 0 if in_use */
+  char *inside;       /* its name in the volume group that the partition (or disk) before it holds, or NULL */
+  char *label, *uuid; /* or NULL */
+  GError *in_use;     /* why all of it counts as in use; NULL: its free space was read */
+  int64_t free_bytes; /* that the report's free list has of it, without the volumes inside; 0 if in_use */
 } FsVolumeInfo;
 
 typedef struct

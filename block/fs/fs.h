@@ -75,6 +75,9 @@ void fs_add_free (FsVolume *volume, int64_t offset, int64_t bytes);
 /* In co_read_free () only.  [@offset, +@bytes) is in use, whatever fs_add_free () was or will be told: for metadata whose
  * place the reader works out on its own.  Clamped to the volume. */
 void fs_add_used (FsVolume *volume, int64_t offset, int64_t bytes);
+/* In co_read_free () only.  [@offset, +@bytes) is in use by the volume, and a volume by itself, called @name: it is
+ * looked at if this one is found sound.  One that stands in such a volume must have none. */
+void fs_add_inner (FsVolume *volume, int64_t offset, int64_t bytes, const char *name);
 
 /* What to call the volume in the report; all copy, and may be called in co_probe () or co_read_free (). */
 /* @type: "ext4"; else the report says the reader's name. */

@@ -14,6 +14,7 @@
 
 #include "byteorder.h"
 #include "checked.h"
+#include "crc32.h"
 #include "refuse.h"
 
 #include <string.h>
@@ -82,7 +83,7 @@ static const struct
   { "e75caf8f-f680-4cee-afa3-b001e56efc2d", "Storage Spaces" },
   { "e3c9e316-0b5c-4db8-817d-f92df00215ae", "Windows (reserved)" },
   { "a19d880f-05fc-4d3b-a006-743f0f84911e", "Linux RAID" },
-  { "e6d6d379-f507-44c2-a23c-238f2a3df928", "LVM" },
+  { "e6d6d379-f507-44c2-a23c-238f2a3df928", "LVM2" },
   { "ca7d7ccb-63ed-4c53-861c-1742536059cc", "LUKS" },
   { "7ffec5c9-2d00-49b7-8941-3ea10a5586b7", "dm-crypt" },
   { "21686148-6449-6e6f-744e-656564454649", "a boot loader (BIOS boot)" },
@@ -103,19 +104,10 @@ owner_of_type (const uint8_t *type)
   return NULL;
 }
 
-/* CRC-32 of IEEE 802.3, a bit at a time: the tables are small. */
 static uint32_t
 crc32_ieee (const uint8_t *data, size_t bytes)
 {
-  uint32_t crc = ~UINT32_C (0);
-
-  for (size_t i = 0; i < bytes; i++)
-    {
-      crc ^= data[i];
-      for (int bit = 0; bit < 8; bit++)
-        crc = (crc >> 1) ^ (crc & 1 ? UINT32_C (0xedb88320) : 0);
-    }
-  return ~crc;
+  return ~fs_crc32 (~UINT32_C (0), data, bytes);
 }
 
 /* @sector: sector @lba of the disk, which has @sectors. */

@@ -47,7 +47,7 @@ static const struct
 } owners[] = {
   { 0x00, "nobody knows whom (an unused entry)" },
   { 0x42, "a dynamic disk (LDM)" },
-  { 0x8e, "LVM" },
+  { 0x8e, "LVM2" },
   { 0xfd, "Linux RAID" },
   { 0xa5, "a FreeBSD disk label" },
   { 0xa6, "an OpenBSD disk label" },

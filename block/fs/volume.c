@@ -17,6 +17,12 @@
 #define MAX_USED       (4 << 20)
 #define MAX_TEXT_BYTES 256
 
+static void
+clear_inner (void *data)
+{
+  g_free (((FsInner *)data)->name);
+}
+
 void coroutine_fn
 fs_volume_co_init (FsVolume *volume, FsWalk *walk, uint32_t sector_size, int64_t offset, int64_t bytes)
 {
@@ -32,6 +38,8 @@ fs_volume_co_init (FsVolume *volume, FsWalk *walk, uint32_t sector_size, int64_t
   walk->found = (FsFindings){ .budget = CLAMP (bytes / BUDGET_PART, BUDGET_LEAST, BUDGET_MOST) };
   fs_extents_init (&walk->found.free, MAX_FREE, walk->params->granularity);
   fs_extents_init (&walk->found.used, MAX_USED, 0);
+  walk->found.inner = g_array_new (FALSE, FALSE, sizeof (FsInner));
+  g_array_set_clear_func (walk->found.inner, clear_inner);
   (void)fs_co_read (volume, 0, MIN (bytes, FS_HEAD_BYTES), head);
 }
 
@@ -42,6 +50,7 @@ fs_volume_clear (FsVolume *volume)
 
   fs_extents_clear (&found->free);
   fs_extents_clear (&found->used);
+  g_clear_pointer (&found->inner, g_array_unref);
   g_clear_pointer (&found->type, g_free);
   g_clear_pointer (&found->label, g_free);
   g_clear_pointer (&found->uuid, g_free);
@@ -164,6 +173,20 @@ fs_add_used (FsVolume *volume, int64_t offset, int64_t bytes)
     }
   if (bytes > 0)
     fs_extents_add (&volume->walk->found.used, offset, MIN (bytes, volume->bytes - offset));
+}
+
+void
+fs_add_inner (FsVolume *volume, int64_t offset, int64_t bytes, const char *name)
+{
+  FsInner inner = { offset, bytes, NULL };
+
+  if (!is_inside (volume, offset, bytes) || bytes == 0)
+    volume->walk->found.outside = true;
+  else
+    {
+      inner.name = g_strdup (name);
+      g_array_append_val (volume->walk->found.inner, inner);
+    }
 }
 
 void

@@ -11,6 +11,7 @@
 #include "checked.h"
 
 #include <errno.h>
+#include <string.h>
 
 #define MAX_FREE (1 << 20)
 
@@ -28,6 +29,7 @@ volume_info_free (void *data)
   FsVolumeInfo *info = data;
 
   g_free (info->type);
+  g_free (info->inside);
   g_free (info->label);
   g_free (info->uuid);
   g_clear_error (&info->in_use);
@@ -69,10 +71,18 @@ co_find_reader (FsVolume *volume, GError **error)
   return found;
 }
 
+static GError *
+reason_of_owner (const char *owner)
+{
+  return g_error_new (VHDKIT_ERROR, VHDKIT_ERROR_UNSUPPORTED, "its partition type gives it to %s", owner);
+}
+
 /* Looks at [@offset, +@bytes) and adds its free ranges to @free, unless @in_use (consumed, may be NULL) says beforehand
- * why there are none. */
+ * why there are none; or none but a reader named @owner (may be NULL) would know.  @inner: volumes that stand in it, if
+ * any is allowed (consumed); else NULL. */
 static FsVolumeInfo *coroutine_fn
-co_inspect (DiskWalk *disk, int number, int64_t offset, int64_t bytes, GError *in_use)
+co_inspect (DiskWalk *disk, int number, int64_t offset, int64_t bytes, const char *owner, GError *in_use,
+            GArray **inner)
 {
   g_auto (FsVolume) volume = { 0 };
   FsFindings *found = &disk->walk.found;
@@ -81,6 +91,8 @@ co_inspect (DiskWalk *disk, int number, int64_t offset, int64_t bytes, GError *i
 
   fs_volume_co_init (&volume, &disk->walk, disk->report->sector_size, offset, bytes);
   const FsReader *reader = co_find_reader (&volume, &error);
+  if (in_use == NULL && owner != NULL && (reader == NULL || strcmp (reader->name, owner) != 0))
+    in_use = reason_of_owner (owner);
   if (in_use != NULL)
     {
       g_clear_error (&error);
@@ -96,8 +108,16 @@ co_inspect (DiskWalk *disk, int number, int64_t offset, int64_t bytes, GError *i
       error = g_steal_pointer (&failure);
       is_sound = false;
     }
+  if (is_sound && inner == NULL && found->inner->len > 0)
+    {
+      g_set_error (&error, VHDKIT_ERROR, VHDKIT_ERROR_UNSUPPORTED,
+                   "volumes inside of a volume inside of another");
+      is_sound = false;
+    }
   if (is_sound)
     {
+      if (inner != NULL)
+        *inner = g_array_ref (found->inner);
       fs_extents_finish (&found->free);
       fs_extents_finish (&found->used);
       fs_extents_subtract (&found->free, &found->used);
@@ -193,14 +213,6 @@ compare_partitions (const void *a, const void *b)
   return x->offset < y->offset ? -1 : x->offset > y->offset;
 }
 
-static GError *
-reason_of_owner (const FsPartition *partition)
-{
-  return partition->owner == NULL ? NULL
-                                  : g_error_new (VHDKIT_ERROR, VHDKIT_ERROR_UNSUPPORTED,
-                                                 "its partition type gives it to %s", partition->owner);
-}
-
 /* Why partition @i of the sorted ones is not taken for what it seems, or NULL. */
 static GError *
 reason_against (const FsTable *table, guint i)
@@ -222,10 +234,40 @@ reason_against (const FsTable *table, guint i)
         return g_error_new (VHDKIT_ERROR, VHDKIT_ERROR_CORRUPT,
                             "it overlaps the partition table at offset %" G_GINT64_FORMAT, its->offset);
     }
-  return reason_of_owner (partition);
+  return NULL;
 }
 
 /* --- the disk ------------------------------------------------------------------------------------------ */
+
+static int
+compare_inner (const void *a, const void *b)
+{
+  const FsInner *x = a, *y = b;
+
+  return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+/* @partition, and the volumes inside of it. */
+static void coroutine_fn
+co_walk_volume (DiskWalk *disk, const FsPartition *partition, GError *in_use)
+{
+  GPtrArray *volumes = disk->report->volumes;
+  g_autoptr (GArray) inner = NULL;
+
+  g_ptr_array_add (volumes, co_inspect (disk, partition->number, partition->offset, partition->bytes,
+                                        partition->owner, in_use, &inner));
+  if (inner != NULL)
+    g_array_sort (inner, compare_inner);
+  for (guint i = 0; inner != NULL && i < inner->len && disk->walk.stopped == 0; i++)
+    {
+      const FsInner *its = &g_array_index (inner, FsInner, i);
+      FsVolumeInfo *info =
+          co_inspect (disk, partition->number, partition->offset + its->offset, its->bytes, NULL, NULL, NULL);
+
+      info->inside = g_strdup (its->name);
+      g_ptr_array_add (volumes, info);
+    }
+}
 
 static void coroutine_fn
 co_walk_partitions (DiskWalk *disk)
@@ -237,9 +279,7 @@ co_walk_partitions (DiskWalk *disk)
     {
       const FsPartition *partition = &g_array_index (partitions, FsPartition, i);
 
-      g_ptr_array_add (disk->report->volumes,
-                       co_inspect (disk, partition->number, partition->offset, partition->bytes,
-                                   reason_against (&disk->table, i)));
+      co_walk_volume (disk, partition, reason_against (&disk->table, i));
     }
 }
 
@@ -266,7 +306,7 @@ co_walk (DiskWalk *disk)
   if (error == NULL && disk->table.used->len > 0)
     co_walk_partitions (disk);
   else if (bytes > 0)
-    g_ptr_array_add (report->volumes, co_inspect (disk, 0, 0, bytes, error));
+    co_walk_volume (disk, &(FsPartition){ .bytes = bytes }, error);
 }
 
 /* Sorts the free ranges of all volumes, and counts what each has of them. */
@@ -288,6 +328,7 @@ finish_report (DiskWalk *disk)
   fs_extents_subtract (&disk->free, &tables);
   fs_extents_clear (&tables);
 
+  FsVolumeInfo *outer = NULL;
   report->free = g_steal_pointer (&disk->free.array);
   report->free_incomplete |= disk->free.incomplete;
   for (guint i = 0; i < report->volumes->len; i++)
@@ -300,6 +341,10 @@ finish_report (DiskWalk *disk)
            info->in_use == NULL && fs_free_report_next (report, at, &extent) && extent.offset < end;
            at = extent.offset + extent.bytes)
         info->free_bytes += MIN (extent.bytes, end - extent.offset);
+      if (info->inside == NULL)
+        outer = info;
+      else
+        outer->free_bytes -= info->free_bytes;
     }
 }
 

@@ -9,6 +9,13 @@
 
 G_BEGIN_DECLS
 
+/* A volume in a volume. */
+typedef struct
+{
+  int64_t offset, bytes; /* in the outer one */
+  char *name;
+} FsInner;
+
 /* What the present volume has said of itself. */
 typedef struct
 {
@@ -17,6 +24,7 @@ typedef struct
   int64_t failed_offset;
   bool outside; /* free space was claimed outside of it */
   FsExtents free, used;
+  GArray *inner; /* of FsInner */
   char *type, *label, *uuid;
 } FsFindings;
 
@@ -41,7 +49,8 @@ typedef struct
 {
   int number; /* as Linux counts */
   int64_t offset, bytes;
-  const char *owner; /* what the table says has its own way with the partition ("LVM2"), or NULL */
+  const char *
+      owner; /* what the table says has its own way with the partition ("RAID"), or NULL; a reader of this name may read it */
 } FsPartition;
 
 /* What was found at the start of the disk. */

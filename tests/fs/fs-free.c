@@ -76,6 +76,8 @@ print_report (const FsFreeReport *report)
                i > 0 ? "," : "", info->partition, info->offset, info->bytes, info->free_bytes);
       print_text ("type", info->type);
       g_print (", ");
+      print_text ("inside", info->inside);
+      g_print (", ");
       print_text ("label", info->label);
       g_print (", ");
       print_text ("uuid", info->uuid);

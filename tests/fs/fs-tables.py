@@ -489,7 +489,6 @@ def named(t, kind, phrase, *signs):
 
 for kind, phrase, sign in (
         ('LUKS', 'encrypted', (0, b'LUKS\xba\xbe\0\2')), ('BitLocker', 'encrypted', (0, b'\xeb\x58\x90-FVE-FS-')),
-        ('LVM2', 'another layer', (512, b'LABELONE' + bytes(16) + b'LVM2 001')),
         ('mdraid', 'another layer', (4096, RAID)), ('ZFS', 'another layer', (131072 + 1024, b'\x0c\xb1\xba\0\0\0\0\0')),
         ('ReFS', 'not read', (0, b'\0\0\0ReFS\0\0\0\0')), ('ISO 9660', 'not read', (32769, b'CD001'))):
     add('named-' + kind.split()[0].lower(), named, kind, phrase, sign)
