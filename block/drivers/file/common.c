@@ -487,7 +487,12 @@ file_co_preadv (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVec
   if (G_UNLIKELY (ret < 0))
     return ret;
   if (G_UNLIKELY (ret < bytes))
-    io_vector_memset (qiov, qiov_offset + ret, 0, bytes - ret); /* past the end of the host's file */
+    {
+      /* Somebody else has cut the file: what is missing was not zeros. */
+      if (offset + ret < bs->bytes)
+        return -EIO;
+      io_vector_memset (qiov, qiov_offset + ret, 0, bytes - ret); /* past the end of the host's file */
+    }
   return 0;
 }
 

@@ -147,6 +147,21 @@ look_up_extents (int fd, int64_t offset, FileExtents *e)
   return 0;
 }
 
+/* A hole without an end reaches to the end of the file.  Where somebody else has cut it, what is missing is no hole:
+ * reading it fails. */
+static void
+take_out_what_was_cut (int fd, int64_t known_bytes, FileExtents *e)
+{
+  struct stat st;
+
+  if (e->end != G_MAXINT64 || fstat (fd, &st) < 0 || st.st_size >= known_bytes)
+    return;
+  if (e->data_first)
+    e->end = e->middle;
+  else
+    e->middle = e->end = MAX (e->start, st.st_size);
+}
+
 static int coroutine_fn
 file_co_block_status (BlockDriverState *bs, int64_t offset, int64_t bytes, int64_t *pnum, int64_t *map,
                       BlockDriverState **file)
@@ -166,8 +181,12 @@ file_co_block_status (BlockDriverState *bs, int64_t offset, int64_t bytes, int64
           s->no_seek = ret == -EINVAL || file_errno_is_unsupported (-ret);
           e = (FileExtents){ 0 };
         }
-      else if (s->keep_extents)
-        s->extents = e;
+      else
+        {
+          take_out_what_was_cut (s->fd, bs->bytes, &e);
+          if (s->keep_extents)
+            s->extents = e;
+        }
     }
   if (offset >= e.start && offset < e.end)
     {
