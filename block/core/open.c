@@ -120,6 +120,15 @@ check_params (const BdrvOpenParams *params, GError **error)
   return !params->format || bdrv_find_format (params->format, error);
 }
 
+/* Becoming writable settles what an earlier writer left behind.  Of an image whose parents cannot be opened nothing is to
+ * change, so they come first. */
+static bool
+becomes_writable_last (const BlockDriver *drv, int flags)
+{
+  return flags & BDRV_O_RDWR && drv->get_parent_link && drv->co_reopen_rw
+         && !(flags & (BDRV_O_NO_BACKING | BDRV_O_CHECK | BDRV_O_EXAMINE | BDRV_O_INCOMPLETE));
+}
+
 BlockDriverState *coroutine_fn
 bdrv_co_open (const char *filename, const BdrvOpenParams *params, GError **error)
 {
@@ -139,10 +148,13 @@ bdrv_co_open (const char *filename, const BdrvOpenParams *params, GError **error
       bdrv_co_unref (file);
       return NULL;
     }
-  BlockDriverState *leaf = bdrv_co_open_format (drv, file, filename, flags, params->format_options, error);
+  bool late = becomes_writable_last (drv, flags);
+  BlockDriverState *leaf = bdrv_co_open_format (drv, file, filename, late ? flags & ~BDRV_O_RDWR : flags,
+                                                params->format_options, error);
   if (!leaf)
     return NULL;
-  if (!(flags & BDRV_O_NO_BACKING) && !bdrv_co_open_parents (leaf, params, error))
+  if ((!(flags & BDRV_O_NO_BACKING) && !bdrv_co_open_parents (leaf, params, error))
+      || (late && !bdrv_co_reopen_rw (leaf, error)))
     {
       bdrv_co_unref (leaf);
       return NULL;

@@ -669,8 +669,7 @@ opening('vhdx 9', 'no-linkage', vhdx_locator(vx.locator([PATH])),
         LOCATOR + 'parent_linkage is missing, expected a GUID')
 opening('vhdx 9', 'linkage', vhdx_locator(vx.locator([('parent_linkage', 'xyz'), PATH])),
         LOCATOR + 'parent_linkage is xyz, expected a GUID')
-opening('vhdx 9', 'no-path', vhdx(lambda v: setattr(v, 'file_size', None), flags=2,
-                                items=vx.Vhdx().items + [(vx.LOCATOR, vx.locator([LINK]), 4)]),
+opening('vhdx 9', 'no-path', vhdx(flags=2, items=vx.Vhdx().items + [(vx.LOCATOR, vx.locator([LINK]), 4)]),
         'parent of x.vhdx: not found: the image names none; --parent FILE says where the right one is')
 opening('vhdx 10', 'too-small', vhdx_items(DISK_SIZE=struct.pack('<Q', 1 << 40)),
         'x.vhdx: BAT at offset 3145728 too small: 1048576 bytes for 1048831 entries')

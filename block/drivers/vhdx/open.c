@@ -119,7 +119,7 @@ vhdx_co_open (BlockDriverState *bs, const BlockOptions *options, GError **error)
 {
   VhdxState *s = bs->opaque;
   bool check = bs->open_flags & BDRV_O_CHECK && bs->read_only;
-  bool clear_log = !bs->read_only && block_options_get_bool (options, "clear_log", false);
+  bool clear_log = block_options_get_bool (options, "clear_log", false);
   g_autoptr (GError) failure = NULL;
 
   state_init (s, bs);
