@@ -456,6 +456,7 @@ co_add_candidate (ChainOpen *chain, GPtrArray *candidates, const BlockParentPath
   const BdrvParentCandidate *known = path ? find_candidate (candidates, path) : NULL;
   g_autoptr (GError) reason = NULL;
 
+  g_assert (path || error);
   /* A last component alone is our own idea: of interest where it leads to another file. */
   if (name->kind == BLOCK_PARENT_PATH_BASENAME && (known || !path))
     return;

@@ -158,7 +158,7 @@ co_append_listed (Ntfs *fs, const Search *search, const NtfsListEntryDisk *entry
 {
   uint64_t reference = le64_get (entry->record), number = NTFS_REF_NUMBER (reference);
   const uint8_t *record = search->base;
-  NtfsAttribute piece;
+  NtfsAttribute piece = { 0 };
 
   if (number != search->number)
     {

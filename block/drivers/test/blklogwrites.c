@@ -232,7 +232,7 @@ log_done (LogState *s, uint64_t of_sequence, int result)
   BlkLogHeaderDisk header = { .kind = le32 (BLKLOG_DONE),
                               .of_sequence = le64 (of_sequence),
                               .result = le32 (result) };
-  uint64_t sequence;
+  uint64_t sequence = 0;
   int ret = log_append (s, header, NULL, 0, &sequence);
 
   return result < 0 ? result : ret;
@@ -294,7 +294,7 @@ static int coroutine_fn
 blklogwrites_co_pwritev (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVector *qiov,
                          size_t qiov_offset)
 {
-  uint64_t sequence;
+  uint64_t sequence = 0;
   int ret = log_start (bs->opaque, BLKLOG_WRITE, offset, bytes, qiov, qiov_offset, &sequence);
 
   if (ret < 0)
@@ -305,7 +305,7 @@ blklogwrites_co_pwritev (BlockDriverState *bs, int64_t offset, int64_t bytes, co
 static int coroutine_fn
 blklogwrites_co_pwrite_zeroes (BlockDriverState *bs, int64_t offset, int64_t bytes, int flags)
 {
-  uint64_t sequence;
+  uint64_t sequence = 0;
   int ret = log_start (bs->opaque, BLKLOG_ZEROES, offset, bytes, NULL, 0, &sequence);
 
   if (ret < 0)
@@ -316,7 +316,7 @@ blklogwrites_co_pwrite_zeroes (BlockDriverState *bs, int64_t offset, int64_t byt
 static int coroutine_fn
 blklogwrites_co_pdiscard (BlockDriverState *bs, int64_t offset, int64_t bytes)
 {
-  uint64_t sequence;
+  uint64_t sequence = 0;
   int ret = log_start (bs->opaque, BLKLOG_DISCARD, offset, bytes, NULL, 0, &sequence);
 
   if (ret < 0)
@@ -334,7 +334,7 @@ blklogwrites_co_copy_range_to (BlockDriverState *bs, int64_t offset, int64_t byt
 static int coroutine_fn
 blklogwrites_co_flush (BlockDriverState *bs)
 {
-  uint64_t sequence;
+  uint64_t sequence = 0;
   int ret = log_start (bs->opaque, BLKLOG_FLUSH, 0, 0, NULL, 0, &sequence);
 
   if (ret < 0)
@@ -345,7 +345,7 @@ blklogwrites_co_flush (BlockDriverState *bs)
 static bool coroutine_fn
 blklogwrites_co_truncate (BlockDriverState *bs, int64_t bytes, GError **error)
 {
-  uint64_t sequence;
+  uint64_t sequence = 0;
   int ret = log_start (bs->opaque, BLKLOG_TRUNCATE, 0, bytes, NULL, 0, &sequence);
   bool done = ret == 0 && bdrv_co_truncate (bs->file, bytes, error);
 

@@ -226,6 +226,7 @@ block_bits_clear (VhdxState *s, uint64_t block, BlockBits *bits)
     {
       uint64_t in_page = bit % (VHDX_PAGE * 8), n = MIN (end - bit, VHDX_PAGE * 8 - in_page);
 
+      /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): all of them are held by now */
       bitset_fill (bits->bits[i]->data, in_page, n, false, BITSET_LSB_FIRST);
       vhdx_page_mark_changed (s, bits->bits[i]);
       bit += n;

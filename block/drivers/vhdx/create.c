@@ -223,7 +223,7 @@ add_items (Layout *layout, const BlockCreateParams *params, GError **error)
     return false;
   if (params->incomplete)
     add_item (layout, &vhdx_guid_incomplete, VHDX_METADATA_REQUIRED, NULL, 0);
-  if (layout->items->len <= VHDX_MAX_METADATA_ENTRIES)
+  if (!params->parent || layout->items->len <= VHDX_MAX_METADATA_ENTRIES)
     return true;
   bdrv_set_error (error, layout->file, VHDKIT_ERROR_UNSUPPORTED, "the parent %s has too many metadata items",
                   params->parent->filename);
