@@ -16,7 +16,14 @@ children_call_entry (void *opaque)
   BdrvOpenParams places = { .confine = call->image->confine,
                             .drive_map = (const char *const *)call->image->drive_map };
 
-  call->children = bdrv_co_find_children (call->image->bs, call->upper, call->lower, &places);
+  const BdrvChildQuery query = {
+    .leaf = call->image->bs,
+    .upper = call->upper,
+    .lower = call->lower,
+    .places = &places,
+  };
+
+  call->children = bdrv_co_find_children (&query);
 }
 
 static VhdkitChild *
@@ -27,6 +34,12 @@ child_new (VhdkitImage *image, const BdrvChild *found)
   child->filename = g_strdup (found->path);
   child->format = g_strdup (found->format);
   child->notices = found->notices;
+  child->problem = g_strdup (found->problem);
+  if (found->problem != NULL)
+    {
+      child->layer = -1;
+      return child;
+    }
   while (bdrv_chain_get (image->bs, child->layer) != found->parent)
     child->layer++;
   return child;
@@ -61,6 +74,7 @@ vhdkit_children_free (VhdkitChild **children)
     {
       g_free ((*child)->filename);
       g_free ((*child)->format);
+      g_free ((*child)->problem);
       g_free (*child);
     }
   g_free (children);

@@ -9,6 +9,7 @@
 #include "compare.h"
 #include "convert.h"
 #include "rebase.h"
+#include "remains.h"
 
 /* Least time between two calls of a progress callback. */
 #define PROGRESS_INTERVAL_NS (100 * 1000 * 1000)
@@ -275,6 +276,36 @@ vhdkit_commit_get_stats (VhdkitJob *job, VhdkitCommitStats *stats)
   };
 }
 
+typedef struct
+{
+  const char *source, *confine;
+  GPtrArray *removed;
+  GError **error;
+} RemainsCall;
+
+static void coroutine_fn
+remains_call_entry (void *opaque)
+{
+  RemainsCall *call = opaque;
+
+  call->removed = remains_co_remove (call->source, call->confine, call->error);
+}
+
+char **
+vhdkit_commit_remove_remains (VhdkitContext *context, const char *source, const char *confine, GError **error)
+{
+  RemainsCall call = { .source = source, .confine = confine, .error = error };
+
+  context = api_context_resolve (context, error);
+  if (context == NULL)
+    return NULL;
+  api_run_sync (context, remains_call_entry, &call);
+  if (call.removed == NULL)
+    return NULL;
+  g_ptr_array_add (call.removed, NULL);
+  return (char **)g_ptr_array_free (call.removed, FALSE);
+}
+
 VhdkitJob *
 vhdkit_commit_plan_new (VhdkitImage *image, const VhdkitCommitOptions *options, GError **error)
 {
@@ -282,9 +313,25 @@ vhdkit_commit_plan_new (VhdkitImage *image, const VhdkitCommitOptions *options, 
 
   if (!commit_get_params (image, options, &params, error))
     return NULL;
-  params.relink = NULL;
-  return job_wrap (commit_plan_job_new (image->context->aio, &params, error), image, NULL, params.source,
-                   params.target);
+  g_auto (GStrv) relink = g_strdupv ((char **)params.relink);
+  params.relink = (const char *const *)relink;
+  VhdkitJob *job = job_wrap (commit_plan_job_new (image->context->aio, &params, error), image, NULL,
+                             params.source, params.target);
+  if (job != NULL)
+    job->relink = g_steal_pointer (&relink);
+  return job;
+}
+
+static VhdkitCommitFate
+plan_get_fate (const CommitPlan *plan, VhdkitCommitRole role)
+{
+  bool merged = role == VHDKIT_COMMIT_SOURCE || role == VHDKIT_COMMIT_BETWEEN;
+
+  if (plan->rename_target && role == VHDKIT_COMMIT_TARGET)
+    return VHDKIT_COMMIT_RENAMED;
+  if (plan->rename_target && role == VHDKIT_COMMIT_SOURCE)
+    return VHDKIT_COMMIT_REPLACED;
+  return plan->delete_sources && merged ? VHDKIT_COMMIT_REMOVED : VHDKIT_COMMIT_STAYS;
 }
 
 static void
@@ -308,6 +355,7 @@ plan_add_layers (const VhdkitJob *job, const CommitPlan *inner, VhdkitCommitPlan
         role = VHDKIT_COMMIT_BETWEEN;
       layer->filename = g_strdup (bs->filename);
       layer->role = role;
+      layer->fate = plan_get_fate (inner, role);
       if (role == VHDKIT_COMMIT_SOURCE || role == VHDKIT_COMMIT_BETWEEN)
         layer->bytes = inner->layer_bytes[source++];
     }
@@ -340,6 +388,8 @@ vhdkit_commit_plan_get (VhdkitJob *job, VhdkitCommitPlan *plan, GError **error)
     .measured_bytes = inner->measured_bytes,
     .measured_seconds = (double)inner->measured_ns / 1e9,
     .estimated_seconds = -1,
+    .relinked = g_strdupv (inner->relinked),
+    .already_merged = inner->already_merged,
   };
   if (inner->measured_bytes > 0)
     plan->estimated_seconds =
@@ -354,6 +404,7 @@ vhdkit_commit_plan_clear (VhdkitCommitPlan *plan)
   for (int i = 0; i < plan->n_layers; i++)
     g_free (plan->layers[i].filename);
   g_free (plan->layers);
+  g_strfreev (plan->relinked);
   *plan = (VhdkitCommitPlan){ 0 };
 }
 

@@ -49,6 +49,9 @@ int coroutine_fn bdrv_co_unref (BlockDriverState *bs);
 /* Makes a node of an open chain writable, container file first: locks are upgraded, IN_USE if they cannot. */
 bool coroutine_fn bdrv_co_reopen_rw (BlockDriverState *bs, GError **error);
 
+/* Flushes @bs and leaves nothing in a journal of it: a reader who cannot replay one can read it.  0 or -errno. */
+int coroutine_fn bdrv_co_drain_log (BlockDriverState *bs);
+
 /* Waits until no request to @bs is in flight. */
 void coroutine_fn bdrv_co_drain (BlockDriverState *bs);
 
@@ -109,27 +112,45 @@ typedef struct
 
 /* Of BdrvParentCandidate *, in the order to try; NULL: not examined, or no parent; borrowed. */
 const GPtrArray *bdrv_get_parent_candidates (const BlockDriverState *bs);
-/* An image that would be opened above a layer of a chain it does not belong to. */
+/* An image that would be opened above a layer of a chain it does not belong to; or what may be one. */
 typedef struct
 {
   char *path;               /* DIRECTORY/NAME, as it was found */
   const char *format;       /* static */
   BlockDriverState *parent; /* the layer; borrowed */
   bool notices;             /* it cannot be opened any more after the change; else nothing tells */
+  /* NULL; else why it is not known whether @path, an image or a directory with some, is such an image, and all but
+   * @path is NULL and false. */
+  char *problem;
 } BdrvChild;
 
+typedef struct
+{
+  BlockDriverState *leaf;          /* of the chain */
+  BlockDriverState *upper, *lower; /* the layers asked about, nodes of it */
+  const BdrvOpenParams *places;    /* confine and drive_map count */
+  int coroutine_fn (*co_pause_point) (
+      void *opaque); /* asked before each file; < 0 ends the search; or NULL */
+  void *opaque;
+} BdrvChildQuery;
+
 /* Whom a change of the content of @lower, which layers from @upper down show through, would break: the images that have
- * one of these, nodes of @leaf's chain, as their parent and are not of that chain, as far as they lie in a directory of one of its files: of BdrvChild *, by directory and name.  What
- * could not be looked at is told by a warning of @leaf.  Of @params, confine and drive_map count.  Nothing is changed,
- * no lock is taken. */
-GPtrArray *coroutine_fn bdrv_co_find_children (BlockDriverState *leaf, BlockDriverState *upper,
-                                               BlockDriverState *lower, const BdrvOpenParams *params);
+ * one of these as their parent and are not of the chain, as far as they lie in a directory of one of its files: of
+ * BdrvChild *, by directory and name.  What cannot be examined there is among them, and told by a warning of @leaf.
+ * NULL: @co_pause_point has ended it.  Nothing is changed, no lock is taken. */
+GPtrArray *coroutine_fn bdrv_co_find_children (const BdrvChildQuery *query);
 
 /* The layer from @upper down to @lower, nodes of one chain, that opening @child would take as its parent, or NULL.  A
- * parent without an identity counts as one that the user allows.  No lock is taken. */
+ * parent without an identity counts as one that the user allows.  *@lost (may be NULL): @child recorded the identity of
+ * one of them, and finds no parent at all.  No lock is taken. */
 BlockDriverState *coroutine_fn bdrv_co_find_parent_layer (BlockDriverState *child, BlockDriverState *upper,
                                                           BlockDriverState *lower,
-                                                          const BdrvOpenParams *params);
+                                                          const BdrvOpenParams *params, bool *lost);
+
+/* Of @bs and its ancestors the first that would not find its parent if the file of @bs were at @path (absolute, symlinks
+ * resolved), or NULL: names of parents are seen from there. */
+BlockDriverState *coroutine_fn bdrv_co_find_broken_link (BlockDriverState *bs, const char *path,
+                                                         const BdrvOpenParams *params);
 
 /* The files beside the container in which Hyper-V tracks changes, absolute, NULL-terminated, or NULL: there are none;
  * free with g_strfreev (). */

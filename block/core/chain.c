@@ -561,14 +561,19 @@ co_parent_search_ends (ChainOpen *chain, const char *path, const BlockParentLink
   return bs != NULL;
 }
 
-BlockDriverState *coroutine_fn
-bdrv_co_find_parent_layer (BlockDriverState *child, BlockDriverState *upper, BlockDriverState *lower,
-                           const BdrvOpenParams *params)
+/* As bdrv_co_find_parent_layer (), as if @child had the file @host_path and were opened as @name.  *found (may be NULL):
+ * the path of the layer. */
+static BlockDriverState *coroutine_fn
+co_find_parent_from (BlockDriverState *child, const char *host_path, const char *name,
+                     BlockDriverState *upper, BlockDriverState *lower, const BdrvOpenParams *params,
+                     char **found, bool *lost)
 {
   g_auto (BlockParentLink) link = { 0 };
   BlockDriverState *layer = NULL;
   bool ended = false;
 
+  if (lost)
+    *lost = false;
   if (!child->drv->get_parent_link || !child->drv->get_parent_link (child, &link) || !link.paths)
     return NULL;
   g_autoptr (GHashTable) possible = find_possible_parents (&link, upper, lower);
@@ -585,16 +590,47 @@ bdrv_co_find_parent_layer (BlockDriverState *child, BlockDriverState *upper, Blo
     add_layer (&chain, &st, child);
   for (guint i = 0; i < link.paths->len && !ended; i++)
     {
-      g_autoptr (GPtrArray) paths =
-          bdrv_resolve_parent_path (g_ptr_array_index (link.paths, i), bdrv_get_host_path (child),
-                                    child->filename, params->drive_map, params->confine, NULL);
+      g_autoptr (GPtrArray) paths = bdrv_resolve_parent_path (g_ptr_array_index (link.paths, i), host_path,
+                                                              name, params->drive_map, params->confine, NULL);
 
       for (guint j = 0; paths && j < paths->len && !ended; j++)
         {
           const char *path = g_ptr_array_index (paths, j);
           ended = g_hash_table_add (tried, g_strdup (path))
                   && co_parent_search_ends (&chain, path, &link, possible, &layer);
+          if (layer && found)
+            *found = g_strdup (path);
         }
     }
+  if (lost)
+    *lost = !ended && link.has_identity;
   return layer;
+}
+
+BlockDriverState *coroutine_fn
+bdrv_co_find_parent_layer (BlockDriverState *child, BlockDriverState *upper, BlockDriverState *lower,
+                           const BdrvOpenParams *params, bool *lost)
+{
+  return co_find_parent_from (child, bdrv_get_host_path (child), child->filename, upper, lower, params, NULL,
+                              lost);
+}
+
+BlockDriverState *coroutine_fn
+bdrv_co_find_broken_link (BlockDriverState *bs, const char *path, const BdrvOpenParams *params)
+{
+  BdrvOpenParams look = { .flags = BDRV_O_NO_BACKING | BDRV_O_FORCE_SHARE | BDRV_O_NO_LOCK,
+                          .confine = params->confine,
+                          .drive_map = params->drive_map };
+  g_autofree char *name = g_strdup (path);
+
+  for (const char *host_path = path; bs->backing; bs = bs->backing, host_path = bdrv_get_host_path (bs))
+    {
+      g_autofree char *found = NULL;
+
+      if (!co_find_parent_from (bs, host_path, name, bs->backing, bs->backing, &look, &found, NULL))
+        return bs;
+      g_free (name);
+      name = g_steal_pointer (&found);
+    }
+  return NULL;
 }

@@ -8,9 +8,14 @@
  *
  * The files there may be anybody's and in use: nothing but regular files is opened, read-only, and no locks are
  * taken, so that a virtual machine that runs on one is neither in the way nor disturbed.
+ *
+ * Whoever asks is about to break what is found, so nothing passes for no child unless that is known.  What has the name
+ * or the signature of an image and cannot be examined is told with the reason, and so is a directory that is not seen
+ * to its end.  What has neither is none of ours; only a warning tells that it could not be read.
  */
 #include "core-int.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -20,11 +25,12 @@
 
 typedef struct
 {
-  BlockDriverState *leaf, *upper, *lower;
+  const BdrvChildQuery *query;
   BdrvOpenParams look;
   GHashTable *seen;      /* BdrvFileKey *: files and directories that were looked at, or are not to be */
   GPtrArray *children;   /* of BdrvChild * */
   GPtrArray *candidates; /* of char *, in the directory at hand */
+  guint unreadable;      /* there, and by its name no image */
   const char *directory;
   bool truncated; /* it has more files than are looked at */
 } ChildSearch;
@@ -35,7 +41,18 @@ child_free (gpointer data)
   BdrvChild *child = data;
 
   g_free (child->path);
+  g_free (child->problem);
   g_free (child);
+}
+
+static BdrvChild *
+add_found (ChildSearch *search, const char *path)
+{
+  BdrvChild *child = g_new0 (BdrvChild, 1);
+
+  child->path = g_strdup (path);
+  g_ptr_array_add (search->children, child);
+  return child;
 }
 
 /* true: @st describes what has not been met before. */
@@ -56,102 +73,204 @@ compare_paths (gconstpointer a, gconstpointer b)
   return strcmp (*(const char *const *)a, *(const char *const *)b);
 }
 
+/* The name of one of the formats that have parents, or of a checkpoint ("avhd"). */
+static bool
+has_image_name (const char *path)
+{
+  static const char *const suffixes[] = { ".vhd", ".vhdx", ".avhd", ".avhdx" };
+  g_autofree char *name = g_ascii_strdown (path, -1);
+
+  for (size_t i = 0; i < G_N_ELEMENTS (suffixes); i++)
+    if (g_str_has_suffix (name, suffixes[i]))
+      return true;
+  return false;
+}
+
+/* Whether the entry @path may be an image: a file that was not met before, or one of which nothing is known. */
+static bool
+may_be_image (ChildSearch *search, const char *path)
+{
+  struct stat st;
+
+  if (stat (path, &st) == 0)
+    return S_ISREG (st.st_mode) && st.st_size >= LEAST_IMAGE_BYTES && add_seen (search, &st);
+  /* The others lead nowhere. */
+  return errno != ENOENT && errno != ENOTDIR && errno != ELOOP;
+}
+
 /* In the thread pool: the files of search->directory that may be images. */
 static int
 list_directory (void *opaque)
 {
   ChildSearch *search = opaque;
-  g_autoptr (GDir) entries = g_dir_open (search->directory, 0, NULL);
-  const char *name;
+  DIR *entries = opendir (search->directory);
+  const struct dirent *entry;
   int looked_at = 0;
 
-  while (entries && (name = g_dir_read_name (entries)))
+  if (!entries)
+    return -errno;
+  while (errno = 0, (entry = readdir (entries)))
     {
-      g_autofree char *path = g_build_filename (search->directory, name, NULL);
-      struct stat st;
-
+      if (strcmp (entry->d_name, ".") == 0 || strcmp (entry->d_name, "..") == 0)
+        continue;
       if (looked_at++ == BDRV_MAX_SIBLING_FILES)
         {
           search->truncated = true;
+          errno = 0;
           break;
         }
-      if (stat (path, &st) == 0 && S_ISREG (st.st_mode) && st.st_size >= LEAST_IMAGE_BYTES
-          && add_seen (search, &st))
+      g_autofree char *path = g_build_filename (search->directory, entry->d_name, NULL);
+      if (may_be_image (search, path))
         g_ptr_array_add (search->candidates, g_steal_pointer (&path));
     }
+  int ret = -errno;
+  closedir (entries);
   g_ptr_array_sort (search->candidates, compare_paths);
-  return entries ? 0 : -1;
+  return ret;
 }
 
-/* What is no image, or a broken one, is no child.  false: it cannot be known. */
-static bool coroutine_fn
-co_look_at_file (ChildSearch *search, const char *path)
+/* What is known of one file. */
+typedef enum
+{
+  FILE_KNOWN,
+  FILE_UNREADABLE, /* it may be an image or not */
+  FILE_DAMAGED,    /* it is an image, and may be a child or not */
+} FileKnowledge;
+
+/* A file of one of our formats. */
+static FileKnowledge coroutine_fn
+co_look_at_image (ChildSearch *search, BlockDriverState *bs, GError **error)
+{
+  const BdrvChildQuery *query = search->query;
+  bool lost;
+  BlockDriverState *parent = bdrv_co_find_parent_layer (bs, query->upper, query->lower, &search->look, &lost);
+
+  if (parent)
+    {
+      BdrvChild *child = add_found (search, bs->filename);
+
+      child->format = bs->drv->format_name;
+      child->parent = parent;
+      /* The layers above it show through to it, and keep their own content and its name. */
+      child->notices = parent == query->lower && parent->drv->get_next_identity != NULL;
+    }
+  if (!lost)
+    return FILE_KNOWN;
+  g_set_error (error, VHDKIT_ERROR, VHDKIT_ERROR_PARENT_NOT_FOUND,
+               "it has the identity of one of them for its parent, and does not find that");
+  return FILE_DAMAGED;
+}
+
+static FileKnowledge coroutine_fn
+co_look_at_file (ChildSearch *search, const char *path, GError **error)
 {
   const BdrvOpenParams *look = &search->look;
-  g_autoptr (GError) error = NULL;
+  FileKnowledge unknown = has_image_name (path) ? FILE_DAMAGED : FILE_UNREADABLE;
   const BlockDriver *drv;
   struct stat st;
 
-  if (!bdrv_check_path (path, BDRV_NAMED_BY_IMAGE, look->confine, &st, NULL))
-    return true;
-  BlockDriverState *file = bdrv_co_open_protocol (path, &st, look->flags, look, &error);
+  if (look->confine && !bdrv_check_confined (path, look->confine, NULL))
+    return FILE_KNOWN;
+  if (!bdrv_check_path (path, BDRV_NAMED_BY_IMAGE, look->confine, &st, error))
+    return unknown;
+  BlockDriverState *file = bdrv_co_open_protocol (path, &st, look->flags, look, error);
   if (!file)
-    return !g_error_matches (error, VHDKIT_ERROR, VHDKIT_ERROR_PERMISSION);
-  if (!bdrv_co_probe (file, NULL, &drv, &error) || !drv || !drv->get_parent_link)
+    return unknown;
+  if (!bdrv_co_probe (file, NULL, &drv, error))
     {
       bdrv_co_unref (file);
-      return true;
+      return unknown;
     }
-  BlockDriverState *bs = bdrv_co_open_format (drv, file, path, look->flags, NULL, NULL);
-  if (!bs)
-    return true;
-  BlockDriverState *parent = bdrv_co_find_parent_layer (bs, search->upper, search->lower, look);
-  if (parent)
+  if (!drv || !drv->get_parent_link)
     {
-      BdrvChild *child = g_new0 (BdrvChild, 1);
-      child->path = g_strdup (path);
-      child->format = drv->format_name;
-      child->parent = parent;
-      /* The layers above it show through to it, and keep their own content and its name. */
-      child->notices = parent == search->lower && parent->drv->get_next_identity != NULL;
-      g_ptr_array_add (search->children, child);
+      bdrv_co_unref (file);
+      if (drv || unknown == FILE_UNREADABLE)
+        return FILE_KNOWN;
+      g_set_error (error, VHDKIT_ERROR, VHDKIT_ERROR_CORRUPT, "it has the name of an image, and is none");
+      return FILE_DAMAGED;
     }
+  BlockDriverState *bs = bdrv_co_open_format (drv, file, path, look->flags, NULL, error);
+  if (!bs)
+    return FILE_DAMAGED;
+  FileKnowledge knowledge = co_look_at_image (search, bs, error);
   bdrv_co_unref (bs);
-  return true;
+  return knowledge;
 }
 
-static void coroutine_fn
+/* @path, a file or a directory: what is there may be a child or not.  @error: NULL: for the reason @text. */
+static void
+add_unknown (ChildSearch *search, const char *path, const char *text, const GError *error)
+{
+  g_autofree char *prefix = g_strconcat (path, ": ", NULL);
+  BdrvChild *child;
+
+  /* Gone meanwhile. */
+  if (error && error->code == VHDKIT_ERROR_NOT_FOUND)
+    return;
+  if (error)
+    text = g_str_has_prefix (error->message, prefix) ? error->message + strlen (prefix) : error->message;
+  child = add_found (search, path);
+  child->problem = g_strdup (text);
+  g_autofree char *shown = bdrv_printable (path);
+  bdrv_warn (search->query->leaf, "whether %s is an image above the same parents is not known: %s", shown,
+             text);
+}
+
+/* false: stopped. */
+static bool coroutine_fn
 co_search_directory (ChildSearch *search, const char *directory)
 {
+  const BdrvChildQuery *query = search->query;
   g_autoptr (GPtrArray) candidates = g_ptr_array_new_with_free_func (g_free);
   g_autofree char *shown = bdrv_printable (directory);
-  guint unreadable = 0;
+  int ret;
 
   search->directory = directory;
   search->candidates = candidates;
   search->truncated = false;
-  if (aio_co_run_in_thread (list_directory, search) < 0)
-    bdrv_warn (search->leaf,
-               "the directory %s cannot be listed: other images above the same parents there are not noticed",
-               shown);
+  search->unreadable = 0;
+  ret = aio_co_run_in_thread (list_directory, search);
+  if (ret < 0)
+    {
+      g_autofree char *text = g_strdup_printf ("the directory cannot be listed: %s", g_strerror (-ret));
+      add_unknown (search, directory, text, NULL);
+    }
   if (search->truncated)
-    bdrv_warn (search->leaf,
-               "the directory %s has more than %d entries: other images above the same parents among the "
-               "rest are not "
-               "noticed",
-               shown, BDRV_MAX_SIBLING_FILES);
+    {
+      g_autofree char *text = g_strdup_printf (
+          "the directory has more than %d entries, and the rest is not looked at", BDRV_MAX_SIBLING_FILES);
+      add_unknown (search, directory, text, NULL);
+    }
   for (guint i = 0; i < candidates->len; i++)
-    unreadable += !co_look_at_file (search, g_ptr_array_index (candidates, i));
-  if (unreadable > 0)
-    bdrv_warn (search->leaf,
+    {
+      const char *path = g_ptr_array_index (candidates, i);
+      g_autoptr (GError) error = NULL;
+
+      if (query->co_pause_point && query->co_pause_point (query->opaque) < 0)
+        return false;
+      switch (co_look_at_file (search, path, &error))
+        {
+        case FILE_DAMAGED:
+          add_unknown (search, path, NULL, error);
+          break;
+        case FILE_UNREADABLE:
+          search->unreadable += !g_error_matches (error, VHDKIT_ERROR, VHDKIT_ERROR_NOT_FOUND);
+          break;
+        case FILE_KNOWN:
+          break;
+        }
+    }
+  if (search->unreadable > 0)
+    bdrv_warn (query->leaf,
                "%u files in %s may not be read: whether they are images above the same parents is not known",
-               unreadable, shown);
+               search->unreadable, shown);
+  return true;
 }
 
 /* --- all of them --------------------------------------------------------------------------------------- */
 
 /* The directory a layer's file is in, and the one it is named in, where a symbolic link leads there. */
-static void coroutine_fn
+static bool coroutine_fn
 co_search_beside_layer (ChildSearch *search, BlockDriverState *layer)
 {
   const char *names[] = { bdrv_get_host_path (layer), layer->filename };
@@ -165,35 +284,35 @@ co_search_beside_layer (ChildSearch *search, BlockDriverState *layer)
       /* Beside a device there are no images. */
       if (!path || stat (path, &st) < 0 || !S_ISREG (st.st_mode))
         continue;
-      if (stat (directory, &st) == 0 && add_seen (search, &st))
-        co_search_directory (search, directory);
+      if (stat (directory, &st) == 0 && add_seen (search, &st) && !co_search_directory (search, directory))
+        return false;
     }
+  return true;
 }
 
 GPtrArray *coroutine_fn
-bdrv_co_find_children (BlockDriverState *leaf, BlockDriverState *upper, BlockDriverState *lower,
-                       const BdrvOpenParams *params)
+bdrv_co_find_children (const BdrvChildQuery *query)
 {
   g_autoptr (GHashTable) seen = bdrv_file_key_set_new ();
+  g_autoptr (GPtrArray) children = g_ptr_array_new_with_free_func (child_free);
   ChildSearch search = {
-    .leaf = leaf,
-    .upper = upper,
-    .lower = lower,
-    .look = { .flags = BDRV_O_NO_BACKING | BDRV_O_FORCE_SHARE | BDRV_O_NO_LOCK,
-              .confine = params->confine,
-              .drive_map = params->drive_map },
+    .query = query,
+    .look = { .flags = BDRV_O_NO_BACKING | BDRV_O_FORCE_SHARE | BDRV_O_NO_LOCK | BDRV_O_INCOMPLETE,
+              .confine = query->places->confine,
+              .drive_map = query->places->drive_map },
     .seen = seen,
-    .children = g_ptr_array_new_with_free_func (child_free),
+    .children = children,
   };
 
-  for (BlockDriverState *layer = leaf; layer; layer = layer->backing)
+  for (BlockDriverState *layer = query->leaf; layer; layer = layer->backing)
     {
       BdrvFileKey key;
 
       if (bdrv_file_key_of_node (layer, &key))
         g_hash_table_add (seen, g_memdup2 (&key, sizeof key));
     }
-  for (BlockDriverState *layer = leaf; layer; layer = layer->backing)
-    co_search_beside_layer (&search, layer);
-  return search.children;
+  for (BlockDriverState *layer = query->leaf; layer; layer = layer->backing)
+    if (!co_search_beside_layer (&search, layer))
+      return NULL;
+  return g_steal_pointer (&children);
 }

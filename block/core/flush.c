@@ -85,3 +85,17 @@ bdrv_co_flush (BlockDriverState *bs)
   bdrv_dec_in_flight (node);
   return ret;
 }
+
+int coroutine_fn
+bdrv_co_drain_log (BlockDriverState *bs)
+{
+  BdrvNode *node = bdrv_node (bs);
+  int ret = bdrv_co_flush (bs);
+
+  if (ret < 0 || bs->read_only || bs->drv->co_drain_log == NULL)
+    return ret;
+  bdrv_inc_in_flight (node);
+  ret = bs->drv->co_drain_log (bs);
+  bdrv_dec_in_flight (node);
+  return ret;
+}

@@ -63,6 +63,7 @@ void
 commit_plan_clear (CommitPlan *plan)
 {
   g_clear_pointer (&plan->layer_bytes, g_free);
+  g_clear_pointer (&plan->relinked, g_strfreev);
 }
 
 /* --- what is refused at once ---------------------------------------------------------------------------- */
@@ -96,6 +97,21 @@ commit_params_check (const CommitParams *params, GError **error)
       return false;
     }
   return true;
+}
+
+ConcludeParams
+commit_params_conclude (const CommitParams *params)
+{
+  return (ConcludeParams){
+    .leaf = params->leaf ? params->leaf : params->source,
+    .source = params->source,
+    .target = params->target,
+    .places = params->places,
+    .relink = params->relink,
+    .delete_sources = params->delete_sources,
+    .rename_target = params->rename_target,
+    .break_siblings = params->break_siblings,
+  };
 }
 
 static bool
@@ -339,8 +355,9 @@ plan_co_walk (Job *job, const CommitParams *params, CommitPlan *plan, Sample *sa
   plan->layer_bytes = g_new0 (int64_t, plan->n_sources);
   plan->size_before = bdrv_length (params->target);
   plan->size_after = bdrv_length (params->source);
-  if (!check_sizes (params, error) || !walk_co_find_unshareable (&walk, error)
-      || !walk_co_items (&walk, error))
+  if (!check_sizes (params, error))
+    return false;
+  if (!plan->already_merged && (!walk_co_find_unshareable (&walk, error) || !walk_co_items (&walk, error)))
     return false;
 
   plan->host_bytes_expected = walk.need.bytes - walk.shared_data;
@@ -385,6 +402,23 @@ sample_worker (void *opaque)
   bdrv_free_buffer (buffer);
 }
 
+/* What is to follow the merge: whether it can, and for whom. */
+static bool coroutine_fn
+plan_co_conclude (CommitPlanJob *planner, GError **error)
+{
+  const ConcludeParams after = commit_params_conclude (&planner->params);
+  CommitPlan *plan = &planner->plan;
+  Conclude *conclude = conclude_co_new (&planner->job, &after, &plan->already_merged, error);
+
+  if (conclude == NULL)
+    return false;
+  plan->delete_sources = after.delete_sources;
+  plan->rename_target = after.rename_target;
+  plan->relinked = conclude_list_children (conclude);
+  conclude_co_free (conclude);
+  return true;
+}
+
 static bool coroutine_fn
 commit_plan_co_run (Job *job, GError **error)
 {
@@ -394,7 +428,8 @@ commit_plan_co_run (Job *job, GError **error)
 
   planner->sample.stride = 1;
   job_progress_add_total (job, bdrv_length (params->source));
-  if (!plan_co_walk (job, params, &planner->plan, &planner->sample, error))
+  if (!plan_co_conclude (planner, error)
+      || !plan_co_walk (job, params, &planner->plan, &planner->sample, error))
     {
       g_prefix_error (error, "planning to merge %s into %s: ", params->source->filename,
                       params->target->filename);

@@ -9,6 +9,7 @@
 #define JOBS_COMMIT_PLAN_H
 
 #include "block.h"
+#include "conclude.h"
 #include "copy.h"
 #include "job.h"
 
@@ -54,12 +55,19 @@ typedef struct
   int64_t *layer_bytes;            /* decided by each layer, from the source on; n_sources of them */
   int n_sources;
   int64_t measured_bytes, measured_ns; /* reading a sample of what is to be copied; 0: not measured */
+  /* Of what follows. */
+  bool delete_sources, rename_target;
+  bool already_merged; /* by a run that was interrupted: nothing is */
+  char **relinked;     /* names of images that get the target as their parent; NULL of a commit's own plan */
 } CommitPlan;
 
 void commit_plan_clear (CommitPlan *plan);
 
 /* Whether the nodes and numbers can be those of a commit, without I/O. */
 bool commit_params_check (const CommitParams *params, GError **error);
+
+/* What is to follow it. */
+ConcludeParams commit_params_conclude (const CommitParams *params);
 
 /* Fills @plan (zeroed; to be cleared in any case) in a coroutine of @job, whose progress stays as it is.  What a commit
  * itself needs: unless sharing is demanded, all data counts as copied, and the first layer of several as theirs. */

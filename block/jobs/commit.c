@@ -212,7 +212,8 @@ commit_co_merge (CommitJob *commit, Conclude *conclude, GError **error)
 {
   const CommitParams *params = &commit->params;
 
-  if (!(params->break_siblings || siblings_co_check (params->source, params->target, &params->places, error))
+  if (!(params->break_siblings
+        || siblings_co_check (&commit->job, params->source, params->target, &params->places, error))
       || !commit_plan_co_make (&commit->job, params, &commit->plan, error)
       || !commit_co_check_space (commit, error) || !conclude_co_lock (conclude, error)
       || !commit_co_make_target_writable (commit, error) || !commit_co_parent_changed (commit, true, error))
@@ -237,17 +238,7 @@ commit_co_resume (CommitJob *commit, Conclude *conclude, GError **error)
 static bool coroutine_fn
 commit_co_steps (CommitJob *commit, GError **error)
 {
-  const CommitParams *params = &commit->params;
-  const ConcludeParams after = {
-    .leaf = params->leaf ? params->leaf : params->source,
-    .source = params->source,
-    .target = params->target,
-    .places = params->places,
-    .relink = params->relink,
-    .delete_sources = params->delete_sources,
-    .rename_target = params->rename_target,
-    .break_siblings = params->break_siblings,
-  };
+  const ConcludeParams after = commit_params_conclude (&commit->params);
   bool merged;
   Conclude *conclude = conclude_co_new (&commit->job, &after, &merged, error);
   bool ok =

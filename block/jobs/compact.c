@@ -80,7 +80,8 @@ compact_co_look_for_children (CompactJob *compact, GError **error)
 
   if (!params->free_space || params->break_children)
     return true;
-  compact->children = siblings_co_describe_children (bs, &params->places);
+  if (!siblings_co_describe_children (&compact->job, bs, &params->places, &compact->children, error))
+    return false;
   if (compact->children == NULL)
     return true;
   if (params->mark_only)
@@ -366,6 +367,13 @@ compact_co_run_on_fixed (CompactJob *compact, GError **error)
   const CompactParams *params = &compact->params;
   BlockDriverState *bs = params->bs;
 
+  /* Nobody has looked for children then. */
+  if (!params->free_space)
+    {
+      bdrv_set_error (error, bs, VHDKIT_ERROR_INVALID_ARGUMENT,
+                      "has no blocks: free space is all that it could give back, and that is to be kept");
+      return false;
+    }
   if (compact->children != NULL)
     {
       bdrv_set_error (error, bs, VHDKIT_ERROR_HAS_CHILDREN,

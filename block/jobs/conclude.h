@@ -27,6 +27,8 @@ typedef struct Conclude Conclude;
  * *@merged: an earlier run was interrupted after the merge, which is complete and durable and must not be repeated.
  * NULL with @error: refused. */
 Conclude *coroutine_fn conclude_co_new (Job *job, const ConcludeParams *params, bool *merged, GError **error);
+/* The names of the children whose link is to change, NULL-terminated; free with g_strfreev (). */
+char **conclude_list_children (const Conclude *conclude);
 /* Takes the write locks of all files that will be changed, removed or replaced: IN_USE before the first write.  What
  * they show does not change. */
 bool coroutine_fn conclude_co_lock (Conclude *conclude, GError **error);

@@ -15,60 +15,125 @@
 /* So many are named in the message. */
 #define MAX_NAMED 5
 
+static int coroutine_fn
+pause_point (void *opaque)
+{
+  return job_co_pause_point (opaque);
+}
+
+GPtrArray *coroutine_fn
+siblings_co_find (Job *job, BlockDriverState *leaf, BlockDriverState *upper, BlockDriverState *lower,
+                  const BdrvOpenParams *places, GError **error)
+{
+  const BdrvChildQuery query = {
+    .leaf = leaf,
+    .upper = upper,
+    .lower = lower,
+    .places = places,
+    .co_pause_point = pause_point,
+    .opaque = job,
+  };
+  GPtrArray *found = bdrv_co_find_children (&query);
+
+  if (!found)
+    job_set_cancelled (job, error);
+  return found;
+}
+
+/* --- in words ------------------------------------------------------------------------------------------ */
+
+/* *@n: how many there are.  @unknown: of those that may be children, else of those that are. */
 static char *
-name_children (const GPtrArray *children)
+name_some (const GPtrArray *found, bool unknown, guint *n)
 {
   GString *text = g_string_new (NULL);
 
-  for (guint i = 0; i < children->len && i < MAX_NAMED; i++)
+  *n = 0;
+  for (guint i = 0; i < found->len; i++)
     {
-      const BdrvChild *child = g_ptr_array_index (children, i);
-      g_string_append_printf (text, "%s%s", i > 0 ? ", " : "", child->path);
+      const BdrvChild *child = g_ptr_array_index (found, i);
+
+      if ((child->problem != NULL) != unknown || (*n)++ >= MAX_NAMED)
+        continue;
+      g_string_append_printf (text, "%s%s", *n > 1 ? ", " : "", child->path);
+      if (unknown)
+        g_string_append_printf (text, " (%s)", child->problem);
     }
-  if (children->len > MAX_NAMED)
-    g_string_append_printf (text, " and %u more", children->len - MAX_NAMED);
+  if (*n > MAX_NAMED)
+    g_string_append_printf (text, " and %u more", *n - MAX_NAMED);
   return g_string_free (text, FALSE);
 }
 
-/* What becomes of them. */
+char *
+siblings_name_unknown (const GPtrArray *found)
+{
+  guint n;
+  g_autofree char *names = name_some (found, true, &n);
+
+  return n > 0 ? g_steal_pointer (&names) : NULL;
+}
+
+/* What becomes of those that are children. */
 static const char *
-describe_damage (const GPtrArray *children)
+describe_damage (const GPtrArray *found, guint n)
 {
   guint noticing = 0;
 
-  for (guint i = 0; i < children->len; i++)
-    noticing += ((const BdrvChild *)g_ptr_array_index (children, i))->notices;
-  if (noticing == children->len)
+  for (guint i = 0; i < found->len; i++)
+    noticing += ((const BdrvChild *)g_ptr_array_index (found, i))->notices;
+  if (noticing == n)
     return "could not be opened above it any more";
   return noticing == 0 ? "would show wrong data from then on, with nothing to tell by"
                        : "would show wrong data from then on, most with nothing to tell by";
 }
 
+/* --- the questions ------------------------------------------------------------------------------------- */
+
 bool coroutine_fn
-siblings_co_check (BlockDriverState *source, BlockDriverState *target, const BdrvOpenParams *places,
+siblings_co_check (Job *job, BlockDriverState *source, BlockDriverState *target, const BdrvOpenParams *places,
                    GError **error)
 {
-  g_autoptr (GPtrArray) children = bdrv_co_find_children (source, source->backing, target, places);
+  g_autoptr (GPtrArray) found = siblings_co_find (job, source, source->backing, target, places, error);
+  guint n, n_unknown;
 
-  if (children->len == 0)
+  if (!found)
+    return false;
+  if (found->len == 0)
     return true;
-  g_autofree char *names = name_children (children);
-  bdrv_set_error (
-      error, target, VHDKIT_ERROR_HAS_CHILDREN,
-      "%u other image%s above it or a merged layer %s: %s; nothing was changed: merge or convert %s "
-      "first, merge into a copy, or give %s up with --break-siblings",
-      children->len, children->len == 1 ? "" : "s", describe_damage (children), names,
-      children->len == 1 ? "it" : "them", children->len == 1 ? "it" : "them");
+  g_autofree char *names = name_some (found, false, &n);
+  g_autofree char *unknown = name_some (found, true, &n_unknown);
+  if (n > 0)
+    bdrv_set_error (
+        error, target, VHDKIT_ERROR_HAS_CHILDREN,
+        "%u other image%s above it or a merged layer %s: %s; nothing was changed: merge or convert %s "
+        "first, merge into a copy, or give %s up with --break-siblings",
+        n, n == 1 ? "" : "s", describe_damage (found, n), names, n == 1 ? "it" : "them",
+        n == 1 ? "it" : "them");
+  else
+    bdrv_set_error (
+        error, target, VHDKIT_ERROR_HAS_CHILDREN,
+        "whether other images above it or a merged layer would be broken is not known: %s; nothing was "
+        "changed: mend %s or move %s away, or go on regardless with --break-siblings",
+        unknown, n_unknown == 1 ? "it" : "them", n_unknown == 1 ? "it" : "them");
   return false;
 }
 
-char *coroutine_fn
-siblings_co_describe_children (BlockDriverState *bs, const BdrvOpenParams *places)
+bool coroutine_fn
+siblings_co_describe_children (Job *job, BlockDriverState *bs, const BdrvOpenParams *places, char **children,
+                               GError **error)
 {
-  g_autoptr (GPtrArray) children = bdrv_co_find_children (bs, bs, bs, places);
+  g_autoptr (GPtrArray) found = siblings_co_find (job, bs, bs, bs, places, error);
+  guint n, n_unknown;
 
-  if (children->len == 0)
-    return NULL;
-  g_autofree char *names = name_children (children);
-  return g_strdup_printf ("%u image%s above it (%s)", children->len, children->len == 1 ? "" : "s", names);
+  *children = NULL;
+  if (!found)
+    return false;
+  g_autofree char *names = name_some (found, false, &n);
+  g_autofree char *unknown = name_some (found, true, &n_unknown);
+  if (n > 0)
+    *children = g_strdup_printf ("%u image%s above it (%s)", n, n == 1 ? "" : "s", names);
+  else if (n_unknown > 0)
+    *children = g_strdup_printf ("%u file%s that may be above it (%s)", n_unknown, n_unknown == 1 ? "" : "s",
+                                 unknown);
+  return true;
 }

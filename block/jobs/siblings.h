@@ -4,16 +4,27 @@
 #define JOBS_SIBLINGS_H
 
 #include "block.h"
+#include "job.h"
 
 G_BEGIN_DECLS
 
+/* The children that layers from @upper down to @lower of @leaf's chain have outside of it, and what may be one, as
+ * bdrv_co_find_children () has them.  @places: confine and drive_map.  NULL with @error: @job is cancelled. */
+GPtrArray *coroutine_fn siblings_co_find (Job *job, BlockDriverState *leaf, BlockDriverState *upper,
+                                          BlockDriverState *lower, const BdrvOpenParams *places,
+                                          GError **error);
+/* Those of @found of which it is not known whether they are children, for a message: "a.vhdx (cannot be read)"; NULL:
+ * there are none. */
+char *siblings_name_unknown (const GPtrArray *found);
+
 /* Whether no other image depends on what a commit from @source into @target, one of its ancestors, changes: on the
- * target, or on a layer between.  @places: confine and drive_map.  false: HAS_CHILDREN, the message names some. */
-bool coroutine_fn siblings_co_check (BlockDriverState *source, BlockDriverState *target,
+ * target, or on a layer between.  false: HAS_CHILDREN, the message names some, also where it only may be so. */
+bool coroutine_fn siblings_co_check (Job *job, BlockDriverState *source, BlockDriverState *target,
                                      const BdrvOpenParams *places, GError **error);
-/* The children of @bs, a leaf, for a message: "2 images above it (a.vhdx, b.vhdx)"; NULL: none is found.  @places: as
- * above. */
-char *coroutine_fn siblings_co_describe_children (BlockDriverState *bs, const BdrvOpenParams *places);
+/* *@children: those of @bs, a leaf, and what may be one, for a message: "2 images above it (a.vhdx, b.vhdx)"; NULL: none
+ * is found.  false with @error: cancelled. */
+bool coroutine_fn siblings_co_describe_children (Job *job, BlockDriverState *bs, const BdrvOpenParams *places,
+                                                 char **children, GError **error);
 
 G_END_DECLS
 

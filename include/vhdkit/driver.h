@@ -350,6 +350,9 @@ struct BlockDriver
                                         BlockDriverState *src, int64_t src_offset);
   /* All completed writes become durable, metadata included.  The core has merged concurrent calls. */
   int coroutine_fn (*co_flush) (BlockDriverState *bs);
+  /* Formats with a journal: all of it is in place, and the container names none any more, until the next change.
+   * Durable on return. */
+  int coroutine_fn (*co_drain_log) (BlockDriverState *bs);
   /* Status of a range that starts at @offset; 0 < *pnum <= bytes is the length the answer is true for; the
    * longer the better (a run of unallocated blocks is one answer).  Returns BdrvBlockStatus bits or -errno.
    * OFFSET_VALID sets *map and *file (a child of bs; the core follows it down). */

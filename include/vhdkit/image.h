@@ -171,7 +171,7 @@ int vhdkit_image_find_layer (VhdkitImage *image, const char *path);
 
 /* --- other images above the same layers ---------------------------------------------------------------- */
 
-/* An image that would be opened above a layer of a chain, and is not of that chain. */
+/* An image that would be opened above a layer of a chain, and is not of that chain; or what may be one. */
 typedef struct
 {
   char *filename; /* absolute */
@@ -180,12 +180,16 @@ typedef struct
   bool
       notices; /* when the content of the lowest layer asked about changes, it can no longer be opened above it; else it
                  * opens as before and shows wrong data */
+  /* NULL; else why it is not known whether @filename, an image or a directory with some, is such an image: then
+   * @format is NULL and @layer is -1. */
+  char *problem;
 } VhdkitChild;
 
 /* Whom a change of the content of layer @last, and of what the layers from @first down to it show, would break:
  * 0 <= @first <= @last.  Looked for are images that take one of these layers as their parent by identity and path, in
- * the directories of the chain's files, not below those; what could not be looked at there is told by a warning of the
- * leaf.  Files are opened read-only without locks, and may be in use.  NULL-terminated; NULL: @error. */
+ * the directories of the chain's files, not below those.  What has the name or the signature of an image and cannot be
+ * examined is among them with its problem, as is a directory that was not seen to its end; a warning of the leaf tells
+ * of each.  Files are opened read-only without locks, and may be in use.  NULL-terminated; NULL: @error. */
 VhdkitChild **vhdkit_image_find_children (VhdkitImage *image, int first, int last, GError **error);
 /* NULL is fine. */
 void vhdkit_children_free (VhdkitChild **children);

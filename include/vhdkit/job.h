@@ -112,6 +112,16 @@ typedef struct
 VhdkitJob *vhdkit_commit_new (VhdkitImage *image, const VhdkitCommitOptions *options, GError **error);
 void vhdkit_commit_get_stats (VhdkitJob *job, VhdkitCommitStats *stats);
 
+/* Finishes the removal of merged images: a commit with delete_sources, of which @source was the uppermost image merged,
+ * was interrupted after it had removed the first of several, and cannot be run again.  What is left is known from the
+ * list that it wrote beside @source (its path with ".remains" behind it), which goes at last; @source itself need not be
+ * there any more.  Nothing is removed that is not the file that was merged, or while the target is not there.
+ * Returns the paths of what was removed, NULL-terminated, to be freed with g_strfreev ().  NULL: @error; NOT_FOUND: there
+ * is no such list, or no image of it is gone yet: then the commit can be run again.  @context, @confine: as for
+ * vhdkit_image_open (). */
+char **vhdkit_commit_remove_remains (VhdkitContext *context, const char *source, const char *confine,
+                                     GError **error);
+
 typedef enum
 {
   VHDKIT_COMMIT_ABOVE,   /* above the source: not concerned */
@@ -121,10 +131,20 @@ typedef enum
   VHDKIT_COMMIT_BELOW, /* not concerned */
 } VhdkitCommitRole;
 
+/* What becomes of a layer's file. */
+typedef enum
+{
+  VHDKIT_COMMIT_STAYS,
+  VHDKIT_COMMIT_REMOVED,
+  VHDKIT_COMMIT_REPLACED, /* the target takes its name */
+  VHDKIT_COMMIT_RENAMED,  /* the target, to the name of the source */
+} VhdkitCommitFate;
+
 typedef struct
 {
   char *filename;
   VhdkitCommitRole role;
+  VhdkitCommitFate fate;
   int64_t bytes; /* guest bytes that this layer gives to the target */
 } VhdkitCommitPlanLayer;
 
@@ -145,6 +165,8 @@ typedef struct
   double estimated_seconds;
   VhdkitCommitPlanLayer *layers; /* the whole chain from the leaf */
   int n_layers;
+  char **relinked;     /* images that get the target as their parent, NULL-terminated */
+  bool already_merged; /* by a run that was interrupted: only what follows a merge is left */
 } VhdkitCommitPlan;
 
 /* A job that writes nothing and finds out what a commit with the same arguments would do: reads the allocation

@@ -8,8 +8,11 @@
  * the directory was flushed by then; else either, each change of a name by itself, and with any of the changes of
  * content lost that were not flushed.
  *
+ * The list of what is to be removed is written outside of the log as well, and known by the rename that puts it there.
+ *
  * However it ends: leaf and other show the same.  As long as nothing is removed and the target has its own name, source
- * does so too, and the command run again for it, naming leaf and other, finishes.  Once the target has the name of source it shows that.
+ * does so too, and the command run again for it, naming leaf and other, finishes.  Once the target has the name of source
+ * it shows that.  From there on the removal of what the list says finishes.  No image that is left has a log then.
  *
  * Faults: each request fails, or all from there on; and each change of a name.  The same is asked of what is left.
  *
@@ -27,7 +30,8 @@
 #include "images.h"
 #include "simdisk.h"
 
-#define MIB (INT64_C (1) << 20)
+#define MIB  (INT64_C (1) << 20)
+#define LIST ".remains"
 
 typedef enum
 {
@@ -80,6 +84,8 @@ typedef struct
   int64_t flushed_at[2]; /* position in the log, INT64_MAX: never */
   guint changes[2];      /* how many there had been then … */
   guint flushes[2];      /* … and how many flushes */
+  char *content;         /* of the list, which appears with it; or NULL */
+  bool of_list;
 } NameChange;
 
 typedef struct
@@ -114,6 +120,9 @@ note (const char *from, const char *to)
   change->from = g_strdup (from);
   change->to = g_strdup (to);
   change->flushed_at[0] = change->flushed_at[1] = INT64_MAX;
+  change->of_list = strstr (from, LIST) != NULL;
+  if (change->of_list && to && !g_file_get_contents (from, &change->content, NULL, NULL))
+    g_error ("%s cannot be read", from);
   g_ptr_array_add (noting->changes, change);
   return true;
 }
@@ -125,6 +134,7 @@ name_change_free (gpointer data)
 
   g_free (change->from);
   g_free (change->to);
+  g_free (change->content);
   g_free (change);
 }
 
@@ -174,11 +184,41 @@ fsync (int fd)
   return (int)syscall (SYS_fsync, fd);
 }
 
-static void
-change_name (const NameChange *change)
+/* The list as it was written, with the inodes of the files as they were restored. */
+static bool
+put_list (const Run *run, const NameChange *change)
 {
-  int ret = change->to ? rename (change->from, change->to) : unlink (change->from);
+  g_auto (GStrv) lines = g_strsplit (change->content, "\n", -1);
+  g_autofree char *target = test_path (&run->dir, names[SOURCE - run->c->target]), *text = NULL;
 
+  for (char **line = lines; *line; line++)
+    {
+      g_auto (GStrv) words = g_strsplit (*line, " ", -1);
+      bool of_target = g_strcmp0 (words[0], "target") == 0;
+      GStatBuf st;
+
+      if (!of_target && g_strcmp0 (words[0], "remove") != 0)
+        continue;
+      if (g_stat (of_target ? target : words[3], &st) < 0)
+        g_error ("%s: %s", *line, g_strerror (errno));
+      g_free (words[1]);
+      words[1] = g_strdup_printf ("%llu", (unsigned long long)st.st_ino);
+      g_free (*line);
+      *line = g_strjoinv (" ", words);
+    }
+  text = g_strjoinv ("\n", lines);
+  return g_file_set_contents (change->to, text, -1, NULL);
+}
+
+static void
+change_name (const Run *run, const NameChange *change)
+{
+  int ret;
+
+  if (change->content)
+    ret = put_list (run, change) ? 0 : -1;
+  else
+    ret = change->to ? rename (change->from, change->to) : unlink (change->from);
   if (ret < 0)
     g_error ("%s: %s", change->from, g_strerror (errno));
 }
@@ -272,12 +312,24 @@ survivor (const Case *c)
   return c->options & RENAME ? names[SOURCE] : names[SOURCE - c->target];
 }
 
+static char *
+list_path (const Run *run)
+{
+  g_autofree char *source = test_path (&run->dir, names[SOURCE]);
+
+  return g_strconcat (source, LIST, NULL);
+}
+
 /* Nothing is left to do. */
 static char *
 look_at_result (Run *run)
 {
   const Case *c = run->c;
   char *why = look_at_leaves (run);
+  g_autofree char *list = list_path (run);
+
+  if (!why && g_access (list, F_OK) == 0)
+    why = g_strdup ("the list is still there");
 
   if (!why)
     why = look_at (run, survivor (c), run->values[SOURCE]);
@@ -342,7 +394,52 @@ look_at_remains (Run *run)
   return NULL;
 }
 
-/* @gone: names were changed. */
+/* Who cannot replay a log can read it: the header that counts names none ([MS-VHDX] 2.2.2). */
+static char *
+look_for_log (const Run *run, const char *name)
+{
+  static const uint8_t none[16];
+  g_autofree char *path = test_path (&run->dir, name), *bytes = NULL;
+  uint64_t best = 0;
+  bool empty = false;
+  gsize len;
+
+  if (run->c->kind != IMAGE_VHDX)
+    return NULL;
+  if (!g_file_get_contents (path, &bytes, &len, NULL) || len < 3 * 65536)
+    return g_strdup_printf ("%s cannot be read", name);
+  for (int slot = 1; slot <= 2; slot++)
+    {
+      uint64_t sequence;
+
+      memcpy (&sequence, bytes + slot * 65536 + 8, sizeof sequence);
+      sequence = GUINT64_FROM_LE (sequence);
+      if (sequence < best)
+        continue;
+      best = sequence;
+      empty = memcmp (bytes + slot * 65536 + 48, none, sizeof none) == 0;
+    }
+  return empty ? NULL : g_strdup_printf ("%s has a log", name);
+}
+
+/* As the command run again does. */
+static char *
+commit_again (Run *run, bool gone)
+{
+  g_autofree char *source = test_path (&run->dir, names[SOURCE]);
+  g_autoptr (GError) error = NULL;
+  g_auto (GStrv) removed = NULL;
+
+  if (!gone)
+    return commit (run, NULL, false);
+  if (!(run->c->options & DELETE))
+    return NULL;
+  removed = vhdkit_commit_remove_remains (NULL, source, NULL, &error);
+  return removed || g_error_matches (error, VHDKIT_ERROR, VHDKIT_ERROR_NOT_FOUND) ? NULL
+                                                                                  : g_strdup (error->message);
+}
+
+/* @gone: names of images were changed. */
 static char *
 judge_files (Run *run, bool gone)
 {
@@ -354,9 +451,13 @@ judge_files (Run *run, bool gone)
     why = look_at (run, survivor (run->c), run->values[SOURCE]);
   if (!why && gone)
     why = look_at_remains (run);
-  if (why || gone)
+  if (!why && gone)
+    why = look_for_log (run, survivor (run->c));
+  for (int i = LEAF; i <= OTHER && !why && gone; i++)
+    why = look_for_log (run, names[i]);
+  if (why)
     return why;
-  why = commit (run, NULL, false);
+  why = commit_again (run, gone);
   if (!why)
     why = look_at_result (run);
   if (why)
@@ -370,17 +471,37 @@ judge_files (Run *run, bool gone)
 }
 
 /* @changed: bit n: the n-th change of a name. */
+static bool
+are_images_changed (const Run *run, guint changed)
+{
+  for (guint i = 0; i < run->changes->len; i++)
+    if (changed & 1u << i && !((const NameChange *)g_ptr_array_index (run->changes, i))->of_list)
+      return true;
+  return false;
+}
+
+/* As before the command. */
+static void
+restore_files (Run *run)
+{
+  g_autofree char *list = list_path (run);
+
+  crash_trace_restore (run->trace);
+  (void)unlink (list);
+}
+
+/* @changed: bit n: the n-th change of a name. */
 static void
 judge_one (Run *run, size_t cut, CrashStrategy strategy, guint changed)
 {
   g_autofree char *why = NULL;
 
-  crash_trace_restore (run->trace);
+  restore_files (run);
   crash_trace_make (run->trace, cut, strategy, SIZE_MAX, run->rand);
   for (guint i = 0; i < run->changes->len; i++)
     if (changed & 1u << i)
-      change_name (g_ptr_array_index (run->changes, i));
-  why = judge_files (run, changed != 0);
+      change_name (run, g_ptr_array_index (run->changes, i));
+  why = judge_files (run, are_images_changed (run, changed));
   if (why)
     test_fail ("cut %zu, of %u changes of names 0x%x, %s: %s\n%s", cut, run->changes->len, changed,
                crash_strategy_name (strategy), why, crash_trace_story (run->trace));
@@ -503,7 +624,7 @@ live_with_fault (Run *run, char **filters)
 {
   g_autofree char *told = NULL;
 
-  crash_trace_restore (run->trace);
+  restore_files (run);
   g_ptr_array_set_size (run->changes, 0);
   noting = run;
   told = commit (run, filters, run->c->options & BELOW_LEAF);
@@ -517,7 +638,7 @@ live_with_fault (Run *run, char **filters)
   /* Not a fault, or one that does not say where. */
   if (strstr (told, run->dir.dir) == NULL)
     return g_steal_pointer (&told);
-  return judge_files (run, run->changes->len > 0);
+  return judge_files (run, are_images_changed (run, UINT_MAX));
 }
 
 static void

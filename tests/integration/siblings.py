@@ -3,11 +3,12 @@
 
 import os
 import shutil
+import signal
 import socket
 import sys
 import time
 
-from harness import MiB, Unchanged, case, locked, main, tool
+from harness import Failed, MiB, Unchanged, case, locked, main, tool
 
 FORMAT = 'vhd'
 if sys.argv[1:2] == ['vhdx']:
@@ -237,48 +238,127 @@ def confined(t):
 def strange_neighbours(t):
     base = image(t, 'p')
     leaf = image(t, 'c', base, 2, 1)
-    other = image(t, 'x', base, 3, 2)
-    with open(other, 'rb') as f:
-        data = f.read()
-    os.unlink(other)
     for i in range(300):
         with open(t.path('junk%d' % i), 'wb') as f:
-            f.write((data[:i * 3], os.urandom(i * 37), b'text\n' * i, b'')[i % 4])
-    with open(t.path('broken'), 'wb') as f:
-        f.write(data[:512] + bytes(65536))
+            f.write((os.urandom(i * 37), b'text\n' * i, b'')[i % 3])
     os.mkfifo(t.path('pipe'))
-    os.mkdir(t.path('directory'))
-    os.symlink('nothing', t.path('dangling'))
-    os.symlink('circle', t.path('circle'))
-    os.symlink('/dev/zero', t.path('device'))
-    os.symlink('.', t.path('here'))
+    os.mkdir(t.path('directory.' + FORMAT))
+    os.symlink('nothing', t.path('dangling.' + FORMAT))
+    os.symlink('circle.' + FORMAT, t.path('circle.' + FORMAT))
+    os.symlink('/dev/zero', t.path('device.' + FORMAT))
+    os.symlink('.', t.path('here.' + FORMAT))
+    with open(t.path('empty.' + FORMAT), 'wb'):
+        pass
     with socket.socket(socket.AF_UNIX) as s:
         s.bind(t.path('socket'))
         allowed(t, leaf)
 
 
 @case
+def damaged(t):
+    """By signature or by name it is an image, and nobody can say whose child it is."""
+    base = image(t, 'p')
+    leaf = image(t, 'c', base, 2, 1)
+    other = image(t, 'x', base, 3, 2)
+    with open(other, 'rb') as f:
+        data = f.read()
+    os.unlink(other)
+    for name, content in (('no-suffix', data[:512] + bytes(65536)), ('cut.' + FORMAT, data[:1400]),
+                          ('CHECKPOINT.AVHDX', b'no image any more\n' * 100)):
+        path = t.path(name)
+        with open(path, 'wb') as f:
+            f.write(content)
+        refused(t, leaf, [path], phrases=('not known',))
+        refused(t, leaf, [path], '--delete', phrases=('not known',))
+        plan = t.img('commit', '--dry-run', '--output=json', leaf, rc=1).json
+        t.equal([x['filename'] for x in plan['siblings-unknown']], [path], 'plan')
+        t.check(plan['siblings-unknown'][0]['reason'], 'no reason', plan)
+        t.check('unknown  ' + path in t.img('commit', '--dry-run', leaf, rc=1).out, 'plan')
+        os.unlink(path)
+    for i in range(7):
+        with open(t.path('cut%d' % i), 'wb') as f:
+            f.write(data[:1400])
+    refused(t, leaf, [t.path('cut%d' % i) for i in range(7)], phrases=('and 2 more',))
+    result = t.img('commit', '--break-siblings', leaf)
+    t.check('cut6 is an image above the same parents is not known' in result.err, 'warning', result)
+
+
+@case
+def damaged_beside_a_compaction(t):
+    """Free space may be what it uses."""
+    leaf = image(t, 'c', image(t, 'p'), 2, 1)
+    damaged = t.path('damaged.' + FORMAT)
+    with open(damaged, 'wb') as f:
+        f.write(b'no image any more\n' * 100)
+    result = t.img('compact', leaf)
+    t.check('free space of the guest\'s file systems is kept' in result.err and damaged in result.err
+            and 'may be above it' in result.err, 'warning', result)
+    t.check('is kept' not in t.img('compact', '--break-children', leaf).err, 'kept all the same')
+    if FORMAT == 'vhdx':
+        t.refused(t.img('compact', '--mode', 'retrim', leaf, rc=1), damaged, 'may be above it')
+
+
+@case
+def that_finds_no_parent(t):
+    """It says whose child it is, not where that is: mended later, it would show wrong data."""
+    base = image(t, 'p')
+    leaf = image(t, 'c', base, 2, 1)
+    os.mkdir(t.path('far'))
+    other = image(t, 'far/x', base, 3, 2)
+    os.rename(base, t.path('renamed.' + FORMAT))
+    base = t.path('renamed.' + FORMAT)
+    t.img('rebase', '-q', '-u', '-b', base, leaf)
+    allowed(t, leaf, '--dry-run')
+    os.rename(other, t.path('x.' + FORMAT))
+    refused(t, leaf, [t.path('x.' + FORMAT)], phrases=('does not find',))
+    refused(t, leaf, [t.path('x.' + FORMAT)], '--delete', phrases=('does not find',))
+
+
+def as_nobody(t, *paths):
+    """What lets somebody who may not read everything run the tool."""
+    if os.geteuid() != 0:
+        return []
+    t.need('setpriv')
+    nobody = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups']
+    for path in (*paths, t.dir, os.path.dirname(t.dir)):
+        os.chmod(path, 0o777)
+    if t.run(*nobody, tool('vhd-img'), '--version', rc=None).rc != 0:
+        t.skip('root may read everything, and nobody else may run the tool')
+    return nobody
+
+
+@case
 def not_readable(t):
-    """Told, not refused: it may be anything."""
+    """Refused where the name is that of an image; else only told: it may be anything."""
     base = image(t, 'p')
     leaf = image(t, 'c', base, 2, 1)
     other = image(t, 'x', base, 3, 2)
     os.chmod(other, 0)
-    nobody = []
-    if os.geteuid() == 0:
-        t.need('setpriv')
-        nobody = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups']
-        for path in (base, leaf, t.dir, os.path.dirname(t.dir)):
-            os.chmod(path, 0o777)
-        if t.run(*nobody, tool('vhd-img'), '--version', rc=None).rc != 0:
-            t.skip('root may read everything, and nobody else may run the tool')
+    nobody = as_nobody(t, base, leaf)
+    for options in ((), ('--delete',)):
+        result = t.run(*nobody, tool('vhd-img'), 'commit', *options, leaf, rc=1)
+        t.refused(result, 'not known', other, '--break-siblings', 'permission')
+    os.rename(other, t.path('other'))
     result = t.run(*nobody, tool('vhd-img'), 'commit', '-q', leaf)
     t.check('1 files' in result.err and 'may not be read' in result.err, 'warning', result)
 
 
 @case
+def in_a_directory_that_may_not_be_listed(t):
+    base = image(t, 'p')
+    leaf = image(t, 'far/c', base, 2, 1)
+    nobody = as_nobody(t, base, leaf)
+    if not nobody:
+        t.skip('needs root, who can drop his rights')
+    os.chmod(t.path('far'), 0o711)
+    result = t.run(*nobody, tool('vhd-img'), 'commit', leaf, rc=1)
+    t.refused(result, 'cannot be listed', t.path('far'), '--break-siblings')
+    t.run(*nobody, tool('vhd-img'), 'commit', '-q', '--break-siblings', leaf)
+
+
+@case
 def many_files(t):
-    """They cost little, and there is an end to looking."""
+    """They cost little, and there is an end to looking, which is told and no answer."""
     base = image(t, 'p')
     leaf = image(t, 'c', base, 2, 1)
     for i in range(2000):
@@ -290,8 +370,34 @@ def many_files(t):
     t.check(took < 5, 'a commit beside 2000 files took %.2f s' % took)
     for i in range(10000):
         os.close(os.open(t.path('empty%d' % i), os.O_CREAT | os.O_WRONLY))
-    result = t.img('commit', '-q', leaf)
+    refused(t, leaf, [t.dir], phrases=('more than 10000 entries',))
+    refused(t, leaf, [t.dir], '--delete', phrases=('more than 10000 entries',))
+    result = t.img('commit', '-q', '--break-siblings', leaf)
     t.check('more than 10000 entries' in result.err, 'warning', result)
+
+
+@case
+def stopped_while_looking(t):
+    """A signal is looked at between two files."""
+    base = image(t, 'p')
+    leaf = image(t, 'c', base, 2, 1)
+    for i in range(9000):
+        with open(t.path('junk%d' % i), 'wb') as f:
+            f.write(b'junk' * 300)
+    unchanged = Unchanged(base, leaf)
+    for _ in range(20):
+        process = t.start(tool('vhd-img'), 'commit', leaf)
+        while not locked(leaf) and process.poll() is None:
+            pass
+        process.send_signal(signal.SIGTERM)
+        result = t.finish(process)
+        if result.rc == 143:
+            unchanged.verify(t, 'a search that was stopped')
+            return
+        # It was done before.
+        t.equal(result.rc, 0, 'status (%s)' % result)
+        unchanged = Unchanged(base, leaf)
+    raise Failed('20 commits beside 9000 files were not stopped')
 
 
 main()

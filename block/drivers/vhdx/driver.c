@@ -34,6 +34,7 @@ const BlockDriver vhdx_driver = {
   .co_pdiscard = vhdx_co_pdiscard,
   .co_copy_range_to = vhdx_co_copy_range_to,
   .co_flush = vhdx_co_flush,
+  .co_drain_log = vhdx_co_drain_log,
   .co_block_status = vhdx_co_block_status,
   .co_truncate = vhdx_co_truncate,
   .co_check = vhdx_co_check,

@@ -163,3 +163,9 @@ vhdx_co_end_log (VhdxState *s)
   co_mutex_unlock (&s->publish_lock);
   return ret;
 }
+
+int coroutine_fn
+vhdx_co_drain_log (BlockDriverState *bs)
+{
+  return vhdx_co_end_log (bs->opaque);
+}

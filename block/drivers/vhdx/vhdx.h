@@ -473,6 +473,7 @@ int coroutine_fn vhdx_co_update_headers (VhdxState *s, const VhdxHeader *header)
 int coroutine_fn vhdx_co_start_log (VhdxState *s);
 /* Publishes what there is, and drains the log: afterwards no header names it. */
 int coroutine_fn vhdx_co_end_log (VhdxState *s);
+int coroutine_fn vhdx_co_drain_log (BlockDriverState *bs);
 bool vhdx_get_next_identity (BlockDriverState *bs, uint8_t *identity);
 int coroutine_fn vhdx_co_take_next_identity (BlockDriverState *bs);
 int coroutine_fn vhdx_co_take_identity (BlockDriverState *bs, const uint8_t *identity);

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The files of open images by their names: renamed, removed, and only while the name still means what was opened.
+ *
+ * All changes are durable on return.
+ */
+#ifndef JOBS_NAMED_FILE_H
+#define JOBS_NAMED_FILE_H
+
+#include <sys/stat.h>
+
+#include "block.h"
+
+G_BEGIN_DECLS
+
+typedef struct
+{
+  const char *path; /* absolute, symlinks resolved; borrowed from the node */
+  const char *new_path;
+  uint64_t id[2]; /* device and inode that were opened */
+  struct stat st;
+} NamedFile;
+
+/* The name under which @bs was opened.  false: it is no file of the host. */
+bool named_file_get (BlockDriverState *bs, NamedFile *file);
+/* Whether the name means the regular file that was opened: 0, with @st; -ESTALE: another one; -ENOTSUP: none; or -errno. */
+int coroutine_fn named_file_co_look (NamedFile *file);
+/* Both in one; @what: what cannot be done with it then, for the message. */
+bool coroutine_fn named_file_co_check (BlockDriverState *bs, NamedFile *file, const char *what,
+                                       GError **error);
+/* 0 or -errno, as named_file_co_look (). */
+int coroutine_fn named_file_co_remove (NamedFile *file);
+/* To @new_path, which is replaced. */
+int coroutine_fn named_file_co_rename (NamedFile *file);
+/* @ret: of one of these. */
+void named_file_set_error (GError **error, const BlockDriverState *bs, int ret, const char *what);
+
+/* For the thread pool: makes names in the directory of @path durable. */
+int named_file_flush_directory (const char *path);
+
+G_END_DECLS
+
+#endif
