@@ -11,6 +11,9 @@
 #include "output.h"
 #include "progress.h"
 
+/* Of finish_removal () alone. */
+#define EXIT_NOTHING_LEFT (-1)
+
 typedef struct
 {
   ImageOptions image;
@@ -98,8 +101,6 @@ find_contradiction (const CommitArgs *args)
     return "--output=json needs --dry-run; --progress=json tells of a merge that runs";
   if (args->keep_sources && (args->delete_sources || args->rename))
     return "-d keeps the merged images: it excludes --delete and --rename";
-  if (args->dry_run && (args->relink != NULL || args->delete_sources || args->rename))
-    return "--dry-run tells of the merge alone: it excludes --relink, --delete and --rename";
   if (args->dry_run && args->progress == PROGRESS_JSON)
     return "--dry-run and --progress=json exclude each other: both print for programs";
   return NULL;
@@ -126,37 +127,38 @@ parse_reflink (const char *text, VhdkitReflink *reflink)
   return false;
 }
 
-/* The uppermost layer to merge, or -1 after a message. */
+/* The uppermost layer to merge, or -1 with the reason. */
 static int
-find_source (VhdkitImage *image, const CommitArgs *args, const char *path)
+find_source (VhdkitImage *image, const CommitArgs *args, GString *why)
 {
   int depth = vhdkit_image_get_depth (image);
   if (args->source != NULL)
     {
       int layer = vhdkit_image_find_layer (image, args->source);
       if (layer < 0)
-        report (path, "%s is not in its chain", args->source);
+        g_string_printf (why, "%s is not in its chain", args->source);
       return layer;
     }
   if (args->source_depth > depth)
     {
-      report (path, "--source-depth: the chain has %d image%s, number %d was asked for", depth,
-              depth == 1 ? "" : "s", (int)args->source_depth);
+      g_string_printf (why, "--source-depth: the chain has %d image%s, number %d was asked for", depth,
+                       depth == 1 ? "" : "s", (int)args->source_depth);
       return -1;
     }
   return args->source_depth > 0 ? (int)args->source_depth - 1 : 0;
 }
 
-/* The layer to merge into, below @source, or -1 after a message. */
+/* The layer to merge into, below @source, or -1 with the reason. */
 static int
-find_target (VhdkitImage *image, const CommitArgs *args, const char *path, int source)
+find_target (VhdkitImage *image, const CommitArgs *args, int source, GString *why)
 {
   int depth = vhdkit_image_get_depth (image);
   if (depth < source + 2)
     {
-      report (path, source == 0
-                        ? "the image has no parent to merge into"
-                        : "the image to be merged is the last of the chain: it has no parent to merge into");
+      g_string_printf (
+          why, source == 0
+                   ? "the image has no parent to merge into"
+                   : "the image to be merged is the last of the chain: it has no parent to merge into");
       return -1;
     }
   if (args->ancestor != NULL)
@@ -164,30 +166,31 @@ find_target (VhdkitImage *image, const CommitArgs *args, const char *path, int s
       int layer = vhdkit_image_find_layer (image, args->ancestor);
       if (layer > source)
         return layer;
-      report (path,
-              layer >= 0     ? "%s is the image to be merged, not one below it"
-              : args->rename ? "%s is not in its chain; an earlier --rename may have given it this name"
-                             : "%s is not in its chain",
-              args->ancestor);
+      g_string_printf (why,
+                       layer >= 0 ? "%s is the image to be merged, not one below it"
+                       : args->rename
+                           ? "%s is not in its chain; an earlier --rename may have given it this name"
+                           : "%s is not in its chain",
+                       args->ancestor);
       return -1;
     }
   if (args->target_depth > depth)
     {
-      report (path, "--target-depth: the chain has %d images, number %d was asked for", depth,
-              (int)args->target_depth);
+      g_string_printf (why, "--target-depth: the chain has %d images, number %d was asked for", depth,
+                       (int)args->target_depth);
       return -1;
     }
   if (args->target_depth > 0 && args->target_depth - 1 <= source)
     {
-      report (path, "--target-depth: number %d is not below the image to be merged, number %d",
-              (int)args->target_depth, source + 1);
+      g_string_printf (why, "--target-depth: number %d is not below the image to be merged, number %d",
+                       (int)args->target_depth, source + 1);
       return -1;
     }
   if (args->depth >= depth - source)
     {
       int ancestors = depth - source - 1;
-      report (path, "--depth: the image has %d ancestor%s, %d were asked for", ancestors,
-              ancestors == 1 ? "" : "s", (int)args->depth);
+      g_string_printf (why, "--depth: the image has %d ancestor%s, %d were asked for", ancestors,
+                       ancestors == 1 ? "" : "s", (int)args->depth);
       return -1;
     }
   return args->target_depth > 0 ? (int)args->target_depth - 1 : source + (int)MAX (args->depth, 1);
@@ -207,22 +210,23 @@ layer_name (VhdkitImage *image, int layer)
 /* Whether the command run again, after an interruption or by mistake, means the same images, wherever they are by then:
  * a target that was renamed has its own parent below it, and children that were relinked have lost layers. */
 static bool
-check_names (VhdkitImage *image, const CommitArgs *args, const char *path,
-             const VhdkitCommitOptions *commit_options)
+check_names (VhdkitImage *image, const CommitArgs *args, const VhdkitCommitOptions *commit_options,
+             GString *why)
 {
   bool moves = args->relink != NULL || args->delete_sources || args->rename;
   if (moves && commit_options->source_layer > 0 && (args->source == NULL || args->ancestor == NULL))
     {
-      report (path, "--relink, --delete and --rename below the uppermost image need --source and -b: places "
-                    "in the chain "
-                    "change");
+      g_string_printf (
+          why, "--relink, --delete and --rename below the uppermost image need --source and -b: places "
+               "in the chain "
+               "change");
       return false;
     }
   if (!args->rename || args->ancestor != NULL
       || commit_options->target_layer == vhdkit_image_get_depth (image) - 1)
     return true;
   g_autofree char *into = layer_name (image, commit_options->target_layer);
-  report (path, "--rename: %s has a parent itself, and has to be named with -b", into);
+  g_string_printf (why, "--rename: %s has a parent itself, and has to be named with -b", into);
   return false;
 }
 
@@ -280,6 +284,9 @@ describe_outcome (VhdkitImage *image, int from, int target, VhdkitChild **siblin
     }
   for (VhdkitChild **sibling = siblings; sibling != NULL && *sibling != NULL; sibling++)
     {
+      /* A warning has told of it. */
+      if ((*sibling)->problem != NULL)
+        continue;
       g_autofree char *name = printable ((*sibling)->filename);
       g_string_append_printf (text,
                               (*sibling)->notices
@@ -358,14 +365,54 @@ run_dry (VhdkitImage *image, const CommitArgs *args, const char *path,
     commit_plan_print_json (&plan, siblings);
   else if (!args->quiet)
     commit_plan_print (&plan, siblings);
-  bool refused = siblings[0] != NULL && !args->break_siblings;
+  bool refused = siblings[0] != NULL && !args->break_siblings && !plan.already_merged;
   if (refused)
-    report (path, "the merge would be refused: other images depend on what it changes (--break-siblings)");
+    report (
+        path,
+        "the merge would be refused: other images depend on what it changes, or it is not known whether they "
+        "do (--break-siblings)");
   if (!plan.enough_space)
     report (path, "the merge would be refused: it may need %" PRId64 " bytes, %" PRId64 " are free",
             plan.host_bytes_worst, plan.host_bytes_free);
   vhdkit_children_free (siblings);
   return refused || !plan.enough_space ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+/* false: with the reason. */
+static bool
+choose_layers (VhdkitImage *image, const CommitArgs *args, VhdkitCommitOptions *commit_options, GString *why)
+{
+  commit_options->source_layer = find_source (image, args, why);
+  if (commit_options->source_layer < 0)
+    return false;
+  commit_options->target_layer = find_target (image, args, commit_options->source_layer, why);
+  return commit_options->target_layer >= 0 && check_names (image, args, commit_options, why);
+}
+
+/* The command does not find what it names.  If that is so because it was interrupted while it removed the merged images,
+ * they are removed now.  The exit status, or EXIT_NOTHING_LEFT: it is not so. */
+static int
+finish_removal (const CommitArgs *args, const char *path)
+{
+  g_autoptr (GError) error = NULL;
+  g_auto (GStrv) removed = vhdkit_commit_remove_remains (
+      tool_context (), args->source != NULL ? args->source : path, args->image.confine, &error);
+  if (g_error_matches (error, VHDKIT_ERROR, VHDKIT_ERROR_NOT_FOUND))
+    return EXIT_NOTHING_LEFT;
+  if (removed == NULL)
+    {
+      report_error (path, error);
+      return EXIT_FAILURE;
+    }
+  if (progress_silences (args->progress, args->quiet))
+    return EXIT_SUCCESS;
+  printf ("Image committed by an earlier run.\n");
+  for (char **file = removed; *file != NULL; file++)
+    {
+      g_autofree char *name = printable (*file);
+      printf ("%s was removed.\n", name);
+    }
+  return EXIT_SUCCESS;
 }
 
 static int
@@ -393,16 +440,22 @@ run (const Command *command, void *opaque, char **operands)
     return EXIT_FAILURE;
   if (!args->dry_run)
     signals_defer ();
-  g_autoptr (ToolImage) image = tool_open (path, &args->image, 0, args->cache);
-  if (image == NULL)
-    return EXIT_FAILURE;
-  tool_print_warnings (image);
-  commit_options.source_layer = find_source (image, args, path);
-  if (commit_options.source_layer < 0)
-    return EXIT_FAILURE;
-  commit_options.target_layer = find_target (image, args, path, commit_options.source_layer);
-  if (commit_options.target_layer < 0 || !check_names (image, args, path, &commit_options))
-    return EXIT_FAILURE;
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GString) why = g_string_new (NULL);
+  g_autoptr (ToolImage) image = tool_open_quiet (path, &args->image, 0, args->cache, &error);
+  if (image != NULL)
+    tool_print_warnings (image);
+  if (image == NULL || !choose_layers (image, args, &commit_options, why))
+    {
+      int status = args->delete_sources && !args->dry_run ? finish_removal (args, path) : EXIT_NOTHING_LEFT;
+      if (status != EXIT_NOTHING_LEFT)
+        return status;
+      if (error != NULL)
+        report_error (path, error);
+      else
+        report (path, "%s", why->str);
+      return EXIT_FAILURE;
+    }
   return args->dry_run ? run_dry (image, args, path, &commit_options)
                        : run_commit (&image, args, path, &commit_options);
 }
@@ -431,18 +484,20 @@ const Command cmd_commit = {
       "What --relink, --delete and --rename ask for begins when the target holds everything and that is "
       "durable, and "
       "is checked before anything is written. A command that was interrupted then is finished by running it "
-      "again, as "
-      "long as FILE can be opened. Once a --rename is done, -b names a file that is not there any more; once "
-      "--delete "
-      "has begun, FILE cannot be opened or is gone: the target holds everything, and what is left of the "
-      "merged images "
-      "can be removed.\n\n"
+      "again. Once --delete has begun, FILE cannot be opened, or is gone or is the target: what is left of "
+      "the "
+      "merged images is in a list beside it, FILE.remains, which goes at last; the same command removes it. "
+      "Once a "
+      "--rename without --delete is done, -b names a file that is not there any more, and nothing is left to "
+      "do.\n\n"
       "--dry-run tells what would be done. Its figures of what can be shared, and its time, are estimates: "
       "the time is what reading alone would take at the rate of a sample that was read for it. With "
-      "--output=json it is one object: layers (each with filename, role and bytes), bytes-to-copy, "
+      "--output=json it is one object: layers (each with filename, role, fate and bytes), relinked, "
+      "already-merged, "
+      "bytes-to-copy, "
       "bytes-to-clone-estimate, bytes-to-zero, virtual-size-before, virtual-size-after, host-bytes-worst, "
       "host-bytes-expected, host-bytes-free (null: not known), enough-space, siblings (each with filename, "
-      "format and parent-layer), "
+      "format and parent-layer), siblings-unknown (each with filename and reason), "
       "measured-bytes, measured-seconds and estimated-seconds (null: not known). The exit status is 1 when "
       "the merge "
       "would be refused.",

@@ -13,6 +13,13 @@ static const char *const role_names[] = {
   [VHDKIT_COMMIT_TARGET] = "target", [VHDKIT_COMMIT_BELOW] = "below",
 };
 
+static const char *const fate_names[] = {
+  [VHDKIT_COMMIT_STAYS] = "stays",
+  [VHDKIT_COMMIT_REMOVED] = "removed",
+  [VHDKIT_COMMIT_REPLACED] = "replaced",
+  [VHDKIT_COMMIT_RENAMED] = "renamed",
+};
+
 static bool
 is_merged (const VhdkitCommitPlanLayer *layer)
 {
@@ -47,14 +54,31 @@ commit_plan_print (const VhdkitCommitPlan *plan, VhdkitChild *const *siblings)
       const VhdkitCommitPlanLayer *layer = &plan->layers[i];
       g_autofree char *name = printable (layer->filename);
       g_autofree char *bytes = is_merged (layer) ? format_size (layer->bytes) : NULL;
-      printf ("%-8s %s%s%s\n", role_names[layer->role], name, bytes != NULL ? ", gives " : "",
-              bytes != NULL ? bytes : "");
+      printf ("%-8s %s%s%s%s%s\n", role_names[layer->role], name, bytes != NULL ? ", gives " : "",
+              bytes != NULL ? bytes : "", layer->fate != VHDKIT_COMMIT_STAYS ? ", will be " : "",
+              layer->fate != VHDKIT_COMMIT_STAYS ? fate_names[layer->fate] : "");
     }
   for (VhdkitChild *const *sibling = siblings; *sibling != NULL; sibling++)
     {
       g_autofree char *name = printable ((*sibling)->filename);
+      if ((*sibling)->problem != NULL)
+        {
+          g_autofree char *problem = printable ((*sibling)->problem);
+          printf ("%-8s %s: %s\n", "unknown", name, problem);
+          continue;
+        }
       g_autofree char *parent = printable (plan->layers[(*sibling)->layer].filename);
       printf ("%-8s %s, of %s\n", "child", name, parent);
+    }
+  for (char **child = plan->relinked; *child != NULL; child++)
+    {
+      g_autofree char *name = printable (*child);
+      printf ("%-8s %s, to the target\n", "relink", name);
+    }
+  if (plan->already_merged)
+    {
+      printf ("merged by an earlier run: nothing is left but what follows\n");
+      return;
     }
   print_bytes ("to copy, at most", plan->bytes_to_copy);
   print_bytes ("to share, estimated", plan->bytes_to_clone_estimate);
@@ -81,6 +105,7 @@ print_layers (JsonWriter *json, const VhdkitCommitPlan *plan)
       json_begin (json, NULL, '{');
       json_string (json, "filename", layer->filename);
       json_string (json, "role", role_names[layer->role]);
+      json_string (json, "fate", fate_names[layer->fate]);
       if (is_merged (layer))
         json_int (json, "bytes", layer->bytes);
       json_end (json, '}');
@@ -92,12 +117,25 @@ static void
 print_siblings (JsonWriter *json, VhdkitChild *const *siblings)
 {
   json_begin (json, "siblings", '[');
-  for (; *siblings != NULL; siblings++)
+  for (VhdkitChild *const *sibling = siblings; *sibling != NULL; sibling++)
     {
+      if ((*sibling)->problem != NULL)
+        continue;
       json_begin (json, NULL, '{');
-      json_string (json, "filename", (*siblings)->filename);
-      json_string (json, "format", (*siblings)->format);
-      json_int (json, "parent-layer", (*siblings)->layer);
+      json_string (json, "filename", (*sibling)->filename);
+      json_string (json, "format", (*sibling)->format);
+      json_int (json, "parent-layer", (*sibling)->layer);
+      json_end (json, '}');
+    }
+  json_end (json, ']');
+  json_begin (json, "siblings-unknown", '[');
+  for (VhdkitChild *const *sibling = siblings; *sibling != NULL; sibling++)
+    {
+      if ((*sibling)->problem == NULL)
+        continue;
+      json_begin (json, NULL, '{');
+      json_string (json, "filename", (*sibling)->filename);
+      json_string (json, "reason", (*sibling)->problem);
       json_end (json, '}');
     }
   json_end (json, ']');
@@ -110,6 +148,11 @@ commit_plan_print_json (const VhdkitCommitPlan *plan, VhdkitChild *const *siblin
   json_begin (&json, NULL, '{');
   print_layers (&json, plan);
   print_siblings (&json, siblings);
+  json_begin (&json, "relinked", '[');
+  for (char **child = plan->relinked; *child != NULL; child++)
+    json_string (&json, NULL, *child);
+  json_end (&json, ']');
+  json_bool (&json, "already-merged", plan->already_merged);
   json_int (&json, "bytes-to-copy", plan->bytes_to_copy);
   json_int (&json, "bytes-to-clone-estimate", plan->bytes_to_clone_estimate);
   json_int (&json, "bytes-to-zero", plan->bytes_to_zero);

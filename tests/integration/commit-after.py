@@ -260,6 +260,57 @@ def name_by_a_symbolic_link(t):
     chain.shows('d', 'd')
 
 
+def make_above(t, parent, path):
+    t.img('create', '-q', '-f', FORMAT, '-b', parent, path)
+    t.io('-f', FORMAT, '-c', 'write -q -P 77 3M 64k', path)
+
+
+@case
+def target_reached_by_a_link(t):
+    """By its new name, or by its real one, it would not find its own parent: refused before the first write."""
+    chain = Chain(t, 'made/near', 'p')
+    for name in 'cde':
+        os.unlink(chain[name])
+    os.mkdir(t.path('made/far'))
+    leaf, other = (t.path('made/far/%s.%s' % (name, FORMAT)) for name in 'cd')
+    make_above(t, chain['m'], leaf)
+    t.img('create', '-q', '-f', FORMAT, '-b', leaf, other)
+    # far/c names ../near/m, which leads to far/m, which names q: that is beside the link.  No absolute path leads there.
+    os.rename(chain['m'], t.path('made/far/m.' + FORMAT))
+    os.symlink('../far/m.' + FORMAT, chain['m'])
+    os.rename(t.path('made'), t.path('moved'))
+    near, far = t.path('moved/near'), t.path('moved/far')
+    (real, leaf, other), link = ('%s/%s.%s' % (far, name, FORMAT) for name in 'mcd'), near + '/m.' + FORMAT
+    view = t.content(leaf)
+    unchanged = Unchanged(leaf, real, other, near + '/q.' + FORMAT)
+    relinked = ('--relink', other) if FORMAT == 'vhd' else ()
+    for options in (('--rename', *relinked), ('--rename', '--delete', *relinked), ('--delete', '--relink', other),
+                    ('--relink', other)):
+        t.refused(t.img('commit', '-b', link, *options, leaf, rc=1), 'would not find its own parent', 'symbolic link',
+                  near + '/q.' + FORMAT)
+    unchanged.verify(t, 'a refused commit')
+    # With a link that holds from there it is allowed.
+    t.img('rebase', '-q', '-u', '-b', near + '/q.' + FORMAT, real)
+    t.img('commit', '-q', '-b', link, '--rename', *relinked, leaf)
+    for path in (leaf, other):
+        t.same_content(t.content(path), view, path)
+        t.same_content(independent(path), view, path)
+
+
+@case
+def target_and_parent_reached_by_links(t):
+    """Also when everything is found from the new place."""
+    chain = Chain(t, 'near')
+    os.mkdir(t.path('far'))
+    for name in 'pqmcde':
+        os.rename(chain[name], t.path('far', name + '.' + FORMAT))
+        os.symlink(t.path('far', name + '.' + FORMAT), chain[name])
+    t.img('commit', '-q', '-b', chain['m'], '--rename', *(chain[o[1:]] if o[0] == '@' else o for o in RELINK), chain['c'])
+    os.unlink(chain['m'])
+    for name in 'cde':
+        chain.shows(name, name)
+
+
 @case
 def raw_target(t):
     if FORMAT != 'vhd':
@@ -417,18 +468,239 @@ def avhd_is_a_name_for_a_checkpoint(t):
     t.same_content(t.content(checkpoint), view, 'the target under its new name')
 
 
+# --- plans --------------------------------------------------------------------------------------------------
+
+@case
+def plans(t):
+    """What becomes of each file is told, and then so."""
+    for options, fates, survivor in (
+            (('-b', '@m', *RELINK), {}, 'm'),
+            (('-b', '@p', '--delete', *RELINK), {'c': 'removed', 'm': 'removed', 'q': 'removed'}, 'p'),
+            (('-b', '@m', '--rename', *RELINK), {'c': 'replaced', 'm': 'renamed'}, 'c'),
+            (('-b', '@p', '--rename', '--delete', *RELINK),
+             {'c': 'replaced', 'm': 'removed', 'q': 'removed', 'p': 'renamed'}, 'c')):
+        chain = Chain(t, 'plan-%d-%d' % (len(options), len(fates)))
+        unchanged = Unchanged(*(chain[name] for name in 'pqmcde'))
+        found = chain.commit('--dry-run', '--output=json', *options).json
+        text = chain.commit('--dry-run', *options).out
+        unchanged.verify(t, '--dry-run')
+        t.equal({name_of(x['filename']): x['fate'] for x in found['layers'] if x['fate'] != 'stays'}, fates, 'fates')
+        # Children of a VHDX that is replaced need not be touched.
+        relinked = [] if FORMAT == 'vhdx' and '--rename' in options else ['d', 'e']
+        t.equal(sorted(map(name_of, found['relinked'])), relinked, 'relinked')
+        t.equal(found['already-merged'], False, 'already-merged')
+        for name, fate in fates.items():
+            t.check(any(chain[name] in line and line.endswith('will be ' + fate) for line in text.splitlines()),
+                    'the plan does not say that %s will be %s' % (name, fate), text)
+        t.equal('relink   ' + chain['d'] in text, bool(relinked), 'relinked')
+        chain.commit('-q', *options)
+        gone = [name for name, fate in fates.items() if fate in ('removed', 'renamed')]
+        t.equal(chain.files(), ' '.join(sorted(set('pqmcde') - set(gone))), 'files')
+        chain.shows(survivor, 'c')
+
+
+@case
+def plan_of_what_is_refused(t):
+    chain = Chain(t)
+    chain.refused('--dry-run', '--delete', phrases=('--relink', chain['d'], chain['e']))
+    chain.refused('--dry-run', '--relink', '@p', phrases=('p.' + FORMAT,))
+
+
+@case
+def plan_of_what_was_merged(t):
+    chain = Chain(t)
+    chain.commit('-q', *RELINK)
+    found = chain.commit('--dry-run', '--output=json', '--delete', *RELINK).json
+    t.equal((found['already-merged'], found['bytes-to-copy']), (True, 0), 'plan')
+    t.check('merged by an earlier run' in chain.commit('--dry-run', '--delete', *RELINK).out, 'plan')
+    chain.commit('-q', '--delete', *RELINK)
+    t.equal(chain.files(), 'd e m p q', 'files')
+
+
+# --- a removal that was interrupted -------------------------------------------------------------------------
+
+def leave_remains(t, chain, kept, target, name, everything='qmc'):
+    """As a crash among the removals leaves it: of the merged files those of @kept, and the list."""
+    os.makedirs(t.path('aside'), exist_ok=True)
+    lines = ['vhdkit-remains 1', 'target %d %s' % (os.stat(chain[target]).st_ino, chain[name])]
+    for layer in everything:
+        lines.append('remove %d %s %s' % (os.stat(chain[layer]).st_ino, identity(chain[layer]), chain[layer]))
+    for layer in set(everything) - set(kept):
+        os.rename(chain[layer], t.path('aside', layer + '.' + FORMAT))
+    with open(chain['c'] + '.remains', 'w', encoding='ascii') as f:
+        f.write('\n'.join(lines) + '\nend\n')
+
+
+def identity(path):
+    return (vhdfile.Vhd(path).unique_id if FORMAT == 'vhd' else vhdxread.Image(path).data_write_guid.bytes_le).hex()
+
+
+def merged(t, folder, *options):
+    """The merge is made, d and e are above the target."""
+    chain = Chain(t, folder)
+    chain.commit('-q', '-b', '@p', *RELINK, *options)
+    return chain
+
+
+DELETE = '-b', '@p', '--delete', *RELINK
+
+
+@case
+def rest_is_removed(t):
+    for kept in ('mc', 'c', ''):
+        chain = merged(t, 'kept-' + kept)
+        leave_remains(t, chain, kept, 'p', 'p')
+        if kept:
+            t.refused(t.img('map', chain['c'], rc=1))
+            t.refused(chain.commit('--dry-run', *DELETE, rc=1))
+            t.refused(chain.commit('-b', '@p', *RELINK, rc=1))
+        out = chain.commit(*DELETE).out
+        t.check('earlier run' in out, 'outcome', out)
+        for name in kept:
+            t.check(chain[name] + ' was removed' in out, 'outcome', out)
+        t.equal(sorted(os.listdir(chain.folder)), sorted(x + '.' + FORMAT for x in 'dep'), 'files')
+        chain.shows('p', 'c')
+        t.refused(chain.commit(*DELETE, rc=1), 'c.' + FORMAT)
+
+
+@case
+def rest_by_another_name(t):
+    """By a symbolic link that leads nowhere any more, relative, or as the source of a chain that is opened above."""
+    chain = merged(t, 'here')
+    leave_remains(t, chain, 'm', 'p', 'p')
+    os.symlink('here/c.' + FORMAT, t.path('link'))
+    t.img('commit', '-q', '-b', chain['p'], '--delete', 'link')
+    t.equal(sorted(os.listdir(chain.folder)), sorted(x + '.' + FORMAT for x in 'dep'), 'files')
+    chain = merged(t, 'there')
+    leave_remains(t, chain, 'mc', 'p', 'p')
+    t.img('commit', '-q', '-b', chain['p'], '--delete', '--source', chain['c'], chain['d'])
+    t.equal(sorted(os.listdir(chain.folder)), sorted(x + '.' + FORMAT for x in 'dep'), 'files')
+
+
+@case
+def rest_of_a_rename(t):
+    chain = Chain(t)
+    os.mkdir(t.path('spare'))
+    for name in 'qm':
+        shutil.copy(chain[name], t.path('spare'))
+    chain.commit('-q', '-b', '@p', '--rename', '--delete', *RELINK)
+    for name in 'qm':
+        os.rename(t.path('spare', name + '.' + FORMAT), chain[name])
+    os.rmdir(t.path('spare'))
+    leave_remains(t, chain, 'm', 'c', 'c', 'qm')
+    out = chain.commit('-b', '@p', '--rename', '--delete', *RELINK).out
+    t.check(chain['m'] + ' was removed' in out, 'outcome', out)
+    t.equal(chain.files(), 'c d e', 'files')
+    t.check(not os.path.exists(chain['c'] + '.remains'), 'the list is still there')
+    chain.shows('c', 'c')
+
+
+@case
+def a_whole_chain_is_merged_anew(t):
+    """A list is not believed while nothing of it is gone: the source may have been written since."""
+    chain = merged(t, '.')
+    leave_remains(t, chain, 'qmc', 'p', 'p')
+    t.io('-f', FORMAT, '-c', 'write -q -P 99 4M 64k', chain['c'])
+    view = t.content(chain['c'])
+    for child in 'de':
+        os.unlink(chain[child])
+    chain.commit('-q', '-b', '@p', '--delete')
+    t.equal(chain.files(), 'p', 'files')
+    t.check(not os.path.exists(chain['c'] + '.remains'), 'the list is still there')
+    t.same_content(independent(chain['p']), view, 'target')
+
+
+@case
+def rest_that_is_not_what_was_merged(t):
+    def replaced(chain):
+        shutil.copy(chain['m'], chain['m'] + '.copy')
+        os.rename(chain['m'] + '.copy', chain['m'])
+
+    def same_file(chain):
+        with open(chain['d'], 'rb') as source, open(chain['m'], 'wb') as f:
+            f.write(source.read())
+
+    def no_target(chain):
+        os.rename(chain['p'], chain['p'] + '.away')
+
+    def another_target(chain):
+        shutil.copy(chain['p'], chain['p'] + '.copy')
+        os.rename(chain['p'] + '.copy', chain['p'])
+
+    for change, phrases in (
+            (replaced, ('not the file that was merged', chain_name('m'), chain_name('c'))),
+            (same_file, ('not the file that was merged', chain_name('m'))),
+            (no_target, ('is not there', chain_name('p'), chain_name('m'), chain_name('c'))),
+            (another_target, ('is not there', chain_name('p')))):
+        chain = merged(t, change.__name__)
+        leave_remains(t, chain, 'mc', 'p', 'p')
+        change(chain)
+        unchanged = Unchanged(*(os.path.join(chain.folder, name) for name in os.listdir(chain.folder)))
+        t.refused(chain.commit(*DELETE, rc=1), *phrases)
+        unchanged.verify(t, 'a refused removal')
+        shutil.rmtree(t.path('aside'))
+
+
+def chain_name(name):
+    return '/%s.%s' % (name, FORMAT)
+
+
+@case
+def lists_that_are_none(t):
+    """What is torn, or was not written by us, is not followed, and not overwritten where it is somebody else's."""
+    chain = merged(t, '.')
+    leave_remains(t, chain, 'mc', 'p', 'p')
+    path = chain['c'] + '.remains'
+    with open(path, encoding='ascii') as f:
+        text = f.read()
+    lines = text.splitlines(True)
+    for wrong in (text[:-1], text[:-4], text[10:], '', text + 'x\n', lines[0] + 'end\n', text.replace('remove ', 'remove x'),
+                  text.replace(' /', ' '), ''.join(lines[:2]) + 'end\n', text.replace('remove', 'Remove'), '\0' * 100,
+                  text.replace(identity(chain['m']), identity(chain['m'])[1:])):
+        with open(path, 'w', encoding='ascii') as f:
+            f.write(wrong)
+        unchanged = Unchanged(path, *(chain[name] for name in 'pmcde'))
+        t.refused(chain.commit(*DELETE, rc=1))
+        unchanged.verify(t, 'a list that is none')
+    for make in (lambda: os.mkdir(path), lambda: os.mkfifo(path), lambda: os.symlink('/dev/zero', path)):
+        os.unlink(path)
+        make()
+        t.refused(chain.commit(*DELETE, rc=1))
+        os.rmdir(path) if os.path.isdir(path) else None
+        if not os.path.lexists(path):
+            open(path, 'wb').close()
+
+    chain = Chain(t, 'foreign')
+    with open(chain['c'] + '.remains', 'w', encoding='ascii') as f:
+        f.write('my own notes\n')
+    unchanged = Unchanged(chain['c'] + '.remains')
+    result = chain.commit(*DELETE)
+    t.check('removed by hand' in result.err, 'warning', result)
+    unchanged.verify(t, 'a commit')
+    t.equal(chain.files(), 'd e p', 'files')
+
+
+@case
+def no_list_for_one_file(t):
+    """It goes, or not."""
+    chain = Chain(t)
+    with open(chain['c'] + '.remains', 'w', encoding='ascii') as f:
+        f.write('my own notes\n')
+    t.equal(chain.commit('-b', '@m', '--delete', *RELINK).err, '', 'messages')
+
+
 # --- stops --------------------------------------------------------------------------------------------------
 
 def killed(t, options, gone, renamed):
     """kill -9 at any moment.  The leaves d and e always open and read the same; the source does, until the first of
-    the merged files is gone.  While it opens, the command run again finishes; no file outside of the merge changes.
+    the merged files is gone.  The command run again finishes, whatever is left; no file outside of the merge changes.
     """
     # Made in the place where the copies will be, to which absolute paths lead.
     pristine = Chain(t, 'run')
     os.rename(t.path('run'), t.path('pristine'))
     pristine.folder = t.path('pristine')
     rng = random.Random(7)
-    met = reruns = attempt = 0
+    met = reruns = rests = attempt = 0
     longest = 0.05
     while attempt < STOPS or ((met < STOPS // 4 or not reruns) and attempt < STOPS + 60):
         attempt += 1
@@ -446,26 +718,32 @@ def killed(t, options, gone, renamed):
         else:
             met += 1
             longest *= 1.1
-        when = 'after stop %d: %s' % (attempt, chain.files())
+        when = 'after stop %d: %s' % (attempt, os.listdir(chain.folder))
         for leaf in 'de':
             chain.shows(leaf, leaf, when)
         missing = [name for name in gone if not os.path.exists(chain[name])]
         if not missing and os.path.exists(chain['c']):
             chain.shows('c', 'c', when)
-            t.img(*argv[1:])
-            reruns += 1
-        elif renamed or not os.path.exists(chain['c']):
-            pass
-        else:
+        elif os.path.exists(chain['c']) and not renamed:
             # It misses a layer, and does not pretend otherwise.
             t.refused(t.img('map', chain['c'], rc=1))
+        done = len(missing) == len(gone) > 0 and not os.path.exists(chain['c'] + '.remains')
+        again = t.img(*argv[1:], rc=1 if done else 0)
+        t.check(not done or again.err, 'no message')
+        reruns += not missing
+        rests += not done and bool(missing)
         for leaf in 'de':
             chain.shows(leaf, leaf, 'in the end')
         survivor = 'c' if renamed else options[options.index('-b') + 1][1:]
         chain.shows(survivor, 'c', 'in the end')
-        chain.sound() if not missing else None
+        wanted = {name + '.' + FORMAT for name in 'pqmcde' if name not in gone}
+        t.equal(set(os.listdir(chain.folder)), wanted, 'files in the end ' + when)
+        # What a crash has left unused in it is put right when somebody writes to it.
+        if not missing:
+            chain.sound()
     t.check(met >= STOPS // 4, 'only %d of %d runs were met on their way' % (met, attempt))
     t.check(reruns > 0, 'no run was finished by another')
+    print('# %d stops, %d met, %d run again, %d of them for the rest' % (attempt, met, reruns + rests, rests))
 
 
 add('kill-during-relink', killed, ('-b', '@m', *RELINK), '', False)
