@@ -389,6 +389,42 @@ choose_layers (VhdkitImage *image, const CommitArgs *args, VhdkitCommitOptions *
   return commit_options->target_layer >= 0 && check_names (image, args, commit_options, why);
 }
 
+/* The file of a layer, as it can be opened. */
+static char *
+layer_file (VhdkitImage *image, int layer)
+{
+  VhdkitLayerInfo info = { 0 };
+  char *file = vhdkit_image_get_layer_info (image, layer, &info, NULL) ? g_strdup (info.filename) : NULL;
+
+  vhdkit_layer_info_clear (&info);
+  return file;
+}
+
+/* An earlier run may have given the layer above --source the target as its parent, and been interrupted: then the chain
+ * of FILE does not lead to --source any more.  It is opened by itself, and that layer is a child to be relinked; whether
+ * it was so the job tells by what the target shows.  *image becomes that of --source; false: it is not so. */
+static bool
+resume_below (VhdkitImage **image, const CommitArgs *args, VhdkitCommitOptions *commit_options,
+              GPtrArray *relink)
+{
+  g_autoptr (GString) why = g_string_new (NULL);
+  bool moves = args->relink != NULL || args->delete_sources || args->rename;
+  if (!moves || args->source == NULL || args->ancestor == NULL
+      || vhdkit_image_find_layer (*image, args->source) >= 0)
+    return false;
+  int target = vhdkit_image_find_layer (*image, args->ancestor);
+  g_autofree char *above = target > 0 ? layer_file (*image, target - 1) : NULL;
+  g_autoptr (ToolImage) source =
+      above != NULL ? tool_open_quiet (args->source, &args->image, 0, args->cache, NULL) : NULL;
+  if (source == NULL || !choose_layers (source, args, commit_options, why))
+    return false;
+  /* Its locks would be in the way. */
+  vhdkit_image_close (*image, NULL);
+  *image = g_steal_pointer (&source);
+  g_ptr_array_add (relink, g_steal_pointer (&above));
+  return true;
+}
+
 /* The command does not find what it names.  If that is so because it was interrupted while it removed the merged images,
  * they are removed now.  The exit status, or EXIT_NOTHING_LEFT: it is not so. */
 static int
@@ -426,7 +462,6 @@ run (const Command *command, void *opaque, char **operands)
     .shrink_target = args->shrink,
     .skip_identical = args->skip_identical,
     .break_siblings = args->break_siblings,
-    .relink = list_strings (args->relink),
     .delete_sources = args->delete_sources,
     .rename_target = args->rename,
   };
@@ -442,10 +477,15 @@ run (const Command *command, void *opaque, char **operands)
     signals_defer ();
   g_autoptr (GError) error = NULL;
   g_autoptr (GString) why = g_string_new (NULL);
+  g_autoptr (GPtrArray) relink = g_ptr_array_new_with_free_func (g_free);
+  for (const char *const *child = list_strings (args->relink); child != NULL && *child != NULL; child++)
+    g_ptr_array_add (relink, g_strdup (*child));
   g_autoptr (ToolImage) image = tool_open_quiet (path, &args->image, 0, args->cache, &error);
   if (image != NULL)
     tool_print_warnings (image);
-  if (image == NULL || !choose_layers (image, args, &commit_options, why))
+  if (image == NULL
+      || !(choose_layers (image, args, &commit_options, why)
+           || resume_below (&image, args, &commit_options, relink)))
     {
       int status = args->delete_sources && !args->dry_run ? finish_removal (args, path) : EXIT_NOTHING_LEFT;
       if (status != EXIT_NOTHING_LEFT)
@@ -456,6 +496,8 @@ run (const Command *command, void *opaque, char **operands)
         report (path, "%s", why->str);
       return EXIT_FAILURE;
     }
+  g_ptr_array_add (relink, NULL);
+  commit_options.relink = (const char *const *)relink->pdata;
   return args->dry_run ? run_dry (image, args, path, &commit_options)
                        : run_commit (&image, args, path, &commit_options);
 }

@@ -517,6 +517,39 @@ def plan_of_what_was_merged(t):
     t.equal(chain.files(), 'd e m p q', 'files')
 
 
+# --- a run that was interrupted after it had relinked what is above --source ----------------------------------
+
+@case
+def source_that_the_chain_does_not_lead_to_any_more(t):
+    for options, files, survivor in ((('--delete',), 'd e m p q', 'm'), (('--rename',), 'c d e p q', 'c'),
+                                     (('--relink', '@e'), 'c d e m p q', 'm')):
+        chain = Chain(t, 'moved' + options[0])
+        chain.commit('-q', '-b', '@m', *RELINK)
+        if options[0] == '--rename':
+            options += ('--relink', '@e')
+        argv = ['-b', chain['m'], '--source', chain['c'], *(chain[o[1:]] if o[0] == '@' else o for o in options),
+                chain['d']]
+        t.equal(t.img('commit', '--dry-run', '--output=json', *argv).json['already-merged'], True, 'plan')
+        t.img('commit', '-q', *argv)
+        t.equal(chain.files(), files, 'files')
+        for child in 'de':
+            chain.above(child, survivor)
+            chain.shows(child, child)
+        chain.shows(survivor, 'c')
+
+
+@case
+def source_that_never_was_in_the_chain(t):
+    """Its content is not the target's: refused."""
+    chain = Chain(t)
+    other = chain.make('x', 7, chain['m'])
+    unchanged = Unchanged(other, *(chain[name] for name in 'pqmcde'))
+    for option in ('--delete', '--rename'):
+        t.refused(t.img('commit', '-b', chain['m'], '--source', chain['c'], option, *(
+            chain[o[1:]] if o[0] == '@' else o for o in RELINK), other, rc=1), 'would change what it shows')
+    unchanged.verify(t, 'a refused commit')
+
+
 # --- a removal that was interrupted -------------------------------------------------------------------------
 
 def leave_remains(t, chain, kept, target, name, everything='qmc'):
