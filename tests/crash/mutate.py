@@ -200,8 +200,8 @@ JOBS = [
      '      || (!rebase->params.unsafe && !rebase_co_make_independent (rebase, error)))'),
     ('rebase.c', 'return stored && ret == 0;', 'return stored;'),
     ('conclude.c', '  if (!lowest->drv->co_accept_identity (lowest, identity, error))\n    return false;\n', '',
-     'return ret == 0;\n}\n\n/* A3. */',
-     'return ret == 0 && lowest->drv->co_accept_identity (lowest, identity, error);\n}\n\n/* A3. */'),
+     'return ret == 0;\n}\n\nstatic const char *\nget_final_name',
+     'return ret == 0 && lowest->drv->co_accept_identity (lowest, identity, error);\n}\n\nstatic const char *\nget_final_name'),
     ('conclude.c', 'if (!lowest->drv->co_accept_identity (lowest, identity, error))', 'if (false)'),
     ('conclude.c', 'if (conclude->takes_identity ? !co_take_identity (conclude, error) : !co_relink (conclude, false, error))',
      'if (!conclude->takes_identity && !co_relink (conclude, false, error))',
@@ -214,27 +214,30 @@ JOBS = [
      '&& (!co_rename (conclude, error) || (!conclude->takes_identity && !co_relink (conclude, false, error))'
      ' || (!conclude'),
     ('conclude.c', '|| (!conclude->takes_identity && !co_relink (conclude, true, error))', ''),
-    ('conclude.c', '.other_path = renamed ? NULL : name_after,', '.other_path = NULL,'),
-    ('conclude.c', '.parent_path = renamed ? name_after : bdrv_get_host_path (params->target),',
+    ('conclude-check.c', '.other_path = renamed ? NULL : name_after,', '.other_path = NULL,'),
+    ('conclude-check.c', '.parent_path = renamed ? name_after : bdrv_get_host_path (params->target),',
      '.parent_path = name_after ? name_after : bdrv_get_host_path (params->target),'),
-    ('conclude.c', '  return !params->delete_sources || co_remove (conclude, error);', '  return true;',
-     'if (!co_look_again (conclude, error))',
-     'if (!co_look_again (conclude, error) || (params->delete_sources && !co_remove (conclude, error)))'),
-    ('conclude.c', 'BlockDriverState *below = params->target;\n\n  while (below != params->source)\n    {\n'
-     '      BlockDriverState *layer = params->source;',
-     'BlockDriverState *below = NULL;\n\n  while (!below || below->backing != params->target)\n    {\n'
-     '      BlockDriverState *layer = below ? below->backing : params->source;',
-     '      while (layer->backing != below)\n        layer = layer->backing;\n      below = layer;',
-     '      below = layer;'),
-    ('conclude.c', 'ret = flush_directory_of (file->new_path);\n  return ret < 0 ? ret : flush_directory_of (file->path);',
-     'ret = flush_directory_of (file->path);\n  return ret < 0 ? ret : flush_directory_of (file->new_path);'),
+    ('conclude.c', '  return !params->delete_sources || co_remove (conclude, removals, has_list, error);', '  return true;',
+     'if (!co_look_again (conclude, error) || !co_drain_log (params->target, error))',
+     'if (!co_look_again (conclude, error) || !co_drain_log (params->target, error)\n'
+     '      || (params->delete_sources && !co_remove (conclude, removals, false, error)))'),
+    ('conclude.c', 'g_ptr_array_insert (layers, 0, layer);', 'g_ptr_array_add (layers, layer);'),
+    ('conclude.c', 'if (!needs_list (params, removals))', 'if (!needs_list (params, removals) || true)'),
+    ('conclude.c', '  int ret = bdrv_co_drain_log (bs);', '  int ret = bdrv_co_flush (bs);'),
+    ('named-file.c', 'ret = named_file_flush_directory (file->new_path);\n'
+     '  return ret < 0 ? ret : named_file_flush_directory (file->path);',
+     'ret = named_file_flush_directory (file->path);\n'
+     '  return ret < 0 ? ret : named_file_flush_directory (file->new_path);'),
 ]
 
 # Of those that no test can notice, the name up to its end or a part of it, and why.
 UNNOTICED = {
     'vhd': {},
     'vhdx': {},
-    'jobs': {},
+    'jobs': {
+        'write_all: no fsync (fd)': 'the crashes take what is in the list for durable when its name appears',
+        'forget_list: no named_file_flush_directory': 'a list of files that are all gone is removed by the next run',
+    },
 }
 
 CRASH_TESTS = ['crash-grow', 'crash-write', 'crash-compact', 'crash-commit', 'crash-relink']
@@ -254,17 +257,18 @@ DRIVERS = {
              + [crash(name, 'vhdx') for name in CRASH_TESTS + ['crash-replay', 'crash-convert']]),
     'jobs': ('block/jobs', JOBS,
              [FLUSH, (r'(?<!^)\bcommit_co_flush \((?:[^()]|\([^()]*\))*\)(?!\n\{)', 'true'), (r'fsync \(fd\)', '0'),
-              (r'flush_directory_of \([^()]*\)(?!\n\{)', '0')],
+              (r'named_file_flush_directory \([^()]*\)(?!\n\{)', '0')],
              [crash(name, fmt) for name in ('crash-conclude', 'crash-commit', 'crash-rebase', 'crash-compact', 'fault')
               for fmt in ('vhd', 'vhdx')]),
 }
 # Tests that look at a file's work most closely come first.
 FIRST = {'resize.c': 'crash-grow', 'compact.c': 'crash-compact', 'reduce.c': 'crash-compact', 'relink.c': 'relink',
-         'link.c': 'crash-commit', 'replay.c': 'crash-replay', 'conclude.c': 'conclude',
+         'link.c': 'crash-commit', 'replay.c': 'crash-replay', 'conclude.c': 'conclude', 'conclude-check.c': 'conclude', 'named-file.c': 'conclude', 'remains.c': 'conclude',
          'commit.c': 'crash-commit', 'rebase.c': 'crash-rebase', 'compact-host.c': 'crash-compact', 'flush.c': 'crash-write',
          'alloc.c': 'crash-write', 'log-write.c': 'crash-write', 'write.c': 'crash-write', 'io.c': 'crash-write'}
 # Of the jobs: the others do not run it.
-ONLY = {'conclude.c': ['crash-conclude'], 'rebase.c': ['crash-rebase', 'fault'], 'compact.c': ['crash-compact', 'fault'],
+ONLY = {'conclude.c': ['crash-conclude'], 'conclude-check.c': ['crash-conclude'], 'named-file.c': ['crash-conclude'],
+        'remains.c': ['crash-conclude'], 'rebase.c': ['crash-rebase', 'fault'], 'compact.c': ['crash-compact', 'fault'],
         'compact-host.c': ['crash-compact', 'fault'], 'commit.c': ['crash-conclude', 'crash-commit', 'fault']}
 
 
