@@ -338,17 +338,29 @@ test_tmpfs_direct (void)
   unlink (path);
 }
 
-/* The file is shorter than the node believes. */
+/* The file is shorter than the node believes: what is missing is neither zeros nor a hole. */
 static void coroutine_fn
 test_cut_behind_back (void)
 {
   g_autoptr (TestDir) dir = test_dir_new ();
   g_autofree char *path = test_file_new (dir, "file", 64 * KIB, 'x');
   BlockDriverState *bs = test_open_ok ("file", path, 0, NULL);
+  uint8_t buf[4096];
 
   g_assert_cmpint (truncate (path, 10000), ==, 0);
   test_assert_read (bs, 9000, 1000, 'x');
-  test_assert_read (bs, 10000, 54 * KIB - 1000, 0);
+  g_assert_cmpint (bdrv_co_pread (bs, 9000, 1001, buf), ==, -EIO);
+  g_assert_cmpint (bdrv_co_pread (bs, 10000, sizeof buf, buf), ==, -EIO);
+  g_assert_cmpint (bdrv_co_pread (bs, 64 * KIB - 10, 10, buf), ==, -EIO);
+  for (int64_t at = 0, pnum; at < 64 * KIB; at += pnum)
+    {
+      int64_t map;
+      BlockDriverState *file;
+      int status = bs->drv->co_block_status (bs, at, 64 * KIB - at, &pnum, &map, &file);
+
+      g_assert_cmpint (status & BDRV_BLOCK_ZERO, ==, 0);
+      g_assert_cmpint (pnum, >, 0);
+    }
   test_close (bs);
 }
 
