@@ -10,7 +10,9 @@ import threading
 from harness import Failed, MiB, Result, TIMEOUT, T, tool
 
 # Enough for any command on any image here, of which most need 40 MiB and less; the page cache of an image has 32.
-MEMORY = 128 * MiB
+MEMORY = 192 * MiB
+# Address space that is only put by: stacks of threads, and arenas of their allocator.
+STACK = MiB
 
 
 def watched():
@@ -34,9 +36,11 @@ def run(t, argv, memory=MEMORY, rc=None, timeout=TIMEOUT):
     def prepare():
         if limit:
             resource.setrlimit(resource.RLIMIT_AS, limit)
+            resource.setrlimit(resource.RLIMIT_STACK, (STACK, resource.getrlimit(resource.RLIMIT_STACK)[1]))
 
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = subprocess.Popen(argv, cwd=t.dir, stdin=subprocess.DEVNULL, stdout=out, stderr=err, preexec_fn=prepare)
+        process = subprocess.Popen(argv, cwd=t.dir, stdin=subprocess.DEVNULL, stdout=out, stderr=err, preexec_fn=prepare,
+                                   env=dict(os.environ, MALLOC_ARENA_MAX='1'))
         late = threading.Timer(timeout, process.kill)
         late.start()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)

@@ -103,7 +103,7 @@ def vhd_of_very_many_small_blocks(t):
     t.check(result.bytes_read < MiB, 'opening read %d bytes' % result.bytes_read)
     bounded.run(t, [IO, '-r', '-c', 'read -q -P 0 1G 64k', path], rc=0)
     for argv in ([IO, '-c', 'write -q 0 64k', path], [IMG, 'compact', '-q', path], [IMG, 'check', path]):
-        result = bounded.run(t, argv)
+        result = bounded.run(t, argv, memory=128 * MiB)
         if bounded.watched():
             continue
         t.check(result.rc in (1, 63), 'status', result)
