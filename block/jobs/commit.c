@@ -246,8 +246,9 @@ commit_co_steps (CommitJob *commit, GError **error)
       && (merged ? commit_co_resume (commit, conclude, error) : commit_co_merge (commit, conclude, error))
       && conclude_co_run (conclude, error);
 
-  conclude_co_free (conclude);
-  return ok;
+  /* Closing the children writes, too. */
+  bool closed = conclude_co_free (conclude, ok ? error : NULL);
+  return ok && closed;
 }
 
 static bool coroutine_fn

@@ -67,7 +67,7 @@ conclude_co_new (Job *job, const ConcludeParams *params, bool *merged, GError **
     conclude->takes_identity = has_identity (params->source);
   if (conclude_co_check (conclude, merged, error))
     return conclude;
-  conclude_co_free (conclude);
+  (void)conclude_co_free (conclude, NULL);
   return NULL;
 }
 
@@ -315,13 +315,31 @@ conclude_co_run (Conclude *conclude, GError **error)
   return false;
 }
 
-void coroutine_fn
-conclude_co_free (Conclude *conclude)
+/* Whether it is closed, with all that is written then. */
+static bool coroutine_fn
+co_close_child (BlockDriverState *target, BlockDriverState *child, GError **error)
 {
+  g_autofree char *name = g_strdup (child->filename);
+  int ret = bdrv_co_unref (child);
+
+  if (ret < 0)
+    bdrv_set_error_errno (error, target, ret, "its child %s cannot be closed", name);
+  return ret == 0;
+}
+
+bool coroutine_fn
+conclude_co_free (Conclude *conclude, GError **error)
+{
+  bool ok = true;
+
   if (!conclude)
-    return;
+    return true;
+  /* The first error is the one to tell. */
   for (guint i = 0; i < conclude->children->len; i++)
-    bdrv_co_unref (g_ptr_array_index (conclude->children, i));
+    ok =
+        co_close_child (conclude->params.target, g_ptr_array_index (conclude->children, i), ok ? error : NULL)
+        && ok;
   g_ptr_array_unref (conclude->children);
   g_free (conclude);
+  return ok;
 }

@@ -35,7 +35,7 @@ bool coroutine_fn conclude_co_lock (Conclude *conclude, GError **error);
 /* The target holds all that the source shows, durable: does it.  Durable on return. */
 bool coroutine_fn conclude_co_run (Conclude *conclude, GError **error);
 /* NULL is fine. */
-void coroutine_fn conclude_co_free (Conclude *conclude);
+bool coroutine_fn conclude_co_free (Conclude *conclude, GError **error);
 
 G_END_DECLS
 
