@@ -93,11 +93,11 @@ VHD = [
      '    vhd_bitmap_set (s, bitmap, piece->in_block / VHD_SECTOR_SIZE, piece->bytes / VHD_SECTOR_SIZE);\n'
      '  if (ret == 0 && !vhd_is_differencing (s) && !bitmap->all_set)\n    ret = fill_dynamic_bitmap (s, bitmap);\n'
      '  vhd_bitmap_put (s, bitmap);\n'),
-    ('compact.c', 'copy_block (s, &moves[i], buffer) : -EINVAL;\n  bdrv_free_buffer (buffer);\n  if (ret < 0)\n'
-     '    return ret;', '0 : -EINVAL;\n  if (ret < 0)\n    return ret;',
+    ('compact.c', 'ret = bdrv_co_copy_within (bs->file, (const BdrvCopy *)(const void *)copies->data, copies->len);', 'ret = 0;',
      'ret = vhd_co_publish (s);\n  g_array_set_size (s->free_slots, 0);',
-     'ret = vhd_co_publish (s);\n  for (int i = 0; i < n && ret == 0; i++)\n'
-     '    ret = copy_block (s, &moves[i], buffer);\n  bdrv_free_buffer (buffer);\n  g_array_set_size (s->free_slots, 0);'),
+     'ret = vhd_co_publish (s);\n  if (ret == 0)\n'
+     '    ret = bdrv_co_copy_within (bs->file, (const BdrvCopy *)(const void *)copies->data, copies->len);\n'
+     '  g_array_set_size (s->free_slots, 0);'),
 ]
 VHDX = [
     ('flush.c', 'ret = bdrv_co_flush (s->bs->file);\n      if (ret < 0)\n        return ret;',
@@ -143,7 +143,7 @@ VHDX = [
     ('resize.c', 'ret = zero_tail (s, old_bytes, bytes);', 'ret = 0;'),
     ('resize.c', 'int ret = vhdx_co_for_each_entry_in (s, first, entries, clear_entry, NULL);',
      'int ret = first > entries && entries == 0 ? clear_entry (s, 0, 0, NULL) : 0;'),
-    ('resize.c', 'ret = copy_table (s, bat.file_offset);', 'ret = bat.bytes == 0 ? copy_table (s, 0) : 0;'),
+    ('resize.c', 'ret = bdrv_co_copy_within (s->bs->file, &copy, 1);', 'ret = 0;'),
     ('open.c', '  if (ret == 0)\n    ret = vhdx_co_end_log (s);\n  if (ret < 0)', '  if (ret < 0)'),
     ('open.c', 's->flushed_bytes = MIN (s->flushed_bytes, length);', ';'),
     ('open.c', 's->grown_is_zero = length == s->data_end;', 's->grown_is_zero = true;'),
@@ -159,18 +159,19 @@ VHDX = [
      '  if (ret == 0)\n    ret = write_zeros (s);'),
     ('replay.c', 'ret = write_zeros (s);', 'ret = write_pages (s);',
      'ret = write_pages (s);\n  /* Between', 'ret = write_zeros (s);\n  /* Between'),
-    ('resize.c', 'ret = copy_table (s, bat.file_offset);\n  if (ret == 0)\n    ret = log_region_tables (s, &bat);',
-     'ret = log_region_tables (s, &bat);\n  if (ret == 0)\n    ret = copy_table (s, bat.file_offset);'),
+    ('resize.c', 'ret = bdrv_co_copy_within (s->bs->file, &copy, 1);\n  if (ret == 0)\n    ret = log_region_tables (s, &bat);',
+     'ret = log_region_tables (s, &bat);\n  if (ret == 0)\n    ret = bdrv_co_copy_within (s->bs->file, &copy, 1);'),
     ('resize.c', '  if (ret == 0)\n    ret = vhdx_co_publish (s);\n  if (ret < 0)\n    return ret;\n'
      '  if (!vhdx_co_replace_item', '  if (ret < 0)\n    return ret;\n  if (!vhdx_co_replace_item'),
     ('resize.c', 'if (ret == 0)\n    ret = set_new_entries (s, ',
      'if (ret == 0)\n    ret = vhdx_co_replace_item (s, &vhdx_guid_disk_size, &size, sizeof size, error) ? 0 : -EIO;\n'
      '  if (ret == 0)\n    ret = set_new_entries (s, '),
-    ('compact.c', 'ret = copy_block (s, move, buffer);', 'ret = 0 && copy_block (s, move, buffer);',
+    ('compact.c', 'ret = bdrv_co_copy_within (s->bs->file, (const BdrvCopy *)(const void *)copies->data, copies->len);',
+     'ret = 0;',
      'if (ret == 0)\n    ret = vhdx_co_publish (s);\n  vhdx_co_release_writers (s);',
-     'if (ret == 0)\n    ret = vhdx_co_publish (s);\n  uint8_t *buffer = bdrv_try_alloc_buffer (bs->file, COPY_BYTES);\n'
-     '  for (int i = 0; i < n && ret == 0; i++)\n    ret = copy_block (s, &moves[i], buffer);\n'
-     '  bdrv_free_buffer (buffer);\n  vhdx_co_release_writers (s);'),
+     'if (ret == 0)\n    ret = vhdx_co_publish (s);\n  for (int i = 0; i < n && ret == 0; i++)\n'
+     '    ret = bdrv_co_copy_within (bs->file, &(BdrvCopy){ moves[i].from, moves[i].to, moves[i].bytes }, 1);\n'
+     '  vhdx_co_release_writers (s);'),
     ('compact.c', 's->data_end = vhdx_space_end (s->space);\n  return vhdx_co_cut (s);',
      's->data_end = vhdx_space_end (s->space);\n  ret = vhdx_co_cut (s);\n  return ret < 0 ? ret : vhdx_co_publish (s);',
      'int ret = vhdx_co_publish (s);\n\n  if (ret < 0)\n    return ret;\n  epochs', 'int ret;\n\n  epochs'),
@@ -202,7 +203,7 @@ JOBS = [
     ('conclude.c', '  if (!lowest->drv->co_accept_identity (lowest, identity, error))\n    return false;\n', '',
      'return ret == 0;\n}\n\nstatic const char *\nget_final_name',
      'return ret == 0 && lowest->drv->co_accept_identity (lowest, identity, error);\n}\n\nstatic const char *\nget_final_name'),
-    ('conclude.c', 'if (!lowest->drv->co_accept_identity (lowest, identity, error))', 'if (false)'),
+    ('conclude.c', 'if (!lowest->drv->co_accept_identity (lowest, identity, error))', 'if (!lowest)'),
     ('conclude.c', 'if (conclude->takes_identity ? !co_take_identity (conclude, error) : !co_relink (conclude, false, error))',
      'if (!conclude->takes_identity && !co_relink (conclude, false, error))',
      '&& (!co_rename (conclude, error) || (!conclude',
