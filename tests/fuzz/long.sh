@@ -44,7 +44,7 @@ fuzz ()
   mkdir -p "$corpus" "$corpus.findings" "$corpus.logs"
   log=$corpus.logs/$(date +%s%N)
   "$build/tests/fuzz/libfuzzer-$1" -max_total_time="$2" -timeout=20 -rss_limit_mb=3072 -malloc_limit_mb=1024 \
-    -len_control=0 -use_value_profile=1 -print_final_stats=1 -artifact_prefix="$corpus.findings/" \
+    -len_control=0 -max_len=65536 -use_value_profile=1 -print_final_stats=1 -artifact_prefix="$corpus.findings/" \
     "$corpus" "tests/fuzz/seeds/$1" "tests/fuzz/regressions/$1" > "$log" 2>&1 || true
 }
 

@@ -218,6 +218,20 @@ def footer_missing_is_put_back(t):
 
 
 @case
+def footer_missing_hides_no_data(t):
+    """A dynamic image shows what is in its blocks, bits or not: before a writable open, and after it."""
+    made = vhdfile.write_sparse(t.path('x.vhd'), 4 * MiB, [(0, b'\1' * 4096)], block_size=64 * KiB)
+    with open(made.path, 'r+b') as f:
+        f.seek(1536)
+        f.seek(int.from_bytes(f.read(4), 'big') * 512)
+        f.write(bytes(512))
+        f.truncate(made.footer_offset)
+    t.io('-f', 'vhd', '-r', '-c', 'read -q -P 1 0 4096', made.path)
+    t.io('-f', 'vhd', '-c', 'read -q -P 1 0 4096', made.path)
+    t.io('-f', 'vhd', '-r', '-c', 'read -q -P 1 0 4096', made.path)
+
+
+@case
 def batmap_is_kept_true(t):
     """Writes that fill, and do not fill, blocks of an image with a batmap."""
     parent = vhdfile.write_sparse(t.path('p.vhd'), 16 * MiB, [(0, b'\1' * (16 * MiB))])

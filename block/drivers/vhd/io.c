@@ -92,7 +92,10 @@ read_by_bitmap (VhdState *s, uint32_t sector, const Piece *piece, int64_t offset
 static int coroutine_fn
 read_pieces (VhdState *s, int64_t offset, int64_t bytes, const IoVector *qiov, size_t qiov_offset)
 {
-  bool by_bitmap = vhd_is_differencing (s) || (!s->end_footer_valid && !s->writable);
+  /* A dynamic image shows what its blocks hold, whatever their bits say, and with or without its end footer: a
+   * writable open puts that back, and must not change what a guest sees.  What a killed tapdisk left out of the last
+   * block is behind the end of the file and reads as zeros. */
+  bool by_bitmap = vhd_is_differencing (s);
 
   while (bytes > 0)
     {
