@@ -260,13 +260,13 @@ def attempt(what, function):
 
 def make_all(m):
     for name, files in vhd_images(m):
-        m.pack('vhd', name, '02', files)
+        m.pack('vhd', name, '40', files)
         m.pack('vhd', name + '-check', '20', files)
         m.pack('replay', 'vhd-' + name, '', files)
         m.pack('decode', 'vhd-' + name, '000000001000', files)
         m.pack('guest', 'vhd-' + name, 'ff' + '00010203040506' * 6, files)
     for name, files in vhdx_images(m):
-        m.pack('vhdx', name, '02', files)
+        m.pack('vhdx', name, '40', files)
         m.pack('replay', 'vhdx-' + name, '', files)
         for which in ('01', '02', '04'):
             m.pack('decode', 'vhdx-%s-%s' % (name, which), which, files)
@@ -278,7 +278,7 @@ def make_all(m):
             kept[kind] = kept.get(kind, 0) + 1
             if kept[kind] == 1:
                 m.pack('decode', name, '03', files)
-                m.pack('vhdx', name, '02', files)
+                m.pack('vhdx', name, '40', files)
     for name, files in corpus_files(m, '.vhd'):
         m.pack('vhd', name, '0101', files, MAX_SEED)
     for name, files in corpus_files(m, '.vhdx'):
