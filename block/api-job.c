@@ -470,6 +470,10 @@ vhdkit_compact_get_stats (VhdkitJob *job, VhdkitCompactStats *stats)
     .bytes_punched = inner.bytes_punched,
     .host_bytes_before = inner.host_bytes_before,
     .host_bytes_after = inner.host_bytes_after,
+    .bytes_free = inner.bytes_free,
+    .bytes_zero = inner.bytes_zero,
+    .bytes_same = inner.bytes_same,
+    .bytes_unmapped = inner.bytes_unmapped,
   };
 }
 
@@ -483,6 +487,8 @@ add_volume (GVariantBuilder *volumes, const FsVolumeInfo *volume)
   g_variant_builder_add (entry, "{sv}", "length", g_variant_new_int64 (volume->bytes));
   g_variant_builder_add (entry, "{sv}", "free", g_variant_new_int64 (volume->free_bytes));
   g_variant_builder_add (entry, "{sv}", "type", g_variant_new_string (volume->type));
+  if (volume->inside != NULL)
+    g_variant_builder_add (entry, "{sv}", "inside", g_variant_new_string (volume->inside));
   if (volume->label != NULL)
     g_variant_builder_add (entry, "{sv}", "label", g_variant_new_string (volume->label));
   if (volume->uuid != NULL)

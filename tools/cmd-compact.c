@@ -84,7 +84,7 @@ typedef struct
 {
   guint32 partition;
   gint64 length, free_bytes;
-  const char *type, *label, *reason; /* label and reason: or NULL */
+  const char *type, *label, *inside, *reason; /* all but the first: or NULL */
 } Volume;
 
 static void
@@ -96,6 +96,7 @@ read_volume (GVariant *from, Volume *volume)
   g_variant_lookup (from, "free", "x", &volume->free_bytes);
   g_variant_lookup (from, "type", "&s", &volume->type);
   g_variant_lookup (from, "label", "&s", &volume->label);
+  g_variant_lookup (from, "inside", "&s", &volume->inside);
   g_variant_lookup (from, "reason", "&s", &volume->reason);
 }
 
@@ -105,7 +106,8 @@ print_volume (const Volume *volume)
   g_autofree char *partition =
       volume->partition > 0 ? g_strdup_printf ("%u", volume->partition) : g_strdup ("disk");
   g_autofree char *type = printable (volume->type);
-  g_autofree char *label = printable (volume->label != NULL ? volume->label : "-");
+  const char *name = volume->inside != NULL ? volume->inside : volume->label;
+  g_autofree char *label = printable (name != NULL ? name : "-");
   g_autofree char *size = format_size (volume->length);
   g_autofree char *used = format_size (volume->length - volume->free_bytes);
   g_autofree char *not_used = format_size (volume->free_bytes);
@@ -116,8 +118,10 @@ print_volume (const Volume *volume)
 static void
 print_reason (const Volume *volume)
 {
-  g_autofree char *place =
-      volume->partition > 0 ? g_strdup_printf ("partition %u", volume->partition) : g_strdup ("the disk");
+  g_autofree char *inside = volume->inside != NULL ? printable (volume->inside) : NULL;
+  g_autofree char *place = inside != NULL          ? g_strdup_printf ("volume %s", inside)
+                           : volume->partition > 0 ? g_strdup_printf ("partition %u", volume->partition)
+                                                   : g_strdup ("the disk");
   g_autofree char *type = printable (volume->type);
   g_autofree char *reason = printable (volume->reason);
 
@@ -178,6 +182,33 @@ describe_host_bytes (const VhdkitCompactStats *stats, bool dry_run)
                           before);
 }
 
+/* What is given back, by why nobody needs it. */
+static void
+print_classes (const VhdkitCompactStats *stats)
+{
+  const struct
+  {
+    const char *name;
+    int64_t blocks, bytes; /* blocks -1: not by blocks */
+  } classes[] = {
+    { "not in use", stats->blocks_free, stats->bytes_free },
+    { "zero", stats->blocks_zero, stats->bytes_zero },
+    { "as the parent", stats->blocks_same, stats->bytes_same },
+    { "unmapped", -1, stats->bytes_unmapped },
+    { "inside of blocks", -1, stats->bytes_punched },
+  };
+
+  printf ("%-16s  %10s  %10s\n", "To give back", "Blocks", "Bytes");
+  for (size_t i = 0; i < G_N_ELEMENTS (classes); i++)
+    {
+      g_autofree char *blocks =
+          classes[i].blocks < 0 ? g_strdup ("-") : g_strdup_printf ("%" PRId64, classes[i].blocks);
+      g_autofree char *bytes = format_size (classes[i].bytes);
+
+      printf ("%-16s  %10s  %10s\n", classes[i].name, blocks, bytes);
+    }
+}
+
 static void
 print_result (const VhdkitCompactStats *stats, bool dry_run)
 {
@@ -185,16 +216,22 @@ print_result (const VhdkitCompactStats *stats, bool dry_run)
   g_autofree char *after = format_size (stats->file_size_after);
   g_autofree char *host = describe_host_bytes (stats, dry_run);
   g_autofree char *punched = format_size (stats->bytes_punched);
+  g_autofree char *unmapped = format_size (stats->bytes_unmapped);
+  g_autofree char *not_used = format_size (stats->bytes_free);
+  g_autofree char *zero = format_size (stats->bytes_zero);
+  g_autofree char *same = format_size (stats->bytes_same);
 
   printf ("Image %s: %s (%" PRId64 " bytes) before, %s%s (%" PRId64 " bytes) after%s; %" PRId64 " of %" PRId64
-          " blocks dropped (%" PRId64 " not in use, %" PRId64 " zero, %" PRId64 " as the parent), %" PRId64
-          " moved",
+          " blocks dropped (%" PRId64 " not in use, %" PRId64 " zero, %" PRId64
+          " as the parent; by bytes %s, %s and %s), %" PRId64 " moved",
           dry_run ? "would be compacted" : "compacted", before, stats->file_size_before,
           dry_run ? "about " : "", after, stats->file_size_after, host, stats->blocks_dropped,
-          stats->blocks_allocated, stats->blocks_free, stats->blocks_zero, stats->blocks_same,
-          stats->blocks_moved);
+          stats->blocks_allocated, stats->blocks_free, stats->blocks_zero, stats->blocks_same, not_used, zero,
+          same, stats->blocks_moved);
+  if (stats->bytes_unmapped > 0)
+    printf (", %s unmapped", unmapped);
   if (stats->bytes_punched > 0)
-    printf (", %s punched where they are", punched);
+    printf (", %s %spunched inside of blocks that stay", punched, dry_run ? "to be " : "");
   printf (".\n");
 }
 
@@ -216,6 +253,10 @@ print_json (const char *path, const VhdkitCompactStats *stats, GVariant *found, 
   json_int (&json, "unused-blocks", stats->blocks_free);
   json_int (&json, "zero-blocks", stats->blocks_zero);
   json_int (&json, "same-blocks", stats->blocks_same);
+  json_int (&json, "unused-bytes", stats->bytes_free);
+  json_int (&json, "zero-bytes", stats->bytes_zero);
+  json_int (&json, "same-bytes", stats->bytes_same);
+  json_int (&json, "unmapped-bytes", stats->bytes_unmapped);
   json_int (&json, "moved-blocks", stats->blocks_moved);
   json_int (&json, "punched-bytes", stats->bytes_punched);
   if (stats->host_bytes_before >= 0)
@@ -283,6 +324,8 @@ run (const Command *command, void *opaque, char **operands)
     {
       if (found != NULL)
         print_report (found, args->dry_run);
+      if (args->dry_run)
+        print_classes (&stats);
       print_result (&stats, args->dry_run);
     }
   return status;

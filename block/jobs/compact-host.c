@@ -215,11 +215,18 @@ co_walk_holes (Job *job, BlockDriverState *bs, void *buffer, int64_t *bytes, GEr
 }
 
 bool coroutine_fn
+compact_co_count_holes (Job *job, BlockDriverState *bs, int64_t *bytes, GError **error)
+{
+  *bytes = 0;
+  return co_walk_holes (job, bs, NULL, bytes, error);
+}
+
+bool coroutine_fn
 compact_co_fill_holes (Job *job, BlockDriverState *bs, GError **error)
 {
-  int64_t holes = 0, filled = 0;
+  int64_t holes, filled = 0;
 
-  if (!co_walk_holes (job, bs, NULL, &holes, error))
+  if (!compact_co_count_holes (job, bs, &holes, error))
     return false;
   if (holes == 0)
     return true;

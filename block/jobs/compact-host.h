@@ -19,6 +19,8 @@ bool coroutine_fn compact_co_punch_gaps (Job *job, BlockDriverState *bs, const B
 bool coroutine_fn compact_co_punch_free (Job *job, BlockDriverState *bs, const BlockLayout *layout,
                                          const FsFreeReport *free_space, bool dry_run, int64_t *punched,
                                          GError **error);
+/* Adds up the holes of the container. */
+bool coroutine_fn compact_co_count_holes (Job *job, BlockDriverState *bs, int64_t *bytes, GError **error);
 /* Writes zeros into all holes of the container.  Durable on return. */
 bool coroutine_fn compact_co_fill_holes (Job *job, BlockDriverState *bs, GError **error);
 

@@ -25,7 +25,7 @@
 
 /* A block in use is found out with its first piece; one that is not is read in larger ones. */
 #define FIRST_PIECE_BYTES (64 * 1024)
-#define PIECE_BYTES       (256 * 1024)
+#define PIECE_BYTES       (1024 * 1024)
 
 static int
 scan_fail (CompactScan *scan, const BlockDriverState *node, const char *verb, int64_t offset, int ret)
@@ -53,6 +53,7 @@ typedef struct
   bool zero;      /* of all that is used it decides zeros, and the format can say so without storing them */
   bool free;      /* some of it is free */
   bool data;      /* something used in it is not zero */
+  int64_t bytes[COMPACT_CLASSES];
 } BlockVerdict;
 
 static inline bool
@@ -124,6 +125,7 @@ scan_co_look_at_data (CompactScan *scan, int64_t offset, int64_t bytes, ScanBuff
       bool zero = buffer_is_zero (buffers->own, (size_t)n);
       verdict->zero = verdict->zero && zero;
       verdict->data = verdict->data || !zero;
+      verdict->bytes[zero ? COMPACT_ZERO : COMPACT_SAME] += n;
       if (bs->backing == NULL)
         verdict->redundant = verdict->redundant && zero;
       else if (verdict->redundant)
@@ -146,12 +148,20 @@ scan_co_look_at_used (CompactScan *scan, int64_t offset, int64_t bytes, int stat
                       BlockVerdict *verdict)
 {
   if (!(status & BDRV_BLOCK_ALLOCATED))
-    verdict->zero = false;
-  else if (!scan->zero_scan)
-    *verdict = (BlockVerdict){ 0 };
-  else if (!(status & BDRV_BLOCK_ZERO))
+    {
+      verdict->zero = false;
+      verdict->bytes[COMPACT_SAME] += bytes;
+      return 0;
+    }
+  if (!scan->zero_scan)
+    {
+      *verdict = (BlockVerdict){ 0 };
+      return 0;
+    }
+  if (!(status & BDRV_BLOCK_ZERO))
     return scan_co_look_at_data (scan, offset, bytes, buffers, verdict);
-  else if (scan->bs->backing != NULL && verdict->redundant)
+  verdict->bytes[COMPACT_ZERO] += bytes;
+  if (scan->bs->backing != NULL && verdict->redundant)
     {
       int ret = scan_co_parent_shows (scan, offset, bytes, NULL, buffers);
 
@@ -211,7 +221,10 @@ scan_co_look_at_block (CompactScan *scan, int64_t offset, ScanBuffers *buffers, 
       int64_t pnum = free_run (scan->free, offset, end, &is_free);
 
       if (is_free)
-        verdict->free = true;
+        {
+          verdict->free = true;
+          verdict->bytes[COMPACT_FREE] += pnum;
+        }
       else
         {
           int64_t map;
@@ -262,9 +275,12 @@ scan_co_extent (CompactScan *scan, guint index, ScanBuffers *buffers)
     }
   if (!scan->dry_run)
     ret = scan_co_drop (scan, extent->offset, &verdict);
-  if (ret == 0)
-    scan->blocks[verdict.free ? COMPACT_FREE : verdict.data ? COMPACT_SAME : COMPACT_ZERO]++;
-  return ret;
+  if (ret < 0)
+    return ret;
+  scan->blocks[verdict.free ? COMPACT_FREE : verdict.data ? COMPACT_SAME : COMPACT_ZERO]++;
+  for (int i = 0; i < COMPACT_CLASSES; i++)
+    scan->bytes[i] += verdict.bytes[i];
+  return 0;
 }
 
 static void coroutine_fn

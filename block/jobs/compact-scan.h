@@ -31,6 +31,7 @@ typedef struct
 
   /* Set by the scan. */
   int64_t blocks[COMPACT_CLASSES]; /* dropped, or with dry_run to be dropped */
+  int64_t bytes[COMPACT_CLASSES];  /* of them; a block may hold bytes of several classes */
   GArray *kept; /* with dry_run, of BlockExtent: the layout without those; freed by the user */
   int ret;      /* the first error, or 0 … */
   const BlockDriverState *failed_node;

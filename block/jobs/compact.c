@@ -2,8 +2,8 @@
 /*
  * Compact: give back what the container of an image holds without a need, without changing what a guest uses.
  *
- * Steps: other images above this one?  -> the format gives up what its tables alone show to be needless -> layout (the
- * driver checks the whole container) -> which space the guest does not use -> look at each payload block and drop
+ * Steps: other images above this one?  -> layout (the driver checks the whole container) -> room on the host for what is
+ * to be filled? -> the format gives up what its tables alone show to be needless -> layout again -> which space the guest does not use -> look at each payload block and drop
  * those nobody needs -> flush -> layout again -> move blocks from the end into holes, group by group (or punch holes
  * where they are) -> cut the file -> fill its holes, where asked for.
  *
@@ -37,6 +37,7 @@
 #include "compact-plan.h"
 #include "compact-scan.h"
 #include "siblings.h"
+#include "space.h"
 
 #include <errno.h>
 
@@ -55,6 +56,7 @@ typedef struct
   char *children; /* that keep free space from being dropped, as a phrase; NULL: none do */
   bool has_report;
   FsFreeReport report;
+  int64_t moved_bytes; /* of a dry run */
 } CompactJob;
 
 /* --- what the guest does not use ----------------------------------------------------------------------- */
@@ -190,6 +192,9 @@ compact_co_drop (CompactJob *compact, BlockLayout *layout, GError **error)
   stats->blocks_zero = scan.blocks[COMPACT_ZERO];
   stats->blocks_same = scan.blocks[COMPACT_SAME];
   stats->blocks_free = scan.blocks[COMPACT_FREE];
+  stats->bytes_zero = scan.bytes[COMPACT_ZERO];
+  stats->bytes_same = scan.bytes[COMPACT_SAME];
+  stats->bytes_free = scan.bytes[COMPACT_FREE];
   stats->blocks_dropped = stats->blocks_zero + stats->blocks_same + stats->blocks_free;
   if (scan.kept != NULL)
     {
@@ -218,19 +223,33 @@ compact_make_plan (CompactJob *compact, const BlockLayout *layout, CompactPlan *
   return false;
 }
 
+static bool coroutine_fn
+compact_co_foresee_reduce (CompactJob *compact, BlockLayout *layout, GError **error)
+{
+  BlockDriverState *bs = compact->params.bs;
+  int ret = bs->drv->co_foresee_reduce != NULL ? bs->drv->co_foresee_reduce (bs, layout) : 0;
+
+  if (ret < 0)
+    bdrv_set_error_errno (error, bs, ret, "looking for what is stored without a need failed");
+  return ret == 0;
+}
+
 /* What moving and cutting would give, had the blocks been dropped that @layout lacks. */
-static bool
-compact_foresee (CompactJob *compact, const BlockLayout *layout, GError **error)
+static bool coroutine_fn
+compact_co_foresee (CompactJob *compact, BlockLayout *layout, GError **error)
 {
   g_auto (CompactPlan) plan = { 0 };
   const CompactParams *params = &compact->params;
   CompactStats *stats = &compact->stats;
 
+  if (!compact_co_foresee_reduce (compact, layout, error))
+    return false;
   if (params->move_blocks && !params->punch && params->bs->drv->co_relocate != NULL)
     {
       if (!compact_make_plan (compact, layout, &plan, error))
         return false;
       stats->blocks_moved = plan.moves->len;
+      compact->moved_bytes = plan.bytes;
       stats->file_size_after = plan.file_size;
     }
   else if (layout->extents->len > 0)
@@ -342,7 +361,8 @@ compact_co_run_on_blocks (CompactJob *compact, BlockLayout *layout, GError **err
 
   compact->stats.block_size = layout->block_size;
   compact->stats.blocks_allocated = compact_payload_blocks (layout);
-  if (compact_heeds_free_space (compact) && !compact_co_find_free (compact, layout->block_size, error))
+  if (compact_heeds_free_space (compact) && !compact->has_report
+      && !compact_co_find_free (compact, layout->block_size, error))
     return false;
   if (params->mark_only && !compact_check_volumes (compact, error))
     return false;
@@ -352,12 +372,81 @@ compact_co_run_on_blocks (CompactJob *compact, BlockLayout *layout, GError **err
     return (!params->punch_blocks || !compact->has_report
             || compact_co_punch_free (&compact->job, params->bs, layout, &compact->report, true,
                                       &compact->stats.bytes_punched, error))
-           && compact_foresee (compact, layout, error);
+           && compact_co_foresee (compact, layout, error);
   block_layout_clear (layout);
   /* What blocks that are gone now were the last to need. */
   if (compact->stats.blocks_dropped > 0 && !compact_co_reduce (compact, error))
     return false;
   return compact_co_give_back (compact, error);
+}
+
+static int64_t
+compact_bytes_of (const BlockLayout *layout)
+{
+  int64_t bytes = 0;
+
+  for (guint i = 0; i < layout->extents->len; i++)
+    bytes += g_array_index (layout->extents, BlockExtent, i).bytes;
+  return bytes;
+}
+
+/* What the tables alone tell, as the first step; @layout is that after it. */
+static bool coroutine_fn
+compact_co_give_up_needless (CompactJob *compact, BlockLayout *layout, GError **error)
+{
+  BlockDriverState *bs = compact->params.bs;
+  int64_t before = compact_bytes_of (layout);
+
+  if (bs->drv->co_reduce == NULL)
+    return true;
+  if (compact->params.dry_run)
+    {
+      if (!compact_co_foresee_reduce (compact, layout, error))
+        return false;
+    }
+  else
+    {
+      block_layout_clear (layout);
+      if (!compact_co_reduce (compact, error) || !bs->drv->co_get_layout (bs, layout, error))
+        return false;
+    }
+  compact->stats.bytes_unmapped = before - compact_bytes_of (layout);
+  return true;
+}
+
+/* How long the file will be: found by a run that changes nothing. */
+static bool coroutine_fn
+compact_co_rehearse (CompactJob *compact, const BlockLayout *layout, int64_t *file_size, GError **error)
+{
+  g_auto (BlockLayout) copy = *layout;
+  CompactStats stats = compact->stats;
+
+  copy.extents = g_array_copy (layout->extents);
+  compact->params.dry_run = true;
+  bool ok =
+      compact_co_give_up_needless (compact, &copy, error) && compact_co_run_on_blocks (compact, &copy, error);
+  *file_size = compact->stats.file_size_after;
+  compact->params.dry_run = false;
+  compact->stats = stats;
+  return ok;
+}
+
+/* Room for the holes that are filled at the end, before anything is changed. */
+static bool coroutine_fn
+compact_co_check_space (CompactJob *compact, const BlockLayout *layout, GError **error)
+{
+  BlockDriverState *bs = compact->params.bs;
+  int64_t available = space_co_get_free (bs), taken = compact->stats.host_bytes_before;
+  int64_t holes, file_size;
+
+  if (!compact_co_count_holes (&compact->job, bs, &holes, error))
+    return false;
+  if (taken < 0 || available < 0 || holes <= available)
+    return true;
+  /* Not for the whole file as it is.  How much of it stays has to be looked for. */
+  if (!compact_co_rehearse (compact, layout, &file_size, error))
+    return false;
+  return space_co_check (bs, MAX (file_size - taken, MIN (compact->moved_bytes, holes)), error);
 }
 
 /* Nothing can be dropped or moved there, but what is free can be punched. */
@@ -406,10 +495,10 @@ compact_co_steps (CompactJob *compact, GError **error)
     return false;
   if (bs->drv->co_get_layout == NULL)
     return compact_co_run_on_fixed (compact, error);
-  if (!params->dry_run && !compact_co_reduce (compact, error))
-    return false;
   if (bs->drv->co_get_layout (bs, &layout, &why))
-    return compact_co_run_on_blocks (compact, &layout, error);
+    return (params->dry_run || !params->fill_holes || compact_co_check_space (compact, &layout, error))
+           && compact_co_give_up_needless (compact, &layout, error)
+           && compact_co_run_on_blocks (compact, &layout, error);
   if (params->punch && g_error_matches (why, VHDKIT_ERROR, VHDKIT_ERROR_UNSUPPORTED))
     return compact_co_run_on_fixed (compact, error);
   g_propagate_error (error, g_steal_pointer (&why));

@@ -30,6 +30,8 @@ typedef struct
   int64_t block_size; /* 0: of a fixed image */
   int64_t blocks_allocated, blocks_dropped, blocks_moved;
   int64_t blocks_zero, blocks_same, blocks_free; /* of the dropped ones, see CompactClass */
+  int64_t bytes_zero, bytes_same, bytes_free;    /* of their bytes */
+  int64_t bytes_unmapped;                        /* given back because the image's tables alone said so */
   int64_t bytes_punched;                         /* inside of blocks that stay */
   int64_t file_size_before, file_size_after;
   int64_t host_bytes_before, host_bytes_after; /* that the file takes; -1: not known */

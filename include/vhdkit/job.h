@@ -223,6 +223,9 @@ typedef struct
   int64_t bytes_punched; /* inside of blocks that stay, or of a fixed image */
   int64_t host_bytes_before,
       host_bytes_after; /* that the container takes; with dry_run, at most; -1: not known */
+  int64_t bytes_free, bytes_zero, bytes_same; /* of what was dropped: one block may hold bytes of each kind */
+  int64_t
+      bytes_unmapped; /* of the container, given back because the image's tables alone say it is not needed */
 } VhdkitCompactStats;
 
 /* Shrink the container of @image's leaf, opened read-write, without changing anything that the guest uses. */
@@ -232,7 +235,8 @@ void vhdkit_compact_get_stats (VhdkitJob *job, VhdkitCompactStats *stats);
  * the mode does not look.  "degraded" (s): why free space was not looked for although the mode would have it, and then
  * nothing else.  "partition-table": "GPT", "MBR" or "none"; "notes": as; "volumes": aa{sv}, by offset, each
  * with "partition" (u, 0: the whole disk), "offset", "length" and "free" (x, bytes), "type", where known "label" and
- * "uuid", and where all of it counts as in use "reason" (s). */
+ * "uuid", "inside" (s: its name, where it stands in the volume group that the volume before it holds), and where all of
+ * it counts as in use "reason" (s). */
 GVariant *vhdkit_compact_get_report (VhdkitJob *job);
 
 /* --- convert ------------------------------------------------------------------------------------------- */

@@ -106,8 +106,12 @@ def compare(group, name, ours, other, limit, unit, best, runs=RUNS):
     report(group, name, statistics.median(ratios), limit, form % a, form % b, unit, best, ' [%.2f..%.2f]' % (low, high))
 
 
+def new_image(path, fmt, size):
+    sh(tool('create', '-q', '-f', fmt, *(SMALL_BLOCKS if fmt == 'vhdx' else ()), path, size))
+
+
 def fill(path, fmt, size):
-    sh(tool('create', '-q', '-f', fmt, path, size))
+    new_image(path, fmt, size)
     sh(tool('bench', '-f', fmt, '-c', size // MiB, '-d', 8, '-s', MiB, '-w', '--pattern', 90, path))
 
 
@@ -116,7 +120,7 @@ def on_tmpfs():
 
 
 def new_vhdx(path, size):
-    sh(tool('create', '-q', '-f', 'vhdx', *SMALL_BLOCKS, path, size))
+    new_image(path, 'vhdx', size)
 
 
 def bench_rate(path, fmt, size, step, depth, write, count=None, direct=True):

@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Commit and compact, against the least they can do and against others who do it."""
 
+import ctypes
 import json
 import mmap
 import os
+import re
+import shlex
 import shutil
+import statistics
+import subprocess
+import sys
 import time
 
-from common import (GiB, KiB, MiB, QEMU_IMG, RUNS, SCALE, SMALL_BLOCKS, compare, cpu_time, fill, report_memory, sh,
-                    timed, tool)
+from common import (GiB, KiB, MiB, QEMU_IMG, RUNS, SCALE, SMALL_BLOCKS, bench_rate, compare, cpu_time, fill, new_image,
+                    on_tmpfs, report, report_memory, sh, timed, tool)
 
 # The host's file systems that share extents, made in a file.
 MKFS = {'xfs': 'mkfs.xfs -q -m reflink=1', 'btrfs': 'mkfs.btrfs -q'}
@@ -226,27 +232,236 @@ def reflink_of(fmt):
             sh('umount m; rmdir m; rm fs')
 
 
-def compact():
-    """Nothing to drop: the time of reading every allocated byte once."""
-    size = max(256 * MiB, int(2 * GiB * SCALE))
-    fill('d.vhd', 'vhd', size)
-    length = os.path.getsize('d.vhd')
+# --- compact ---------------------------------------------------------------------------------------------------
 
-    def read_all():
-        buffer = bytearray(MiB)
+LIBC = ctypes.CDLL(None)
+RUN = 16 * MiB  # of zeros, or of data
+
+
+class Buffer:
+    """Memory that O_DIRECT takes, and that is compared without a loop of Python's."""
+
+    def __init__(self, bytes_):
+        self.memory = mmap.mmap(-1, bytes_)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+
+    def is_zero(self, n):
+        return self.memory[0] == 0 and LIBC.memcmp(ctypes.c_void_p(self.address), ctypes.c_void_p(self.address + 1),
+                                                   ctypes.c_size_t(n - 1)) == 0
+
+
+def scan(path, direct):
+    """Reads all of a file, and looks for zeros."""
+    buffer = Buffer(2 * MiB)
+    fd = os.open(path, os.O_RDONLY | (os.O_DIRECT if direct else 0))
+    at = 0
+    while True:
+        n = os.preadv(fd, [buffer.memory], at)
+        if n <= 0:
+            break
+        buffer.is_zero(n)
+        at += n
+    os.close(fd)
+
+
+def make_half_zero(path, fmt, size):
+    """All allocated; every other run of bytes is zeros."""
+    fill(path, fmt, size)
+    sh(tool('bench', '-f', fmt, '-c', size // (2 * RUN), '-d', 4, '-s', RUN, '-S', 2 * RUN, '-w', '--pattern', 0, path))
+    sh('sync ' + path)
+
+
+def data_of(path):
+    """Its data in the file, as they are there: (offset, bytes)."""
+    return sorted((x['offset'], x['length']) for x in json.loads(sh(tool('map', '--output=json', path))) if x['data'])
+
+
+def written_by(command):
+    """Bytes of all writes."""
+    sh('strace -f -o calls -e trace=write,pwrite64,pwritev,pwritev2 ' + command)
+    with open('calls') as f:
+        return sum(int(n) for n in re.findall(r'^.* = ([0-9]+)$', f.read(), re.M))
+
+
+def read_by(command):
+    sh('strace -f -o calls -e trace=pread64,preadv,preadv2 ' + command)
+    with open('calls') as f:
+        return sum(int(n) for n in re.findall(r'^.* = ([0-9]+)$', f.read(), re.M))
+
+
+def space_taken():
+    with os.scandir('.') as entries:
+        return sum(entry.stat().st_blocks for entry in entries) * 512
+
+
+def most_space(command):
+    """The most that all files here took of the disk while a command ran, beyond what they took before."""
+    before = most = space_taken()
+    process = subprocess.Popen(shlex.split(command))
+    while process.poll() is None:
+        most = max(most, space_taken())
+        time.sleep(0.005)
+    if process.returncode:
+        sys.exit(command)
+    return most - before
+
+
+def half_zero(group, fmt, size):
+    """In place against the least that can be done, and against what people do today."""
+    image, work = 'z.' + fmt, 'w.' + fmt
+    make_half_zero(image, fmt, size)
+    ours = tool('compact', '-q', '-f', fmt, work)
+
+    def put_back():
+        sh('cp --sparse=never %s %s; sync' % (image, work))
+
+    put_back()
+    result = json.loads(sh(tool('compact', '--output=json', '-f', fmt, work)))
+    shorter = result['file-size-after']
+    must = sum(max(0, offset + length - max(offset, shorter)) for offset, length in data_of(image)) // 2
+    # The data of the upper half, into the zeros of the lower one.
+    half = size // 2
+    runs = [(at, at - half - RUN, RUN) for at in range(half + RUN, size, 2 * RUN)]
+
+    def floor(how):
+        def run():
+            put_back()
+            began = time.perf_counter()
+            scan(work, how == 'direct')
+            move(runs, work, work, how)
+            os.truncate(work, half)
+            sh('sync ' + work)
+            return time.perf_counter() - began
+        return run
+
+    def compact_(measure=timed):
+        put_back()
+        return measure('%s && sync %s' % (ours, work))
+    best = min(('rw', 'copy_file_range', 'direct'), key=lambda how: min(floor(how)() for _ in range(2)))
+    compare(group, 'half of %d MiB zero, time / floor (%s)' % (size // MiB, best), compact_, floor(best), 1.15, 's', min,
+            runs=min(RUNS, 3))
+    if shutil.which(QEMU_IMG):
+        theirs = 'vpc' if fmt == 'vhd' else fmt
+        options = shlex.join(('-o', 'block_size=%d' % MiB) if fmt == 'vhdx' else ('-o', 'force_size=on'))
+
+        def convert():
+            sh('rm -f o.%s; sync' % fmt)
+            seconds = timed('%s convert -f %s -O %s %s %s o.%s && sync o.%s' % (QEMU_IMG, theirs, theirs, options, image, fmt, fmt))
+            os.unlink('o.' + fmt)
+            return seconds
+        compare(group, 'half of it zero, time / qemu-img convert', compact_, convert, 0.7, 's', min, runs=min(RUNS, 3))
+    put_back()
+    more, before = most_space(ours), os.stat(image).st_blocks * 512
+    report(group, 'half of it zero, more space of the disk', more / before, 0.01, more, before, 'bytes', min)
+    if shutil.which('strace'):
+        put_back()
+        written = written_by(ours)
+        report(group, 'half of it zero, bytes written', written / must, 1.05, written, must, 'bytes to move', min)
+    os.unlink(image)
+    os.unlink(work)
+
+
+def nothing_to_move(group, fmt, size):
+    """All of it data, or zeros up to its end: every byte of each block has to be read."""
+    direct = 'writeback' if on_tmpfs() else 'none'
+    for label, last in (('data', None), ('blocks of zeros but for their ends', 4096)):
+        path = 'n.' + fmt
+        if last is None:
+            fill(path, fmt, size)
+        else:
+            block = MiB if fmt == 'vhdx' else 2 * MiB
+            new_image(path, fmt, size)
+            write(path, fmt, size // block, block, block, 0, 0)
+            write(path, fmt, size // block, last, block, block - last, 7)
+        sh('sync ' + path)
+        length = os.path.getsize(path)
+        raw = bench_rate(path, 'raw', MiB, MiB, 4, False, count=length // MiB)
+
+        def read():
+            return length // MiB / raw()
+        drop_caches = lambda: None if on_tmpfs() else sh('sync; echo 1 > /proc/sys/vm/drop_caches')  # noqa: E731
+
+        def ours(command):
+            drop_caches()
+            return timed(command)
+        for mode in dict.fromkeys((direct, 'writeback')):
+            command = tool('compact', '-q', '-f', fmt, '-t', mode, path)
+            compare(group, '%s, nothing to move, -t %s, rate / raw' % (label, mode), lambda: 1 / ours(command),
+                    lambda: 1 / read(), 0.9, 'runs/s', max)
+        if shutil.which('strace'):
+            written = written_by(tool('compact', '-q', '-f', fmt, path))
+            report(group, '%s, nothing to move, bytes written' % label, written, 4096, written, 0, 'bytes', min)
+        os.unlink(path)
+
+
+def known_zeros(group, fmt, size):
+    """Zeros that are stored are read, holes of the file are not."""
+    path = 'h.' + fmt
+    new_image(path, fmt, size)
+    write(path, fmt, size // MiB, MiB, MiB, 0, 0)
+    with open(path, 'r+b') as f:
+        for offset, length in data_of(path):
+            for at in range((offset + MiB - 1) // MiB * MiB, offset + length - MiB + 1, 2 * MiB):
+                sh('fallocate --punch-hole --offset %d --length %d %s' % (at, MiB, path))
+    stored = os.stat(path).st_blocks * 512
+    read = read_by(tool('compact', '-q', '--dry-run', '-f', fmt, path))
+    report(group, 'half of %d MiB holes, bytes read' % (size // MiB), read / stored, 1.01, read, stored, 'bytes stored', min)
+    os.unlink(path)
+
+
+def quick_of_a_terabyte(group, fmt):
+    """10 GiB used, 10 GiB deleted behind: only metadata is read, and the host gives back in one step what it does."""
+    if os.geteuid() != 0 or not shutil.which('mkfs.ext4'):
+        print('%s: no file system can be made here' % group)
+        return
+    # A page of each MiB is written: all blocks exist, and take little of the host.
+    files, pages = max(1, int(10 * SCALE)), 1024
+    sh('truncate -s 1T fs.raw; mkfs.ext4 -q -F -E lazy_itable_init=1,nodiscard fs.raw; mkdir m; mount -o loop fs.raw m')
+    try:
+        for folder in ('used', 'deleted'):
+            os.mkdir('m/' + folder)
+            for i in range(files):
+                with open('m/%s/%d' % (folder, i), 'wb') as f:
+                    os.posix_fallocate(f.fileno(), 0, GiB)
+                    for at in range(pages):
+                        os.pwrite(f.fileno(), b'x' * 4096, at * MiB)
+            sh('sync')
+        sh('rm -r m/deleted; sync')
+    finally:
+        sh('umount m; rmdir m')
+    image, work = 'q.' + fmt, 'w.' + fmt
+    sh(tool('convert', '-q', '-f', 'raw', '-O', fmt, *options_of(fmt), 'fs.raw', image))
+    os.unlink('fs.raw')
+
+    def quick(*options):
+        sh('cp --sparse=always %s %s; sync' % (image, work))
+        return timed(tool('compact', '-q', '--mode', 'quick', '-f', fmt, *options, work))
+    sizes = []
+
+    def cut():
+        sh('cp --sparse=always %s %s; sync' % (image, work))
         began = time.perf_counter()
-        with open('d.vhd', 'rb', buffering=0) as f:
-            while f.readinto(buffer):
-                pass
+        os.truncate(work, sizes[0])
+        sh('sync ' + work)
         return time.perf_counter() - began
-    read_all()
-    compare('compact', 'nothing to move, %d MiB, time / read' % (length // MiB),
-            lambda: timed(tool('compact', '-q', 'd.vhd')), read_all, 1.1, 's', min)
+    quick()
+    sizes.append(os.path.getsize(work))
+    seconds = statistics.median(quick() for _ in range(3))
+    report(group, 'quick of 1 TiB, %d MiB to %d, seconds' % (os.path.getsize(image) // MiB, sizes[0] // MiB), seconds, 2,
+           '%.2f' % seconds, '%.2f' % cut(), 's for a cut alone', min)
+    sh('cp --sparse=always %s %s; sync' % (image, work))
+    if shutil.which('strace'):
+        read = read_by(tool('compact', '-q', '--mode', 'quick', '-f', fmt, '--no-block-moves', work))
+        report(group, 'quick of 1 TiB, MiB read', read / MiB, 100, read // MiB, os.path.getsize(image) // MiB, 'MiB', min)
+    report_memory(group, 'quick of 1 TiB, memory', tool('compact', '-q', '--mode', 'quick', '--dry-run', image), 64)
+    os.unlink(image)
+    os.unlink(work)
 
-    sh('cp d.vhd z.vhd')
-    sh(tool('bench', '-f', 'vhd', '-c', size // (4 * MiB), '-d', 1, '-s', 2 * MiB, '-S', 4 * MiB, '-w', '--pattern', 0, 'z.vhd'))
 
-    def half():
-        sh('cp z.vhd w.vhd; sync')
-        return timed(tool('compact', '-q', 'w.vhd'))
-    compare('compact', 'half of it zero, time / read', half, read_all, None, 's', min, runs=min(RUNS, 3))
+def compact_of(fmt):
+    group = 'compact' if fmt == 'vhd' else fmt + '-compact'
+    size = max(256 * MiB, int(4 * GiB * SCALE)) // (4 * RUN) * 4 * RUN
+    half_zero(group, fmt, size)
+    nothing_to_move(group, fmt, size // 2)
+    known_zeros(group, fmt, size // 4)
+    quick_of_a_terabyte(group, fmt)

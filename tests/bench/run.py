@@ -4,7 +4,8 @@
 
     python3 tests/bench/run.py [GROUP ...]      groups: engine format allocate commit layers reflink compact info,
                                                 of VHD; vhdx-open vhdx-format vhdx-allocate vhdx-convert vhdx-commit
-                                                vhdx-layers vhdx-reflink, or vhdx: these
+                                                vhdx-layers vhdx-reflink vhdx-compact, or
+                                                vhdx: these
 
 Every figure is a ratio of interleaved runs, the median of the pairs, with its quartiles; a ratio of rates is
 better when larger, one of times when smaller.  A time of day on a shared disk says little: BENCH_DIR on tmpfs
@@ -33,11 +34,12 @@ VHDX_GROUPS = {
     'vhdx-open': images.vhdx_open, 'vhdx-format': requests.vhdx_format, 'vhdx-allocate': requests.vhdx_allocate,
     'vhdx-convert': images.vhdx_convert, 'vhdx-commit': lambda: jobs.commit_of('vhdx'),
     'vhdx-layers': lambda: jobs.layers_of('vhdx'), 'vhdx-reflink': lambda: jobs.reflink_of('vhdx'),
+    'vhdx-compact': lambda: jobs.compact_of('vhdx'),
 }
 GROUPS = {
     'engine': requests.engine, 'format': requests.format_layer, 'allocate': requests.allocate,
     'commit': lambda: jobs.commit_of('vhd'), 'layers': lambda: jobs.layers_of('vhd'), 'reflink': lambda: jobs.reflink_of('vhd'),
-    'compact': jobs.compact, 'info': images.info, **VHDX_GROUPS,
+    'compact': lambda: jobs.compact_of('vhd'), 'info': images.info, **VHDX_GROUPS,
 }
 
 
