@@ -8,6 +8,7 @@ import os
 import random
 import re
 import sys
+import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -15,7 +16,7 @@ sys.path.insert(0, os.path.join(HERE, '..', 'fs'))
 
 import vhdxread  # noqa: E402
 from fsharness import fs_free, make_file, patch, swap_header  # noqa: E402
-from harness import (GiB, KiB, MiB, Unchanged, add, case, data_extents, main, sha256, vhdcheck, vhdfile)  # noqa: E402
+from harness import (GiB, KiB, MiB, Unchanged, add, case, data_extents, main, sha256, tool, vhdcheck, vhdfile)  # noqa: E402
 
 FORMAT = 'vhd'
 if sys.argv[1:2] == ['vhdx']:
@@ -396,6 +397,38 @@ def no_room_to_fill_holes(t):
             os.unlink(path)
     finally:
         t.run('umount', place)
+
+
+@case
+def moves_share_extents(t):
+    """Where the host's file system can, a moved block is not written again."""
+    base = os.environ.get('VHDKIT_TEST_REFLINK_DIR')
+    if not base:
+        t.skip('VHDKIT_TEST_REFLINK_DIR names no file system that shares extents')
+    t.need('strace')
+    with tempfile.TemporaryDirectory(dir=base) as folder:
+        path, trace = os.path.join(folder, 'x.' + FORMAT), t.path('trace')
+        t.img('create', '-q', '-f', FORMAT, '-o', 'block_size=1M', path, 64 * MiB)
+        t.io('-f', FORMAT, '-c', 'write -q -P 7 0 64M', '-c', 'write -q -P 0 0 32M', path)
+        content = sha256(same_used(t, path, t_view_of(t, path), [], 'before'))
+        result = t.run('strace', '-f', '-o', trace, '-e', 'trace=pwrite64,pwritev,pwritev2,io_submit,ioctl', tool('vhd-img'),
+                       'compact', '--output=json', path).json
+        t.equal((result['dropped-blocks'], result['moved-blocks'] > 30), (32, True), 'blocks dropped, and moved')
+        with open(trace) as f:
+            calls = f.read()
+        t.equal(len(re.findall(r'CLONE_?RANGE.* = 0$', calls, re.M)), result['moved-blocks'], 'moves that shared extents')
+        written = sum(int(n) for n in re.findall(r'pwrite.* = ([0-9]+)$', calls, re.M))
+        # Table, log, bitmaps.
+        t.check(written <= 4 * MiB, '%d bytes written for %d moves' % (written, result['moved-blocks']))
+        t.equal(sha256(same_used(t, path, t_view_of(t, path), [], 'after')), content, 'content')
+        valid(t, path)
+
+
+def t_view_of(t, path):
+    """The whole disk as a raw file."""
+    raw = t.path('whole.raw')
+    t.img('convert', '-q', '-O', 'raw', path, raw)
+    return raw
 
 
 @case
