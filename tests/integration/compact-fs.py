@@ -7,6 +7,7 @@ import hashlib
 import os
 import random
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -429,6 +430,44 @@ def t_view_of(t, path):
     raw = t.path('whole.raw')
     t.img('convert', '-q', '-O', 'raw', path, raw)
     return raw
+
+
+# --- stopped, and run again -----------------------------------------------------------------------------------
+
+def killed(t, options):
+    """Killed at many moments: each leaves what is used; a run to the end gives the file that one run gives."""
+    disk = mixed_disk(t)
+    free, _ = free_ranges(t, disk)
+    pristine = image(t, disk)
+    path = t.path('work.' + FORMAT)
+    t.run('cp', '--sparse=never', pristine, path)
+    began = time.monotonic()
+    compact(t, path, *options)
+    whole = max(0.02, time.monotonic() - began)
+    size, rng = os.path.getsize(path), random.Random(len(options))
+    holes = extents_of_holes(path)
+    stopped, stops = 0, int(os.environ.get('VHDKIT_STOPS', '8'))
+    for attempt in range(stops):
+        if attempt % 4 == 0:
+            t.run('cp', '--sparse=never', pristine, path)
+        process = t.start(tool('vhd-img'), 'compact', '-q', *options, path)
+        time.sleep(whole * rng.random())
+        process.send_signal(signal.SIGKILL)
+        stopped += t.finish(process, signals=(signal.SIGKILL,)).rc == -signal.SIGKILL
+        same_used(t, path, disk, free, 'after stop %d' % attempt)
+        if attempt % 4 == 3 or attempt == stops - 1:
+            compact(t, path, *options)
+            t.equal(os.path.getsize(path), size, 'size after a run to the end')
+            # Where stops let blocks lie elsewhere, other pieces of the host's pages are whole.
+            t.check(abs(extents_of_holes(path) - holes) <= MiB, 'holes: %d, %d in one run' % (extents_of_holes(path), holes))
+            same_used(t, path, disk, free, 'after a run to the end')
+            t.img('check', '-q', path)
+    t.check(stopped > 0, 'no run was stopped in time')
+
+
+for name in ('full', 'quick', 'prezeroed', 'pretrimmed', 'retrim', 'punch', 'punch-fine', 'pack'):
+    if name != 'retrim' or VHDX:
+        add('killed-in-' + name, killed, ['--mode', *name.replace('-', ' --').split()])
 
 
 @case
