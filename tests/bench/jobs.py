@@ -344,12 +344,17 @@ def half_zero(group, fmt, size):
         theirs = 'vpc' if fmt == 'vhd' else fmt
         options = shlex.join(('-o', 'block_size=%d' % MiB) if fmt == 'vhdx' else ('-o', 'force_size=on'))
 
-        def convert():
-            sh('rm -f o.%s; sync' % fmt)
-            seconds = timed('%s convert -f %s -O %s %s %s o.%s && sync o.%s' % (QEMU_IMG, theirs, theirs, options, image, fmt, fmt))
-            os.unlink('o.' + fmt)
+        def convert(then=''):
+            put_back()
+            seconds = timed('%s convert -f %s -O %s %s %s o.%s && sync o.%s%s' % (QEMU_IMG, theirs, theirs, options, work, fmt,
+                                                                              fmt, then))
+            sh('rm -f o.' + fmt)
             return seconds
         compare(group, 'half of it zero, time / qemu-img convert', compact_, convert, 0.7, 's', min, runs=min(RUNS, 3))
+        # What the old file holds is given back only then, as the end of ours is.
+        in_place = ' && mv o.%s %s && sync %s' % (fmt, work, work)
+        compare(group, 'half of it zero, time / the same, and mv', compact_, lambda: convert(in_place), 0.7, 's', min,
+                runs=min(RUNS, 3))
     put_back()
     more, before = most_space(ours), os.stat(image).st_blocks * 512
     report(group, 'half of it zero, more space of the disk', more / before, 0.01, more, before, 'bytes', min)
@@ -364,7 +369,7 @@ def half_zero(group, fmt, size):
 def nothing_to_move(group, fmt, size):
     """All of it data, or zeros up to its end: every byte of each block has to be read."""
     direct = 'writeback' if on_tmpfs() else 'none'
-    for label, last in (('data', None), ('blocks of zeros but for their ends', 4096)):
+    for label, last in (('data', None), ('zeros but for the ends of blocks', 4096)):
         path = 'n.' + fmt
         if last is None:
             fill(path, fmt, size)
