@@ -415,7 +415,7 @@ plan_co_conclude (CommitPlanJob *planner, GError **error)
   plan->delete_sources = after.delete_sources;
   plan->rename_target = after.rename_target;
   plan->relinked = conclude_list_children (conclude);
-  conclude_co_free (conclude);
+  (void)conclude_co_free (conclude, NULL);
   return true;
 }
 
