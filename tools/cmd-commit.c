@@ -68,7 +68,7 @@ static const OptionDef options[] = {
     "anything is written) or never" },
   { 0, "skip-identical", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, skip_identical),
     "Read the target too, and write only what differs from it: for a merge that was interrupted, or a target "
-    "that is slow to write" },
+    "that is slow to write; of no effect with --delete or --rename" },
   { 0, "shrink", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, shrink),
     "The merged image is smaller than the target: cut the target to its size (a raw file; neither VHD "
     "nor VHDX can shrink)" },

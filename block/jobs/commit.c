@@ -79,7 +79,10 @@ commit_co_move (CommitJob *commit, GError **error)
     .workers = commit->params.parallel > 0 ? commit->params.parallel : COMMIT_DEFAULT_PARALLEL,
     .share_extents = commit->params.reflink != COMMIT_REFLINK_NEVER,
     .must_share = commit->params.reflink == COMMIT_REFLINK_ALWAYS,
-    .skip_identical = commit->params.skip_identical,
+    /* What is compared with may be in the page cache alone, after a flush that failed for an earlier run.  Where the
+     * sources go, all is written. */
+    .skip_identical =
+        commit->params.skip_identical && !commit->params.delete_sources && !commit->params.rename_target,
     .sparse_bytes = COMMIT_SPARSE_BYTES,
     .opaque = commit,
     .co_next = commit_co_next,

@@ -406,7 +406,7 @@ static bool
 check_flushes (const ConcludeParams *params, GError **error)
 {
   if (!(params->target->open_flags & BDRV_O_NO_FLUSH)
-      || !(params->delete_sources || params->rename_target || params->relink))
+      || !(params->delete_sources || params->rename_target || (params->relink && params->relink[0])))
     return true;
   bdrv_set_error (
       error, params->target, VHDKIT_ERROR_INVALID_ARGUMENT,

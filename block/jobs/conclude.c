@@ -276,6 +276,9 @@ co_remove (Conclude *conclude, const GPtrArray *removals, bool has_list, GError 
       if (ret < 0)
         {
           named_file_set_error (error, layer, ret, "cannot be removed");
+          /* The chain is whole: the list would only be taken for true later. */
+          if (has_list && i == 0 && !params->rename_target)
+            (void)remains_co_forget (source);
           return false;
         }
     }

@@ -8,14 +8,18 @@
  *
  *   vhdkit-remains 1
  *   target INODE PATH         the merged content, complete and durable: what must be there
- *   remove INODE ID PATH      each file; ID: the identity its children know it by, in hexadecimal digits
+ *   remove INODE MTIME ID PATH  each file; MTIME: in nanoseconds; ID: the identity its children know it by, in
+ *                             hexadecimal digits
  *   end
  *
  * Paths are absolute, escaped as in C.  The list is written aside and renamed: it is there as a whole or not at all.
  *
- * It is believed only when C cannot be what it was before: when a file of it is gone, or when the target has the name
- * of C, which then is not in the list.  Else C's chain is whole, may have been written to since, and is merged anew.  And
- * a file is removed only if it is the one that was merged: the inode, and an image of the recorded identity.
+ * It says which files to look at, never that one may go.  A chain can change after the list was written, and anybody can
+ * write a list.  So it is read only if nobody else can have written it, and believed only when C, being one of its files,
+ * cannot be opened for want of a parent, or when the target has the name of C, which then is not in it.  And a file is
+ * removed only if it is the one that was merged (the inode, not written to since, a differencing image of the recorded
+ * identity), and all that it and those above it still hold is seen to be what the target shows.  That cannot be told where
+ * the target has replaced C, which hid a part of it.
  */
 #include "remains.h"
 
@@ -37,7 +41,7 @@
 typedef struct
 {
   char *path;
-  uint64_t inode;
+  uint64_t inode, mtime;
   char identity[2 * BLOCK_IDENTITY_SIZE + 1];
   bool there;
 } Remain;
@@ -106,6 +110,13 @@ check_is_list (const char *path)
   return n >= 0 && strncmp (magic, MAGIC, (size_t)n) == 0 ? 0 : -EEXIST;
 }
 
+/* Nobody else is to write to it. */
+static int
+create_new (const char *path)
+{
+  return open (path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+}
+
 static int
 write_list (void *opaque)
 {
@@ -118,7 +129,9 @@ write_list (void *opaque)
     ret = check_is_list (aside);
   if (ret == 0)
     {
-      fd = open (aside, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
+      fd = create_new (aside);
+      if (fd < 0 && errno == EEXIST && unlink (aside) == 0)
+        fd = create_new (aside); /* it was left by a run that was interrupted */
       ret = fd < 0 ? -errno : write_all (fd, file->text);
     }
   if (fd >= 0)
@@ -140,6 +153,9 @@ read_list (void *opaque)
   int ret = fd < 0 || fstat (fd, &st) < 0 ? -errno : 0;
 
   if (ret == 0 && (!S_ISREG (st.st_mode) || st.st_size > MAX_LIST_BYTES))
+    ret = -EINVAL;
+  /* Written by somebody else, it may name anything. */
+  if (ret == 0 && (st.st_uid != geteuid () || st.st_nlink != 1 || (st.st_mode & (S_IWGRP | S_IWOTH)) != 0))
     ret = -EINVAL;
   if (ret == 0)
     {
@@ -176,8 +192,14 @@ get_identity_text (BlockDriverState *bs, char text[2 * BLOCK_IDENTITY_SIZE + 1])
     (void)sprintf (text + 2 * i, "%02x", identity[i]);
 }
 
-static char *
-make_text (BlockDriverState *target, const char *name, const GPtrArray *layers)
+static uint64_t
+get_mtime (const struct stat *st)
+{
+  return (uint64_t)st->st_mtim.tv_sec * 1000000000 + (uint64_t)st->st_mtim.tv_nsec;
+}
+
+static char *coroutine_fn
+co_make_text (BlockDriverState *target, const char *name, const GPtrArray *layers)
 {
   GString *text = g_string_new (MAGIC);
   g_autofree char *escaped_name = g_strescape (name, NULL);
@@ -195,8 +217,10 @@ make_text (BlockDriverState *target, const char *name, const GPtrArray *layers)
       char identity[2 * BLOCK_IDENTITY_SIZE + 1];
 
       get_identity_text (layer, identity);
-      g_string_append_printf (text, "remove %" PRIu64 " %s %s\n",
-                              named_file_get (layer, &file) ? file.id[1] : 0, identity, escaped);
+      bool ok = named_file_get (layer, &file);
+      int ret = ok ? named_file_co_look (&file) : -ENOTSUP;
+      g_string_append_printf (text, "remove %" PRIu64 " %" PRIu64 " %s %s\n", ok ? file.id[1] : 0,
+                              ret == 0 ? get_mtime (&file.st) : 0, identity, escaped);
     }
   g_string_append (text, "end\n");
   return g_string_free (text, FALSE);
@@ -216,16 +240,19 @@ parse_text (const char *text, RemainsList *list)
     return false;
   for (guint i = 0; i < n - 2; i++)
     {
-      g_auto (GStrv) words = g_strsplit (lines[i], " ", i == 0 ? 3 : 4);
+      g_auto (GStrv) words = g_strsplit (lines[i], " ", i == 0 ? 3 : 5);
       guint n_words = g_strv_length (words);
       Remain remain = { 0 };
 
-      if (n_words != (i == 0 ? 3u : 4u) || strcmp (words[0], i == 0 ? "target" : "remove") != 0
+      if (n_words != (i == 0 ? 3u : 5u) || strcmp (words[0], i == 0 ? "target" : "remove") != 0
           || !g_ascii_string_to_unsigned (words[1], 10, 0, UINT64_MAX, &remain.inode, NULL)
-          || (i > 0 && strlen (words[2]) != 2 * BLOCK_IDENTITY_SIZE))
+          || (i > 0
+              && (!g_ascii_string_to_unsigned (words[2], 10, 0, UINT64_MAX, &remain.mtime, NULL)
+                  || strlen (words[3]) != 2 * BLOCK_IDENTITY_SIZE
+                  || strspn (words[3], "0") == 2 * BLOCK_IDENTITY_SIZE)))
         return false;
       if (i > 0)
-        memcpy (remain.identity, words[2], sizeof remain.identity);
+        memcpy (remain.identity, words[3], sizeof remain.identity);
       remain.path = g_strcompress (words[n_words - 1]);
       if (i == 0)
         list->target = remain;
@@ -243,7 +270,7 @@ int coroutine_fn
 remains_co_write (const char *source, BlockDriverState *target, const char *name, const GPtrArray *layers)
 {
   g_autofree char *path = g_strconcat (source, SUFFIX, NULL);
-  g_autofree char *text = make_text (target, name, layers);
+  g_autofree char *text = co_make_text (target, name, layers);
   ListFile file = { .path = path, .text = text };
 
   return aio_co_run_in_thread (write_list, &file);
@@ -286,12 +313,12 @@ resolve_name (const char *name)
   return g_steal_pointer (&path);
 }
 
-/* In the thread pool: looks which of the files are there.  Whether the list is to be believed: 1, 0 or -errno. */
+/* In the thread pool: looks which of the files are there. */
 typedef struct
 {
   RemainsList *list;
   const char *source;
-  bool target_there;
+  bool target_there, source_there, source_listed;
 } Survey;
 
 static int
@@ -299,12 +326,12 @@ survey_files (void *opaque)
 {
   Survey *survey = opaque;
   RemainsList *list = survey->list;
-  bool gone = false, source_listed = false;
   struct stat st;
 
   survey->target_there =
       lstat (list->target.path, &st) == 0
-      && (list->target.inode == 0 || (S_ISREG (st.st_mode) && st.st_ino == list->target.inode));
+      && (list->target.inode == 0 ? S_ISBLK (st.st_mode)
+                                  : S_ISREG (st.st_mode) && st.st_ino == list->target.inode);
   for (guint i = 0; i < list->files->len; i++)
     {
       Remain *remain = &g_array_index (list->files, Remain, i);
@@ -313,10 +340,36 @@ survey_files (void *opaque)
       /* What cannot be looked at may be there. */
       if (!remain->there && errno != ENOENT)
         return -errno;
-      gone = gone || !remain->there;
-      source_listed = source_listed || strcmp (remain->path, survey->source) == 0;
+      if (strcmp (remain->path, survey->source) == 0)
+        {
+          survey->source_listed = true;
+          survey->source_there = remain->there;
+        }
     }
-  return gone || (!source_listed && survey->target_there && strcmp (list->target.path, survey->source) == 0);
+  return 0;
+}
+
+/* Whether the source cannot be what it was before the first file was removed. */
+static bool coroutine_fn
+co_is_interrupted (const Survey *survey, const char *confine)
+{
+  BdrvOpenParams params = { .confine = confine };
+  g_autoptr (GError) why = NULL;
+
+  if (!survey->source_listed)
+    return survey->target_there && strcmp (survey->list->target.path, survey->source) == 0;
+  if (!survey->source_there)
+    return true;
+
+  BlockDriverState *bs = bdrv_co_open (survey->source, &params, &why);
+  if (bs)
+    {
+      /* Its chain is whole. */
+      bdrv_co_unref (bs);
+      return false;
+    }
+  return g_error_matches (why, VHDKIT_ERROR, VHDKIT_ERROR_PARENT_NOT_FOUND)
+         || g_error_matches (why, VHDKIT_ERROR, VHDKIT_ERROR_PARENT_MISMATCH);
 }
 
 static void
@@ -331,58 +384,215 @@ append_left (GString *text, const RemainsList *list, guint from)
     }
 }
 
-/* The image is opened under a lock, and closed when its name is gone. */
-static bool coroutine_fn
-co_remove_one (const Remain *remain, const char *confine, GError **error)
+/* --- what is left, opened: locked until it is removed --------------------------------------------------------- */
+
+static void coroutine_fn
+co_close_all (GPtrArray *images)
+{
+  for (guint i = 0; i < images->len; i++)
+    bdrv_co_unref (g_ptr_array_index (images, i));
+  g_ptr_array_unref (images);
+}
+
+/* The file that was merged, by itself. */
+static BlockDriverState *coroutine_fn
+co_open_one (const Remain *remain, const char *confine, GError **error)
 {
   BdrvOpenParams params = { .flags = BDRV_O_NO_BACKING, .confine = confine };
   BlockDriverState *bs = bdrv_co_open (remain->path, &params, error);
   char identity[2 * BLOCK_IDENTITY_SIZE + 1];
   NamedFile file;
-  bool ok;
 
   if (!bs)
-    return false;
+    return NULL;
   get_identity_text (bs, identity);
-  ok = named_file_co_check (bs, &file, "cannot be removed", error);
-  if (ok && (file.id[1] != remain->inode || strcmp (identity, remain->identity) != 0))
-    {
-      bdrv_set_error (error, bs, VHDKIT_ERROR_INVALID_ARGUMENT, "is not the file that was merged");
-      ok = false;
-    }
-  if (ok)
-    {
-      int ret = named_file_co_remove (&file);
-
-      if (ret < 0)
-        named_file_set_error (error, bs, ret, "cannot be removed");
-      ok = ret == 0;
-    }
+  if (!named_file_co_check (bs, &file, "cannot be removed", error))
+    ;
+  else if (file.id[1] != remain->inode || get_mtime (&file.st) != remain->mtime
+           || strcmp (identity, remain->identity) != 0 || !bdrv_lacks_parent (bs))
+    bdrv_set_error (error, bs, VHDKIT_ERROR_INVALID_ARGUMENT, "is not the file that was merged");
+  else
+    return bs;
   bdrv_co_unref (bs);
-  return ok;
+  return NULL;
 }
 
-static bool coroutine_fn
-co_remove_all (RemainsList *list, const char *confine, GPtrArray *removed, GError **error)
+/* What is still there, from the lowest upwards, as it is listed; NULL: @error. */
+static GPtrArray *coroutine_fn
+co_open_all (const RemainsList *list, const char *confine, GError **error)
 {
+  GPtrArray *images = g_ptr_array_new ();
+
   for (guint i = 0; i < list->files->len; i++)
     {
       const Remain *remain = &g_array_index (list->files, Remain, i);
+      BlockDriverState *bs = remain->there ? co_open_one (remain, confine, error) : NULL;
 
-      if (!remain->there)
-        continue;
-      if (!co_remove_one (remain, confine, error))
+      if (bs)
+        g_ptr_array_add (images, bs);
+      else if (remain->there)
         {
-          g_autoptr (GString) left = g_string_new (NULL);
+          co_close_all (images);
+          return NULL;
+        }
+    }
+  return images;
+}
 
-          append_left (left, list, i);
-          g_prefix_error (error, "of the images merged earlier into %s these are left and of no use: %s; ",
-                          list->target.path, left->str);
+/* Compares in pieces of this size. */
+#define PIECE_BYTES ((int64_t)1024 * 1024)
+
+/* How much of [@offset, +@bytes), which images[@n] decides, is not hidden by those above it: 0 when it begins with what
+ * is, of *@hidden bytes; or -errno. */
+static int64_t coroutine_fn
+co_get_unhidden (const GPtrArray *images, guint n, int64_t offset, int64_t bytes, int64_t *hidden)
+{
+  for (guint i = n + 1; i < images->len; i++)
+    {
+      BlockDriverState *above = g_ptr_array_index (images, i);
+      int64_t run = bytes, map;
+      BlockDriverState *file;
+      /* What lies past the end of an image above is hidden by it. */
+      int status = offset < bdrv_length (above) ? bdrv_co_block_status (
+                       above, offset, MIN (bytes, bdrv_length (above) - offset), &run, &map, &file)
+                                                : BDRV_BLOCK_ALLOCATED;
+
+      if (status < 0)
+        return status;
+      if (status & BDRV_BLOCK_ALLOCATED)
+        {
+          *hidden = run;
+          return 0;
+        }
+      bytes = run;
+    }
+  return bytes;
+}
+
+/* Whether @target shows [@offset, +@bytes) of @bs, of one @status: 1, 0 or -errno.  @buffers has two pieces. */
+static int coroutine_fn
+co_is_shown (BlockDriverState *target, BlockDriverState *bs, int status, int64_t offset, int64_t bytes,
+             uint8_t *buffers)
+{
+  if (offset + bytes > bdrv_length (target))
+    return 0;
+  while (bytes > 0)
+    {
+      int64_t run;
+      int shown = bdrv_co_block_status_above (target, NULL, offset, bytes, &run, NULL, NULL, NULL);
+
+      if (shown < 0)
+        return shown;
+      if (!(status & BDRV_BLOCK_ZERO) || ((shown & BDRV_BLOCK_ALLOCATED) && !(shown & BDRV_BLOCK_ZERO)))
+        {
+          run = MIN (run, PIECE_BYTES);
+          int ret = bdrv_co_pread (bs, offset, run, buffers);
+          if (ret == 0)
+            ret = bdrv_co_pread (target, offset, run, buffers + PIECE_BYTES);
+          if (ret < 0)
+            return ret;
+          if (memcmp (buffers, buffers + PIECE_BYTES, (size_t)run) != 0)
+            return 0;
+        }
+      offset += run;
+      bytes -= run;
+    }
+  return 1;
+}
+
+/* Whether nothing of images[@n] would be lost: 1, 0 or -errno. */
+static int coroutine_fn
+co_is_merged (BlockDriverState *target, const GPtrArray *images, guint n, uint8_t *buffers)
+{
+  BlockDriverState *bs = g_ptr_array_index (images, n);
+  int64_t end = bdrv_length (bs), run, map, hidden = 0;
+  BlockDriverState *file;
+
+  for (int64_t offset = 0; offset < end; offset += run)
+    {
+      int status = bdrv_co_block_status (bs, offset, end - offset, &run, &map, &file);
+
+      if (status < 0)
+        return status;
+      if (!(status & BDRV_BLOCK_ALLOCATED))
+        continue;
+      int64_t bytes = co_get_unhidden (images, n, offset, run, &hidden);
+      int ret = bytes <= 0 ? (int)bytes : co_is_shown (target, bs, status, offset, bytes, buffers);
+      if (ret < 0 || (bytes > 0 && ret == 0))
+        return ret;
+      run = bytes > 0 ? bytes : hidden;
+    }
+  return 1;
+}
+
+/* The target by itself, with its own parents, as it is now. */
+static bool coroutine_fn
+co_check_merged (const RemainsList *list, const GPtrArray *images, const char *confine, GError **error)
+{
+  BdrvOpenParams params = { .confine = confine };
+  BlockDriverState *target = bdrv_co_open (list->target.path, &params, error);
+  int ret = 1;
+
+  if (!target)
+    return false;
+  uint8_t *buffers = bdrv_try_alloc_buffer (target, 2 * PIECE_BYTES);
+  if (!buffers)
+    ret = -ENOMEM;
+  for (guint i = 0; i < images->len && ret > 0; i++)
+    {
+      BlockDriverState *bs = g_ptr_array_index (images, i);
+
+      ret = co_is_merged (target, images, i, buffers);
+      if (ret == 0)
+        bdrv_set_error (error, bs, VHDKIT_ERROR_INVALID_ARGUMENT, "holds what %s does not show",
+                        target->filename);
+      else if (ret < 0)
+        bdrv_set_error_errno (error, bs, ret, "cannot be compared with %s", target->filename);
+    }
+  bdrv_free_buffer (buffers);
+  bdrv_co_unref (target);
+  return ret > 0;
+}
+
+/* Each is closed when its name is gone. */
+static bool coroutine_fn
+co_remove_images (const GPtrArray *images, GPtrArray *removed, GError **error)
+{
+  for (guint i = 0; i < images->len; i++)
+    {
+      BlockDriverState *bs = g_ptr_array_index (images, i);
+      NamedFile file;
+      int ret = named_file_get (bs, &file) ? named_file_co_remove (&file) : -ENOTSUP;
+
+      if (ret < 0)
+        {
+          named_file_set_error (error, bs, ret, "cannot be removed");
           return false;
         }
-      g_ptr_array_add (removed, g_strdup (remain->path));
+      g_ptr_array_add (removed, g_strdup (file.path));
     }
   return true;
+}
+
+static bool coroutine_fn
+co_remove_all (const RemainsList *list, bool renamed, const char *confine, GPtrArray *removed, GError **error)
+{
+  GPtrArray *images = co_open_all (list, confine, error);
+  bool ok = images && (renamed || co_check_merged (list, images, confine, error))
+            && co_remove_images (images, removed, error);
+
+  if (images)
+    co_close_all (images);
+  if (!ok)
+    {
+      g_autoptr (GString) left = g_string_new (NULL);
+
+      append_left (left, list, 0);
+      g_prefix_error (error,
+                      "of an earlier merge into %s, interrupted while it removed, there may be left: %s; ",
+                      list->target.path, left->str);
+    }
+  return ok;
 }
 
 GPtrArray *coroutine_fn
@@ -401,7 +611,7 @@ remains_co_remove (const char *source, const char *confine, GError **error)
     ret = aio_co_run_in_thread (survey_files, &survey);
   else if (ret == 0 || ret == -EINVAL || ret == -ELOOP || ret == -ENXIO)
     ret = -ENOENT; /* something else has its name */
-  if (ret == 0 || ret == -ENOENT)
+  if (ret == -ENOENT || (ret == 0 && !co_is_interrupted (&survey, confine)))
     {
       g_set_error (error, VHDKIT_ERROR, VHDKIT_ERROR_NOT_FOUND,
                    "%s: no merge of it was interrupted while it removed", source);
@@ -418,13 +628,13 @@ remains_co_remove (const char *source, const char *confine, GError **error)
       g_autoptr (GString) left = g_string_new (NULL);
 
       append_left (left, &list, 0);
-      g_set_error (
-          error, VHDKIT_ERROR, VHDKIT_ERROR_INVALID_ARGUMENT,
-          "%s: the file that all was merged into is not there; if it is safe, these can be removed: %s%s%s",
-          list.target.path, left->str, left->len > 0 ? ", " : "", path);
+      g_set_error (error, VHDKIT_ERROR, VHDKIT_ERROR_INVALID_ARGUMENT,
+                   "%s: the file that an earlier merge put all into is not there; it was interrupted while "
+                   "it removed %s",
+                   list.target.path, left->len > 0 ? left->str : "the last file");
       return NULL;
     }
-  if (!co_remove_all (&list, confine, removed, error))
+  if (!co_remove_all (&list, !survey.source_listed, confine, removed, error))
     return NULL;
   ret = aio_co_run_in_thread (forget_list, &file);
   if (ret < 0)

@@ -88,8 +88,10 @@ typedef struct
    * parent, in the same directory.  Children of a VHDX source stay linked; others are to be in @relink, or it is refused
    * with HAS_CHILDREN. */
   bool rename_target;
-  bool shrink_target;  /* the source is smaller than the target: cut the target (else refused) */
-  bool skip_identical; /* read the target too, and write only what differs (of what is not shared) */
+  bool shrink_target; /* the source is smaller than the target: cut the target (else refused) */
+  bool
+      skip_identical; /* read the target too, and write only what differs (of what is not shared); of no effect with
+                        * delete_sources or rename_target, when nothing but the target is left to trust */
   /* Other images depend on the target or on a layer between, as vhdkit_image_find_children () finds them, or it is not
    * known whether they do: merge all the same.  Else it is refused with HAS_CHILDREN before anything is written, and the
    * message names some of them. */
@@ -115,7 +117,8 @@ void vhdkit_commit_get_stats (VhdkitJob *job, VhdkitCommitStats *stats);
 /* Finishes the removal of merged images: a commit with delete_sources, of which @source was the uppermost image merged,
  * was interrupted after it had removed the first of several, and cannot be run again.  What is left is known from the
  * list that it wrote beside @source (its path with ".remains" behind it), which goes at last; @source itself need not be
- * there any more.  Nothing is removed that is not the file that was merged, or while the target is not there.
+ * there any more.  Nothing is removed that is not the file that was merged, as it was then, or that holds what the target
+ * does not show, or while the target is not there; and only a list is followed that the caller's user wrote.
  * Returns the paths of what was removed, NULL-terminated, to be freed with g_strfreev ().  NULL: @error; NOT_FOUND: there
  * is no such list, or no image of it is gone yet: then the commit can be run again.  @context, @confine: as for
  * vhdkit_image_open (). */

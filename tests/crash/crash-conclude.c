@@ -184,7 +184,7 @@ fsync (int fd)
   return (int)syscall (SYS_fsync, fd);
 }
 
-/* The list as it was written, with the inodes of the files as they were restored. */
+/* The list as it was written, with the inodes and times of the files as they were restored. */
 static bool
 put_list (const Run *run, const NameChange *change)
 {
@@ -199,10 +199,16 @@ put_list (const Run *run, const NameChange *change)
 
       if (!of_target && g_strcmp0 (words[0], "remove") != 0)
         continue;
-      if (g_stat (of_target ? target : words[3], &st) < 0)
+      if (g_stat (of_target ? target : words[4], &st) < 0)
         g_error ("%s: %s", *line, g_strerror (errno));
       g_free (words[1]);
       words[1] = g_strdup_printf ("%llu", (unsigned long long)st.st_ino);
+      if (!of_target)
+        {
+          g_free (words[2]);
+          words[2] = g_strdup_printf ("%llu", st.st_mtim.tv_sec * 1000000000ull
+                                                  + (unsigned long long)st.st_mtim.tv_nsec);
+        }
       g_free (*line);
       *line = g_strjoinv (" ", words);
     }

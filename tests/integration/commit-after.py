@@ -447,9 +447,11 @@ def the_target_loses_its_name(t):
         process = t.start(tool('vhd-img'), 'commit', '-q', '-r', '192k', '--delete', '--relink', chain['d'], '--relink',
                           chain['e'], chain['c'])
         t.wait_until(lambda: locked(chain['m']), 'the merge to begin')
+        # At once: a file that is being copied is none of the chain's to those who look for its children.
+        shutil.copy(chain['p'], t.path('aside'))
         os.rename(chain['m'], chain['m'] + '.away')
         if what == 'replaced':
-            shutil.copy(chain['p'], chain['m'])
+            os.rename(t.path('aside'), chain['m'])
         result = t.finish(process)
         t.equal(result.rc, 1, 'status')
         t.check('another file' in result.err or 'No such file' in result.err, 'message', result)
@@ -557,7 +559,8 @@ def leave_remains(t, chain, kept, target, name, everything='qmc'):
     os.makedirs(t.path('aside'), exist_ok=True)
     lines = ['vhdkit-remains 1', 'target %d %s' % (os.stat(chain[target]).st_ino, chain[name])]
     for layer in everything:
-        lines.append('remove %d %s %s' % (os.stat(chain[layer]).st_ino, identity(chain[layer]), chain[layer]))
+        stat = os.stat(chain[layer])
+        lines.append('remove %d %d %s %s' % (stat.st_ino, stat.st_mtime_ns, identity(chain[layer]), chain[layer]))
     for layer in set(everything) - set(kept):
         os.rename(chain[layer], t.path('aside', layer + '.' + FORMAT))
     with open(chain['c'] + '.remains', 'w', encoding='ascii') as f:
@@ -600,7 +603,7 @@ def rest_is_removed(t):
 def rest_by_another_name(t):
     """By a symbolic link that leads nowhere any more, relative, or as the source of a chain that is opened above."""
     chain = merged(t, 'here')
-    leave_remains(t, chain, 'm', 'p', 'p')
+    leave_remains(t, chain, '', 'p', 'p')
     os.symlink('here/c.' + FORMAT, t.path('link'))
     t.img('commit', '-q', '-b', chain['p'], '--delete', 'link')
     t.equal(sorted(os.listdir(chain.folder)), sorted(x + '.' + FORMAT for x in 'dep'), 'files')
@@ -670,6 +673,48 @@ def rest_that_is_not_what_was_merged(t):
         change(chain)
         unchanged = Unchanged(*(os.path.join(chain.folder, name) for name in os.listdir(chain.folder)))
         t.refused(chain.commit(*DELETE, rc=1), *phrases)
+        unchanged.verify(t, 'a refused removal')
+        shutil.rmtree(t.path('aside'))
+
+
+@case
+def rest_that_has_changed(t):
+    """What is not in the target stays, whatever a list says: of an image written to since, of one that was given a parent
+    again, of a target that was put back from a copy.  A list of another user is none."""
+    def written(chain):
+        # With the parents it needs for a moment.
+        os.rename(t.path('aside', 'q.' + FORMAT), chain['q'])
+        t.io('-f', FORMAT, '-c', 'write -q -P 99 4M 64k', chain['c'])
+        os.rename(chain['q'], t.path('aside', 'q.' + FORMAT))
+
+    def written_long_ago(chain):
+        stat = os.stat(chain['c'])
+        written(chain)
+        os.utime(chain['c'], ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+    def whole_again(chain):
+        os.rename(t.path('aside', 'q.' + FORMAT), chain['q'])
+
+    def target_put_back(chain):
+        with open(chain['p'], 'r+b') as f, open(t.path('p.before'), 'rb') as before:
+            f.write(before.read())
+            f.truncate()
+
+    def of_another_user(chain):
+        os.chown(chain['c'] + '.remains', 65534, 65534)
+
+    for change in (written, written_long_ago, whole_again, target_put_back, of_another_user):
+        if change is of_another_user and os.geteuid() != 0:
+            continue
+        pristine = Chain(t, change.__name__)
+        shutil.copy(pristine['p'], t.path('p.before'))
+        shutil.rmtree(pristine.folder)
+        chain = merged(t, change.__name__)
+        leave_remains(t, chain, 'mc', 'p', 'p')
+        change(chain)
+        unchanged = Unchanged(chain['m'], chain['c'])
+        argv = ('-b', chain['d'] if change is whole_again else '@p', '--delete')
+        t.refused(chain.commit(*argv, rc=1))
         unchanged.verify(t, 'a refused removal')
         shutil.rmtree(t.path('aside'))
 
