@@ -97,9 +97,9 @@ if why=$(mount_reflink); then
 fi
 (
   # Many hundreds of crashes of each job all the same; tests/crash/long.sh makes many thousands.
-  export VHDKIT_CRASH_CUTS="${VHDKIT_CRASH_CUTS:-10}" VHDKIT_STRIDE="${VHDKIT_STRIDE:-20}"
-  export VHDKIT_CHAINS="${VHDKIT_CHAINS:-20}" VHDKIT_STOPS="${VHDKIT_STOPS:-6}"
-  export VHDKIT_FAULT_STRIDE="${VHDKIT_FAULT_STRIDE:-5}"
+  export VHDKIT_CRASH_CUTS="${VHDKIT_CRASH_CUTS:-6}" VHDKIT_STRIDE="${VHDKIT_STRIDE:-40}"
+  export VHDKIT_CHAINS="${VHDKIT_CHAINS:-12}" VHDKIT_STOPS="${VHDKIT_STOPS:-4}"
+  export VHDKIT_FAULT_STRIDE="${VHDKIT_FAULT_STRIDE:-9}"
   run gcc build
 )
 

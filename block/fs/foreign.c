@@ -53,6 +53,16 @@ static const Signature signatures[] = {
   SIGN ("SquashFS",  0,              "hsqs", NOT_READ),
   SIGN ("ISO 9660",  32768 + 1,      "CD001", NOT_READ),
   SIGN ("UDF",       32768 + 1,      "BEA01", NOT_READ),
+  SIGN ("UFS",       8192 + 1372,    "\x54\x19\x01\0", NOT_READ),
+  SIGN ("UFS",       8192 + 1372,    "\0\x01\x19\x54", NOT_READ),
+  SIGN ("UFS",       65536 + 1372,   "\x19\x01\x54\x19", NOT_READ),
+  SIGN ("UFS",       65536 + 1372,   "\x19\x54\x01\x19", NOT_READ),
+  SIGN ("GFS2",      65536,          "\x01\x16\x19\x70", NOT_READ),
+  SIGN ("NILFS2",    1024,           "\x02\0\0\0\0\0\x34\x34", NOT_READ),
+  SIGN ("OCFS2",     1024,           "OCFSV2", NOT_READ),
+  SIGN ("OCFS2",     2048,           "OCFSV2", NOT_READ),
+  SIGN ("OCFS2",     4096,           "OCFSV2", NOT_READ),
+  SIGN ("OCFS2",     8192,           "OCFSV2", NOT_READ),
 };
 /* clang-format on */
 

@@ -98,6 +98,8 @@ typedef struct
    * why, without the volume's name.  Codes: NEEDS_REPLAY (journal), IN_USE (mounted, not cleanly unmounted,
    * hibernated), CORRUPT, UNSUPPORTED (sound, but a feature is not understood; encrypted), IO. */
   bool coroutine_fn (*co_read_free) (FsVolume *volume, GError **error);
+  /* In a partition, only where the partition's type names it: its marks stay where something else has the space. */
+  bool needs_owner;
 } FsReader;
 
 /* Those of meson.build, NULL-terminated. */

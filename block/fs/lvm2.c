@@ -20,6 +20,7 @@
 #include "lvm2-spec.h"
 #include "lvm2-text.h"
 #include "refuse.h"
+#include "zero.h"
 
 #include <string.h>
 
@@ -103,6 +104,10 @@ read_label (const FsVolume *volume, Pv *pv, GError **error)
     return fs_corrupt (error, "label checksum 0x%08x, expected 0x%08x", le32_get (label.crc), crc);
   if (at < sizeof label || at > LVM2_SECTOR - sizeof disk)
     return fs_corrupt (error, "label: header at offset %zu", at);
+  /* LVM clears them: whoever has the disk now may have left the rest of the label's sectors. */
+  if (!buffer_is_zero (volume->head, number * LVM2_SECTOR)
+      || !buffer_is_zero (sector + LVM2_SECTOR, (LVM2_LABEL_SECTORS - 1 - number) * LVM2_SECTOR))
+    return fs_refuse (error, VHDKIT_ERROR_UNSUPPORTED, "something else is beside its label");
   memcpy (&disk, sector + at, sizeof disk);
   memcpy (pv->uuid, disk.uuid, sizeof disk.uuid);
   at += sizeof disk;
@@ -460,6 +465,7 @@ lvm2_co_read_free (FsVolume *volume, GError **error)
 
 const FsReader lvm2_reader = {
   .name = "LVM2",
+  .needs_owner = true,
   .co_probe = lvm2_co_probe,
   .co_read_free = lvm2_co_read_free,
 };

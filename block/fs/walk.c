@@ -77,6 +77,23 @@ reason_of_owner (const char *owner)
   return g_error_new (VHDKIT_ERROR, VHDKIT_ERROR_UNSUPPORTED, "its partition type gives it to %s", owner);
 }
 
+/* Why what @reader says of @volume is not believed whatever it is, or NULL. */
+static GError *
+reason_against_marks (const FsVolume *volume, const FsReader *reader, bool is_whole_disk, const char *owner)
+{
+  FsMbrKind mbr = fs_mbr_classify (volume->head);
+
+  /* A table that is not read, as of a virtual machine's disk in a logical volume: the marks of a file system are older
+   * than it, or not. */
+  if (mbr == FS_MBR_PARTITIONS || mbr == FS_MBR_PROTECTIVE || mbr == FS_MBR_HYBRID
+      || fs_gpt_has_signature (volume))
+    return g_error_new (VHDKIT_ERROR, VHDKIT_ERROR_UNSUPPORTED, "there is a partition table in it");
+  if (reader != NULL && reader->needs_owner && owner == NULL && !is_whole_disk)
+    return g_error_new (VHDKIT_ERROR, VHDKIT_ERROR_UNSUPPORTED,
+                        "it has the marks of %s, its partition type is another", reader->name);
+  return NULL;
+}
+
 /* Looks at [@offset, +@bytes) and adds its free ranges to @free, unless @in_use (consumed, may be NULL) says beforehand
  * why there are none; or none but a reader named @owner (may be NULL) would know.  @inner: volumes that stand in it, if
  * any is allowed (consumed); else NULL. */
@@ -93,6 +110,8 @@ co_inspect (DiskWalk *disk, int number, int64_t offset, int64_t bytes, const cha
   const FsReader *reader = co_find_reader (&volume, &error);
   if (in_use == NULL && owner != NULL && (reader == NULL || strcmp (reader->name, owner) != 0))
     in_use = reason_of_owner (owner);
+  if (in_use == NULL)
+    in_use = reason_against_marks (&volume, reader, number == 0 && inner != NULL, owner);
   if (in_use != NULL)
     {
       g_clear_error (&error);

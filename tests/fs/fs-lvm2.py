@@ -85,19 +85,15 @@ def volumes_that_are_in_use(t):
 
 @case
 def in_a_volume(t):
-    """A physical volume inside of a logical one: its free extents are, logical volumes in it are not looked into."""
-    inner = make(t.path('inner.img'), 8 * EXTENT, group(4))
-    path = make(t.path('pv.img'), SIZE, group(EXTENTS, logical('lv', (4, 8))))
-    with open(inner, 'rb') as f:
-        patch(path, START + 4 * EXTENT, f.read())
-    t.equal(report(t, path)['free'], [place(0, 4), [START + 4 * EXTENT + START, 4 * EXTENT], place(12, 28)], 'free')
-    path = make(t.path('pv.img'), SIZE, group(EXTENTS, logical('lv', (4, 8))))
-    inner = make(t.path('inner.img'), 8 * EXTENT, group(4, logical('deep', (0, 2))))
-    with open(inner, 'rb') as f:
-        patch(path, START + 4 * EXTENT, f.read())
-    found = report(t, path)
-    t.equal(found['free'], [place(0, 4), place(12, 28)], 'free of a volume with others in it')
-    t.check('inside of' in found['volumes'][1]['in-use'], 'reason', found)
+    """A physical volume inside of a logical one: nothing says that the marks are those of who has it."""
+    for inside in (group(4), group(4, logical('deep', (0, 2)))):
+        inner = make(t.path('inner.img'), 8 * EXTENT, inside)
+        path = make(t.path('pv.img'), SIZE, group(EXTENTS, logical('lv', (4, 8))))
+        with open(inner, 'rb') as f:
+            patch(path, START + 4 * EXTENT, f.read())
+        found = report(t, path)
+        t.equal(found['free'], [place(0, 4), place(12, 28)], 'free')
+        t.check('marks of LVM2' in found['volumes'][1]['in-use'], 'reason', found)
 
 
 def refused(t, text, *phrases):
@@ -182,6 +178,45 @@ def damaged_anywhere(t):
             t.check(START <= entry[0] and entry[0] + entry[1] <= START + EXTENTS * EXTENT, 'free', entry, data)
 
 
+NESTED = b'label: dos\nstart=1MiB, type=7\n'
+
+
+@case
+def table_inside(t):
+    """A volume that was swap, and is the disk of a virtual machine now: a partition table wipes none of the old marks."""
+    t.need('sfdisk')
+    path = usual(t)
+    swap = t.path('swap.img')
+    make_file(swap, 8 * EXTENT)
+    patch(swap, 0, swap_header(8 * EXTENT))
+    for label in (NESTED, NESTED.replace(b'dos', b'gpt').replace(b'type=7', b'type=L')):
+        t.run('sfdisk', '-q', '--wipe', 'never', swap, stdin=label)
+        with open(swap, 'rb') as f:
+            patch(path, START + 10 * EXTENT, f.read())
+        t.equal([v['in-use'] for v in report(t, path)['volumes']], [None, None, 'there is a partition table in it'], label)
+    # The same in a partition.
+    disk = make_file(t.path('disk.img'), 8 * EXTENT + 2 * MiB)
+    t.run('sfdisk', '-q', disk, stdin=b'label: dos\nstart=1MiB, size=%d, type=83\n' % (8 * EXTENT // 512))
+    with open(swap, 'rb') as f:
+        patch(disk, MiB, f.read())
+    in_use(t, disk, 'partition table', partition=1)
+
+
+@case
+def somebody_else_has_the_space(t):
+    """Marks of LVM stay where a disk is used by something that leaves its first KiB alone, or writes there alone."""
+    path = usual(t)
+    patch(path, 0, b'ORCLDISK')
+    in_use(t, path, 'beside its label')
+    path = usual(t)
+    patch(path, 3 * 512 + 511, b'\1')
+    in_use(t, path, 'beside its label')
+    for offset, magic in ((65536 + 1372, b'\x19\x01\x54\x19'), (65536, b'\x01\x16\x19\x70')):
+        path = usual(t)
+        patch(path, offset, magic)
+        in_use(t, path, 'marks of')
+
+
 @case
 def in_a_partition(t):
     """A partition type of LVM goes with a physical volume, and with nothing else."""
@@ -193,6 +228,10 @@ def in_a_partition(t):
             patch(disk, MiB, f.read())
         usable(t, disk, 1)
         t.equal(report(t, disk)['free'], [[offset + MiB, length] for offset, length in FREE], 'free')
+        if label == 'dos':
+            t.run('sfdisk', '-q', '--part-type', disk, '1', '83')
+            in_use(t, disk, 'partition type is another', partition=1)
+            t.run('sfdisk', '-q', '--part-type', disk, '1', '8e')
         patch(disk, MiB, bytes(8192) + b'')
         patch(disk, MiB, swap_header(SIZE))
         in_use(t, disk, 'its partition type gives it to LVM2', partition=1)
