@@ -122,7 +122,7 @@ if [ "$mode" != quick ]; then
       export ASAN_OPTIONS=detect_leaks=1:abort_on_error=1:detect_stack_use_after_return=0
       export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
       # Slow builds look at fewer cases of what the first run has looked at in full.
-      export VHDKIT_CHAINS="${VHDKIT_CHAINS:-20}" VHDKIT_COMPACTIONS="${VHDKIT_COMPACTIONS:-10}"
+      export VHDKIT_CHAINS="${VHDKIT_CHAINS:-12}" VHDKIT_COMPACTIONS="${VHDKIT_COMPACTIONS:-6}"
       export VHDKIT_FAULT_STRIDE=13 VHDKIT_STRIDE="${VHDKIT_STRIDE:-40}" VHDKIT_STOPS=5 VHDKIT_CRASH_CUTS="${VHDKIT_CRASH_CUTS:-6}"
       run sanitizers build-sanitize --timeout-multiplier 5 \
         --suite unit --suite crash --suite fuzz --suite integration --suite coaio --no-suite long
