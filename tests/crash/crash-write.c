@@ -337,7 +337,7 @@ test_lying_disk (gconstpointer data)
   bool vhd = strcmp (image_kind_format (c->kind), "vhd") == 0;
   int n = MIN (flushes, 20), tries = vhd ? 60 : 40;
 
-  for (int i = 0; i < n; i++)
+  for (int i = 0; i < n && found < 3; i++)
     {
       g_autofree char *why = NULL;
       size_t k = i * flushes / n;
@@ -350,7 +350,7 @@ test_lying_disk (gconstpointer data)
           g_test_message ("without %s: %s", flush, why);
         }
     }
-  g_test_message ("%d of %d flushes are missed within %d crashes each", found, n, tries);
+  g_test_message ("%d of at most %d flushes are missed within %d crashes each", found, n, tries);
   if (found == 0)
     test_fail ("the judge does not see that flushes are missing");
 }
