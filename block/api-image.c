@@ -400,12 +400,6 @@ vhdkit_image_get_layer_info (VhdkitImage *image, int layer, VhdkitLayerInfo *inf
     info->parent_candidates = parent_candidates_variant (candidates);
 
   info->change_tracking_files = bdrv_find_change_tracking (bs);
-
-  const GPtrArray *warnings = bdrv_get_warnings (bs);
-  guint count = warnings != NULL ? warnings->len : 0;
-  info->warnings = g_new0 (char *, count + 1);
-  for (guint i = 0; i < count; i++)
-    info->warnings[i] = g_strdup (g_ptr_array_index (warnings, i));
   return true;
 }
 
@@ -419,9 +413,26 @@ vhdkit_layer_info_clear (VhdkitLayerInfo *info)
   g_free (info->parent_format);
   g_clear_pointer (&info->format_specific, g_variant_unref);
   g_clear_pointer (&info->parent_candidates, g_variant_unref);
-  g_strfreev (info->warnings);
   g_strfreev (info->change_tracking_files);
   *info = (VhdkitLayerInfo){ 0 };
+}
+
+char **
+vhdkit_image_get_warnings (VhdkitImage *image, int layer)
+{
+  BlockDriverState *bs = layer >= 0 ? bdrv_chain_get (image->bs, layer) : NULL;
+  const GPtrArray *warnings = bs != NULL ? bdrv_get_warnings (bs) : NULL;
+  guint count = warnings != NULL ? warnings->len : 0;
+  char **lines = g_new0 (char *, count + 1);
+
+  for (guint i = 0; i < count; i++)
+    {
+      const char *text = g_ptr_array_index (warnings, i);
+
+      lines[i] = strstr (text, bs->filename) != NULL ? g_strdup (text)
+                                                     : g_strdup_printf ("%s: %s", bs->filename, text);
+    }
+  return lines;
 }
 
 bool

@@ -176,7 +176,7 @@ show_layer (VhdkitImage *image, int layer, JsonWriter *json, const char *path)
         putchar ('\n');
       print_human (&info);
     }
-  tool_print_layer_warnings (&info);
+  tool_print_layer_warnings (image, layer);
   vhdkit_layer_info_clear (&info);
   return true;
 }

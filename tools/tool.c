@@ -210,19 +210,15 @@ tool_open (const char *path, const ImageOptions *options, unsigned flags, Vhdkit
 
 /* Each is told once, however often it is looked for what is new. */
 void
-tool_print_layer_warnings (const VhdkitLayerInfo *info)
+tool_print_layer_warnings (VhdkitImage *image, int layer)
 {
   static GHashTable *told;
+  g_auto (GStrv) lines = vhdkit_image_get_warnings (image, layer);
   if (told == NULL)
     told = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
-  for (char **text = info->warnings; text != NULL && *text != NULL; text++)
-    {
-      char *line = strstr (*text, info->filename) != NULL ? g_strdup (*text)
-                                                          : g_strdup_printf ("%s: %s", info->filename, *text);
-      if (!g_hash_table_contains (told, line))
-        report_warning ("%s", line);
-      g_hash_table_add (told, line);
-    }
+  for (char **line = lines; *line != NULL; line++)
+    if (g_hash_table_add (told, g_strdup (*line)))
+      report_warning ("%s", *line);
 }
 
 void
@@ -230,13 +226,7 @@ tool_print_warnings (VhdkitImage *image)
 {
   int depth = vhdkit_image_get_depth (image);
   for (int layer = 0; layer < depth; layer++)
-    {
-      VhdkitLayerInfo info = { 0 };
-      if (!vhdkit_image_get_layer_info (image, layer, &info, NULL))
-        continue;
-      tool_print_layer_warnings (&info);
-      vhdkit_layer_info_clear (&info);
-    }
+    tool_print_layer_warnings (image, layer);
 }
 
 bool

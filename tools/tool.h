@@ -80,7 +80,7 @@ const char *const *list_strings (GPtrArray *list);
 /* Prints what the layers of an image want to be known and was not printed before: after opening, and after work that
  * may have found more. */
 void tool_print_warnings (VhdkitImage *image);
-void tool_print_layer_warnings (const VhdkitLayerInfo *info);
+void tool_print_layer_warnings (VhdkitImage *image, int layer);
 /* false after a message.  NULL is fine. */
 bool tool_close (VhdkitImage *image, const char *path);
 /* The same after work that ended with @status; the status for both.  What failed (EXIT_FAILURE) has been told, and

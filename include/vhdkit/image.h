@@ -151,7 +151,6 @@ typedef struct
   int64_t block_size;        /* payload block, 0: none */
   bool dirty;                /* a journal must be replayed */
   GVariant *format_specific; /* a{sv}, or NULL */
-  char **warnings;           /* NULL-terminated */
   /* With VHDKIT_OPEN_EXAMINE, else NULL: aa{sv}, the places where the parent may be in the order they are tried:
    * "origin" and "name" as the image has it, "path" (not there: it leads nowhere on this host), "fits" and, where
    * it does not, "reason".  The first that fits is the parent. */
@@ -166,6 +165,9 @@ int vhdkit_image_get_depth (VhdkitImage *image);
 /* @layer: 0 is the leaf. */
 bool vhdkit_image_get_layer_info (VhdkitImage *image, int layer, VhdkitLayerInfo *info, GError **error);
 void vhdkit_layer_info_clear (VhdkitLayerInfo *info);
+/* What a layer wants to be known, since it was opened: lines that name its file.  NULL-terminated, for g_strfreev ();
+ * empty when there is nothing, or no such layer. */
+char **vhdkit_image_get_warnings (VhdkitImage *image, int layer);
 /* The layer whose container is the file @path (same file, not same name), or -1. */
 int vhdkit_image_find_layer (VhdkitImage *image, const char *path);
 

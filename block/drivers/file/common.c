@@ -144,6 +144,21 @@ measure_direct (OpenWork *work, int fd)
 }
 
 static bool
+is_local_fs (const struct statfs *fs)
+{
+  switch ((unsigned long)fs->f_type)
+    {
+    case EXT4_SUPER_MAGIC:
+    case XFS_SUPER_MAGIC:
+    case BTRFS_SUPER_MAGIC:
+    case TMPFS_MAGIC:
+      return true;
+    default:
+      return false;
+    }
+}
+
+static bool
 measure (OpenWork *work, int fd, const struct stat *st)
 {
   FileState *s = work->s;
@@ -175,9 +190,13 @@ measure (OpenWork *work, int fd, const struct stat *st)
 
       work->bytes = st->st_size;
       s->fs_block_size = DIRECT_ALIGNMENT_FALLBACK;
-      if (fstatfs (fd, &fs) == 0 && fs.f_bsize >= BDRV_SECTOR_SIZE && fs.f_bsize <= DIRECT_ALIGNMENT_MAX
-          && is_power_of_two (fs.f_bsize))
-        s->fs_block_size = fs.f_bsize;
+      if (fstatfs (fd, &fs) == 0)
+        {
+          if (fs.f_bsize >= BDRV_SECTOR_SIZE && fs.f_bsize <= DIRECT_ALIGNMENT_MAX
+              && is_power_of_two (fs.f_bsize))
+            s->fs_block_size = fs.f_bsize;
+          s->on_local_fs = is_local_fs (&fs);
+        }
     }
   return !(work->bs->open_flags & BDRV_O_DIRECT) || measure_direct (work, fd);
 }
@@ -471,11 +490,24 @@ release_in_thread (void *opaque)
   return 0;
 }
 
+/* Else the last close may wait: for data, for a server, or for the space of a file whose name is gone. */
+static bool
+closes_at_once (const BlockDriverState *bs)
+{
+  const FileState *s = bs->opaque;
+  struct stat st;
+
+  return bs->read_only && s->on_local_fs && fstat (s->fd, &st) == 0 && st.st_nlink > 0;
+}
+
 int coroutine_fn
 file_co_close (BlockDriverState *bs)
 {
-  /* The last close of a file may wait for its data on network file systems. */
-  return aio_co_run_in_thread (release_in_thread, bs->opaque);
+  FileState *s = bs->opaque;
+
+  if (closes_at_once (bs))
+    return release_in_thread (s);
+  return aio_co_run_in_thread (release_in_thread, s);
 }
 
 int coroutine_fn

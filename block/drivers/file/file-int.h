@@ -26,6 +26,7 @@ typedef struct
   char *host_path;
   uint64_t host_id[2];
   bool is_device;
+  bool on_local_fs;
   int64_t fs_block_size; /* unit of the file system's extents (file), logical sector (device) */
 
   /* O_DIRECT and writable: the same file through the page cache, for what is written of its last, unaligned

@@ -97,7 +97,7 @@ start_thread_locked (void)
 static bool
 queue_work (Work *work)
 {
-  bool queued = true;
+  bool queued = true, wake = false;
 
   pthread_mutex_lock (&lock);
   if (n_queued + 1 > n_idle && n_threads < MAX_THREADS)
@@ -108,10 +108,12 @@ queue_work (Work *work)
       *last_work = work;
       last_work = &work->next;
       n_queued++;
-      if (n_idle > 0)
-        pthread_cond_signal (&work_arrived);
+      wake = n_idle > 0;
     }
   pthread_mutex_unlock (&lock);
+  /* With the lock, the thread would wake only to wait for that. */
+  if (wake)
+    pthread_cond_signal (&work_arrived);
   return queued;
 }
 
