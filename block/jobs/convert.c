@@ -22,6 +22,8 @@
 #define CONVERT_DEFAULT_PARALLEL 8
 /* Zero ranges are handled in pieces so long, to look at the job's flags in between. */
 #define CONVERT_ZERO_BYTES (INT64_C (1) << 30)
+/* The same where the target shows zeros without being touched. */
+#define CONVERT_EMPTY_BYTES (INT64_C (1) << 37)
 /* Contents are compared with the parent's in pieces of this size, found different in units of that one. */
 #define COMPARE_BYTES (64 * 1024)
 #define COMPARE_UNIT  4096
@@ -35,13 +37,27 @@ typedef struct
   bool by_content; /* compare with the target's parent */
 } ConvertJob;
 
+/* The target shows zeros already. */
+static int coroutine_fn
+convert_co_zero_nothing (CopyEngine *engine, int64_t offset, int64_t bytes)
+{
+  return 0;
+}
+
+static int64_t
+max_zero_bytes (const CopyEngine *engine)
+{
+  if (engine->sparse_bytes == 0)
+    return engine->max_item_bytes;
+  return engine->co_zero == convert_co_zero_nothing ? CONVERT_EMPTY_BYTES : CONVERT_ZERO_BYTES;
+}
+
 static int coroutine_fn
 convert_co_next (CopyEngine *engine, CopyItem *item)
 {
   ConvertJob *convert = engine->opaque;
-  bool write_zeros = convert->params.sparse_bytes == 0;
-  int ret = copy_cursor_co_next (&convert->cursor, engine, engine->max_item_bytes,
-                                 write_zeros ? engine->max_item_bytes : CONVERT_ZERO_BYTES, item);
+  int ret =
+      copy_cursor_co_next (&convert->cursor, engine, engine->max_item_bytes, max_zero_bytes (engine), item);
 
   if (ret < 0)
     return copy_fail (engine, engine->source, "look-up of the allocation", convert->cursor.offset,
@@ -50,18 +66,12 @@ convert_co_next (CopyEngine *engine, CopyItem *item)
   int64_t item_offset = ret > 0 ? item->offset : convert->cursor.end;
   job_progress_add (&convert->job, item_offset - convert->planned);
   convert->planned = ret > 0 ? item->offset + item->bytes : convert->cursor.end;
-  if (ret > 0 && item->zero && write_zeros)
+  if (ret > 0 && item->zero && engine->sparse_bytes == 0)
     {
       item->zero = false;
       item->file = NULL;
     }
   return ret;
-}
-
-static int coroutine_fn
-convert_co_zero_nothing (CopyEngine *engine, int64_t offset, int64_t bytes)
-{
-  return 0;
 }
 
 /* Writes those units of the piece that are not what the target's parent shows. */

@@ -293,6 +293,27 @@ test_layers (void)
 }
 
 static void
+test_warnings (void)
+{
+  scratch_init ();
+  const char *path = scratch_path ("image.vhd");
+  g_auto (GStrv) lines = NULL;
+  g_auto (GStrv) none = NULL;
+
+  create_image (path, "vhd", 8 * MIB, 0, NULL);
+  g_assert_true (g_file_set_contents (scratch_path ("image.vhd.rct"), "changes", -1, NULL));
+  VhdkitImage *image = open_image (path, VHDKIT_OPEN_RDWR);
+  lines = vhdkit_image_get_warnings (image, 0);
+  g_assert_cmpuint (g_strv_length (lines), ==, 1);
+  g_assert_nonnull (strstr (lines[0], path));
+  g_assert_nonnull (strstr (lines[0], "image.vhd.rct"));
+  none = vhdkit_image_get_warnings (image, 1);
+  g_assert_cmpuint (g_strv_length (none), ==, 0);
+  close_image (image);
+  scratch_clear ();
+}
+
+static void
 test_extents (void)
 {
   scratch_init ();
@@ -437,6 +458,7 @@ main (int argc, char **argv)
   g_test_add_func ("/api-image/struct-sizes", test_struct_sizes);
   g_test_add_func ("/api-image/reserved", test_reserved);
   g_test_add_func ("/api-image/layers", test_layers);
+  g_test_add_func ("/api-image/warnings", test_warnings);
   g_test_add_func ("/api-image/extents", test_extents);
   g_test_add_func ("/api-image/truncate", test_truncate);
   g_test_add_func ("/api-image/check", test_check);
