@@ -54,15 +54,26 @@ aio_file_get_fd (const AioFile *file)
 
 /* --- one request ---------------------------------------------------------------------------------------- */
 
+/* Whether @ops can do more for @request than the thread pool. */
+static inline bool
+engine_takes (const AioEngineOps *ops, const AioRequest *request)
+{
+  return request->kind != AIO_REQUEST_FDATASYNC || ops->has_fdatasync;
+}
+
 /* The engine's state in @ctx; NULL when the thread pool has to do. */
 static inline AioEngineState *
-get_engine_state (AioContext *ctx, AioEngine engine)
+get_engine_state (AioContext *ctx, const AioRequest *request)
 {
+  AioEngine engine = request->file->engine;
   const AioEngineOps *ops;
 
   if (ctx->engines[engine] || engine == AIO_ENGINE_THREADS || ctx->engine_failed[engine])
     return ctx->engines[engine];
   ops = aio_engine_ops (engine);
+  /* Not set up for a flush only: to end it takes a grace period of the kernel's. */
+  if (ops && !engine_takes (ops, request))
+    return NULL;
   ctx->engines[engine] = ops ? ops->attach (ctx) : NULL;
   ctx->engine_failed[engine] = !ctx->engines[engine];
   return ctx->engines[engine];
@@ -73,9 +84,9 @@ get_engine_state (AioContext *ctx, AioEngine engine)
 static inline ssize_t coroutine_fn
 co_submit (AioContext *ctx, AioRequest *request)
 {
-  AioEngineState *state = get_engine_state (ctx, request->file->engine);
+  AioEngineState *state = get_engine_state (ctx, request);
 
-  if (!state || (request->kind == AIO_REQUEST_FDATASYNC && !state->ops->has_fdatasync))
+  if (!state || !engine_takes (state->ops, request))
     return aio_threads_co_submit (ctx, request);
   state->ops->submit (state, request);
   co_leave (co_thread (), request->co, CO_LEFT_YIELDED);
