@@ -3,7 +3,7 @@
  * What the drivers `file` and `host_device` share: opening, locks, engines, reading, flushing.
  *
  * Opening goes: find the place (O_PATH), look what is there, open that very inode, lock, measure.  All of it
- * may block and happens in one visit to the thread pool.
+ * may block and happens in one visit to the thread pool, but for files the kernel has at hand.
  *
  * Becoming writable goes: take the writer's locks on the old descriptor, open a second one for the same
  * inode, take the same locks there, let the new one serve requests.  At no time is the file unlocked.
@@ -144,21 +144,6 @@ measure_direct (OpenWork *work, int fd)
 }
 
 static bool
-is_local_fs (const struct statfs *fs)
-{
-  switch ((unsigned long)fs->f_type)
-    {
-    case EXT4_SUPER_MAGIC:
-    case XFS_SUPER_MAGIC:
-    case BTRFS_SUPER_MAGIC:
-    case TMPFS_MAGIC:
-      return true;
-    default:
-      return false;
-    }
-}
-
-static bool
 measure (OpenWork *work, int fd, const struct stat *st)
 {
   FileState *s = work->s;
@@ -195,7 +180,7 @@ measure (OpenWork *work, int fd, const struct stat *st)
           if (fs.f_bsize >= BDRV_SECTOR_SIZE && fs.f_bsize <= DIRECT_ALIGNMENT_MAX
               && is_power_of_two (fs.f_bsize))
             s->fs_block_size = fs.f_bsize;
-          s->on_local_fs = is_local_fs (&fs);
+          s->on_local_fs = host_fs_is_local (&fs);
         }
     }
   return !(work->bs->open_flags & BDRV_O_DIRECT) || measure_direct (work, fd);
@@ -357,6 +342,13 @@ update_keep_extents (FileState *s)
   s->keep_extents = s->locks.unshared & FILE_PERM_WRITE;
 }
 
+/* Without the page cache it may have to be read, to see what alignment it needs. */
+static bool
+opens_at_once (const BlockDriverState *bs)
+{
+  return !(bs->open_flags & BDRV_O_DIRECT) && host_path_is_at_hand (bs->filename);
+}
+
 bool coroutine_fn
 file_co_open_common (BlockDriverState *bs, const BlockOptions *options, bool is_device, FileCheckFunc *check,
                      GError **error)
@@ -369,7 +361,7 @@ file_co_open_common (BlockDriverState *bs, const BlockOptions *options, bool is_
   if (!choose_engine (s, bs, options, error) || !choose_locking (&work, error))
     return false;
 
-  if (aio_co_run_in_thread (open_in_thread, &work) < 0)
+  if ((opens_at_once (bs) ? open_in_thread (&work) : aio_co_run_in_thread (open_in_thread, &work)) < 0)
     {
       g_propagate_error (error, work.error);
       g_free (work.lock_warning);

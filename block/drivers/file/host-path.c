@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/openat2.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -174,6 +175,39 @@ host_path_open (const char *path, const char *confine, GError **error)
   if (fd < 0)
     set_errno_error (error, errno, "cannot open");
   return fd;
+}
+
+bool
+host_fs_is_local (const struct statfs *fs)
+{
+  switch ((unsigned long)fs->f_type)
+    {
+    case EXT4_SUPER_MAGIC:
+    case XFS_SUPER_MAGIC:
+    case BTRFS_SUPER_MAGIC:
+    case TMPFS_MAGIC:
+      return true;
+    default:
+      return false;
+    }
+}
+
+bool
+host_path_is_at_hand (const char *path)
+{
+  struct open_how how = { .flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_CACHED };
+  int fd = (int)syscall (SYS_openat2, AT_FDCWD, path, &how, sizeof how);
+  struct stat st;
+  struct statfs fs;
+
+  if (fd < 0)
+    return false;
+
+  bool at_hand =
+      fstat (fd, &st) == 0 && S_ISREG (st.st_mode) && fstatfs (fd, &fs) == 0 && host_fs_is_local (&fs);
+
+  close (fd);
+  return at_hand;
 }
 
 static bool

@@ -4,6 +4,7 @@
 #define HOST_PATH_H
 
 #include <stdbool.h>
+#include <sys/vfs.h>
 
 #include <glib.h>
 
@@ -11,6 +12,13 @@
  * lie below that directory once all symbolic links are resolved, checked by the kernel in the same step.
  * Blocks.  A descriptor, or -1 and @error, a phrase without the file's name. */
 int host_path_open (const char *path, const char *confine, GError **error);
+
+/* Whether @path is a regular file on a file system of this host, and its way known to the kernel: to open it waits for
+ * nothing.  Does not block. */
+bool host_path_is_at_hand (const char *path);
+
+/* Whether to open and to close a file of @fs asks no server and no other process. */
+bool host_fs_is_local (const struct statfs *fs);
 
 /* The absolute path of an open descriptor with links resolved, as it is now; falls back to resolving @path.
  * Free with g_free (). */
