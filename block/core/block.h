@@ -50,6 +50,8 @@ int coroutine_fn bdrv_co_unref (BlockDriverState *bs);
 bool coroutine_fn bdrv_co_reopen_rw (BlockDriverState *bs, GError **error);
 
 /* Flushes @bs and leaves nothing in a journal of it: a reader who cannot replay one can read it.  0 or -errno. */
+/* Has the host begin to write what it keeps of @bs's container.  Promises nothing: bdrv_co_flush () does. */
+void coroutine_fn bdrv_co_start_writeback (BlockDriverState *bs);
 int coroutine_fn bdrv_co_drain_log (BlockDriverState *bs);
 
 /* Waits until no request to @bs is in flight. */

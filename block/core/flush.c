@@ -86,6 +86,18 @@ bdrv_co_flush (BlockDriverState *bs)
   return ret;
 }
 
+void coroutine_fn
+bdrv_co_start_writeback (BlockDriverState *bs)
+{
+  BlockDriverState *protocol = bdrv_protocol_node (bs);
+
+  if (protocol->read_only || (protocol->open_flags & BDRV_O_NO_FLUSH) || !protocol->drv->co_start_writeback)
+    return;
+  bdrv_inc_in_flight (bdrv_node (protocol));
+  protocol->drv->co_start_writeback (protocol);
+  bdrv_dec_in_flight (bdrv_node (protocol));
+}
+
 int coroutine_fn
 bdrv_co_drain_log (BlockDriverState *bs)
 {

@@ -17,6 +17,8 @@
 #define ZERO_GRANULARITY 4096
 /* Contents are found different from the target's in units of this size. */
 #define COMPARE_UNIT 4096
+/* After so much was written the host is told to begin with it. */
+#define WRITEBACK_BYTES (16 * 1024 * 1024)
 
 /* --- errors -------------------------------------------------------------------------------------------- */
 
@@ -229,6 +231,19 @@ copy_co_zero_visible (CopyEngine *engine, int64_t offset, int64_t bytes)
       bytes -= pnum;
     }
   return 0;
+}
+
+/* Told early, the disk works while the rest is copied; left to itself, the host starts when the flush at the end waits
+ * for all of it. */
+static void coroutine_fn
+co_start_writeback (CopyEngine *engine)
+{
+  if (engine->starting || engine->bytes_copied - engine->bytes_started < WRITEBACK_BYTES)
+    return;
+  engine->starting = true;
+  engine->bytes_started = engine->bytes_copied;
+  bdrv_co_start_writeback (engine->target);
+  engine->starting = false;
 }
 
 /* --- workers ------------------------------------------------------------------------------------------- */
@@ -454,6 +469,7 @@ worker_entry (void *opaque)
         {
           turn_done (engine);
           job_progress_add (engine->job, item.bytes);
+          co_start_writeback (engine);
         }
     }
   if (ret < 0)

@@ -350,6 +350,9 @@ struct BlockDriver
                                         BlockDriverState *src, int64_t src_offset);
   /* All completed writes become durable, metadata included.  The core has merged concurrent calls. */
   int coroutine_fn (*co_flush) (BlockDriverState *bs);
+  /* Protocols: what lies in the host's cache is on its way to the disk, so that the next flush has less to wait for.
+   * Promises nothing.  NULL: there is no such cache. */
+  void coroutine_fn (*co_start_writeback) (BlockDriverState *bs);
   /* Formats with a journal: all of it is in place, and the container names none any more, until the next change.
    * Durable on return. */
   int coroutine_fn (*co_drain_log) (BlockDriverState *bs);

@@ -256,6 +256,12 @@ mem_co_flush (BlockDriverState *bs)
   return mem_end (bs, mem_begin (bs, MEM_FLUSH, 0, 0, 0));
 }
 
+static void coroutine_fn
+mem_co_start_writeback (BlockDriverState *bs)
+{
+  mem_end (bs, mem_begin (bs, MEM_WRITEBACK, 0, 0, 0));
+}
+
 static bool coroutine_fn
 mem_co_truncate (BlockDriverState *bs, int64_t bytes, GError **error)
 {
@@ -328,6 +334,7 @@ static const BlockDriver mem_driver = {
   .co_pwrite_zeroes = mem_co_pwrite_zeroes,
   .co_pdiscard = mem_co_pdiscard,
   .co_flush = mem_co_flush,
+  .co_start_writeback = mem_co_start_writeback,
   .co_truncate = mem_co_truncate,
   .co_block_status = mem_co_block_status,
   .co_copy_range_to = mem_co_copy_range_to,

@@ -569,6 +569,23 @@ file_co_flush (BlockDriverState *bs)
   return aio_co_fdatasync (s->aio);
 }
 
+static int
+start_writeback_in_thread (void *opaque)
+{
+  const FileState *s = opaque;
+
+  /* What fails is heard of by the next flush. */
+  (void)sync_file_range (s->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+  return 0;
+}
+
+void coroutine_fn
+file_co_start_writeback (BlockDriverState *bs)
+{
+  if (!(bs->open_flags & BDRV_O_DIRECT))
+    aio_co_run_in_thread (start_writeback_in_thread, bs->opaque);
+}
+
 bool
 file_get_host_id (BlockDriverState *bs, uint64_t id[2])
 {

@@ -66,6 +66,7 @@ file_is_end_write (const BlockDriverState *bs, int64_t offset, int64_t bytes)
 int coroutine_fn file_co_write_end (FileState *s, int64_t offset, int64_t bytes, const IoVector *qiov,
                                     size_t qiov_offset);
 int coroutine_fn file_co_flush (BlockDriverState *bs);
+void coroutine_fn file_co_start_writeback (BlockDriverState *bs);
 bool file_get_host_id (BlockDriverState *bs, uint64_t id[2]);
 const char *file_get_host_path (BlockDriverState *bs);
 

@@ -475,6 +475,7 @@ const BlockDriver file_driver = {
   .co_pdiscard = file_co_pdiscard,
   .co_copy_range_to = file_co_copy_range_to,
   .co_flush = file_co_flush,
+  .co_start_writeback = file_co_start_writeback,
   .co_block_status = file_co_block_status,
   .co_truncate = file_co_truncate,
   .co_get_allocated_size = file_co_get_allocated_size,

@@ -153,6 +153,7 @@ const BlockDriver host_device_driver = {
   .co_pwrite_zeroes = host_device_co_pwrite_zeroes,
   .co_pdiscard = host_device_co_pdiscard,
   .co_flush = file_co_flush,
+  .co_start_writeback = file_co_start_writeback,
   .co_block_status = host_device_co_block_status,
   .co_truncate = host_device_co_truncate,
   .co_get_allocated_size = host_device_co_get_allocated_size,
