@@ -8,10 +8,11 @@
 #include <errno.h>
 #include <string.h>
 
+#include "same.h"
 #include "siblings.h"
 
-/* Content is compared in pieces of this size. */
-#define COMPARE_BYTES (1024 * 1024)
+/* Content is looked at in pieces of this size, with a pause point between them. */
+#define LOOK_BYTES ((int64_t)64 * 1024 * 1024)
 /* So many are named in the message. */
 #define MAX_NAMED 5
 
@@ -327,32 +328,16 @@ conclude_co_check_orphans (const Conclude *conclude, bool merged, GError **error
 
 /* --- an earlier run -------------------------------------------------------------------------------------- */
 
-/* Whether the target shows what the source does in a range that a layer above the target decides. */
+/* Whether the target shows what the source does: where a layer above the target decides.  1, 0 or -errno. */
 static int coroutine_fn
-co_compare_range (const ConcludeParams *params, int64_t offset, int64_t bytes, uint8_t *buffers[2])
+co_shows_same (Job *job, const ConcludeParams *params)
 {
-  for (int64_t end = offset + bytes, n; offset < end; offset += n)
-    {
-      int ret;
-
-      n = MIN (end - offset, COMPARE_BYTES);
-      ret = bdrv_co_pread (params->source, offset, n, buffers[0]);
-      if (ret == 0)
-        ret = bdrv_co_pread (params->target, offset, n, buffers[1]);
-      if (ret < 0)
-        return ret;
-      if (memcmp (buffers[0], buffers[1], (size_t)n) != 0)
-        return 0;
-    }
-  return 1;
-}
-
-/* 1, 0 or -errno. */
-static int coroutine_fn
-co_shows_same (Job *job, const ConcludeParams *params, uint8_t *buffers[2])
-{
+  g_auto (SamePair) pair = { 0 };
   int64_t end = bdrv_length (params->source);
-  int same = end == bdrv_length (params->target);
+  int same = same_pair_init (&pair, params->source, params->target);
+
+  if (same == 0)
+    same = end == bdrv_length (params->target);
 
   for (int64_t offset = 0, bytes; same > 0 && offset < end; offset += bytes)
     {
@@ -362,11 +347,11 @@ co_shows_same (Job *job, const ConcludeParams *params, uint8_t *buffers[2])
 
       if (ret == 0)
         ret = bdrv_co_block_status_above (params->source, params->target, offset,
-                                          MIN (end - offset, 64 * COMPARE_BYTES), &bytes, &map, &file, NULL);
+                                          MIN (end - offset, LOOK_BYTES), &bytes, &map, &file, NULL);
       if (ret < 0)
         return ret;
       if (ret & BDRV_BLOCK_ALLOCATED)
-        same = co_compare_range (params, offset, bytes, buffers);
+        same = same_co_range (&pair, offset, bytes);
     }
   return same;
 }
@@ -374,12 +359,8 @@ co_shows_same (Job *job, const ConcludeParams *params, uint8_t *buffers[2])
 static bool coroutine_fn
 co_check_merged (Job *job, const ConcludeParams *params, BlockDriverState *child, GError **error)
 {
-  uint8_t *buffers[2] = { bdrv_try_alloc_buffer (params->source, COMPARE_BYTES),
-                          bdrv_try_alloc_buffer (params->target, COMPARE_BYTES) };
-  int ret = buffers[0] && buffers[1] ? co_shows_same (job, params, buffers) : -ENOMEM;
+  int ret = co_shows_same (job, params);
 
-  bdrv_free_buffer (buffers[0]);
-  bdrv_free_buffer (buffers[1]);
   if (ret == -ECANCELED)
     job_set_cancelled (job, error);
   else if (ret < 0)

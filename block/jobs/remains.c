@@ -32,6 +32,7 @@
 #include <unistd.h>
 
 #include "named-file.h"
+#include "same.h"
 
 #define SUFFIX ".remains"
 #define MAGIC  "vhdkit-remains 1\n"
@@ -439,9 +440,6 @@ co_open_all (const RemainsList *list, const char *confine, GError **error)
   return images;
 }
 
-/* Compares in pieces of this size. */
-#define PIECE_BYTES ((int64_t)1024 * 1024)
-
 /* How much of [@offset, +@bytes), which images[@n] decides, is not hidden by those above it: 0 when it begins with what
  * is, of *@hidden bytes; or -errno. */
 static int64_t coroutine_fn
@@ -469,45 +467,18 @@ co_get_unhidden (const GPtrArray *images, guint n, int64_t offset, int64_t bytes
   return bytes;
 }
 
-/* Whether @target shows [@offset, +@bytes) of @bs, of one @status: 1, 0 or -errno.  @buffers has two pieces. */
-static int coroutine_fn
-co_is_shown (BlockDriverState *target, BlockDriverState *bs, int status, int64_t offset, int64_t bytes,
-             uint8_t *buffers)
-{
-  if (offset + bytes > bdrv_length (target))
-    return 0;
-  while (bytes > 0)
-    {
-      int64_t run;
-      int shown = bdrv_co_block_status_above (target, NULL, offset, bytes, &run, NULL, NULL, NULL);
-
-      if (shown < 0)
-        return shown;
-      if (!(status & BDRV_BLOCK_ZERO) || ((shown & BDRV_BLOCK_ALLOCATED) && !(shown & BDRV_BLOCK_ZERO)))
-        {
-          run = MIN (run, PIECE_BYTES);
-          int ret = bdrv_co_pread (bs, offset, run, buffers);
-          if (ret == 0)
-            ret = bdrv_co_pread (target, offset, run, buffers + PIECE_BYTES);
-          if (ret < 0)
-            return ret;
-          if (memcmp (buffers, buffers + PIECE_BYTES, (size_t)run) != 0)
-            return 0;
-        }
-      offset += run;
-      bytes -= run;
-    }
-  return 1;
-}
-
 /* Whether nothing of images[@n] would be lost: 1, 0 or -errno. */
 static int coroutine_fn
-co_is_merged (BlockDriverState *target, const GPtrArray *images, guint n, uint8_t *buffers)
+co_is_merged (BlockDriverState *target, const GPtrArray *images, guint n)
 {
   BlockDriverState *bs = g_ptr_array_index (images, n);
   int64_t end = bdrv_length (bs), run, map, hidden = 0;
+  g_auto (SamePair) pair = { 0 };
   BlockDriverState *file;
+  int ret = same_pair_init (&pair, bs, target);
 
+  if (ret < 0)
+    return ret;
   for (int64_t offset = 0; offset < end; offset += run)
     {
       int status = bdrv_co_block_status (bs, offset, end - offset, &run, &map, &file);
@@ -517,7 +488,7 @@ co_is_merged (BlockDriverState *target, const GPtrArray *images, guint n, uint8_
       if (!(status & BDRV_BLOCK_ALLOCATED))
         continue;
       int64_t bytes = co_get_unhidden (images, n, offset, run, &hidden);
-      int ret = bytes <= 0 ? (int)bytes : co_is_shown (target, bs, status, offset, bytes, buffers);
+      ret = bytes <= 0 ? (int)bytes : same_co_range (&pair, offset, bytes);
       if (ret < 0 || (bytes > 0 && ret == 0))
         return ret;
       run = bytes > 0 ? bytes : hidden;
@@ -535,21 +506,17 @@ co_check_merged (const RemainsList *list, const GPtrArray *images, const char *c
 
   if (!target)
     return false;
-  uint8_t *buffers = bdrv_try_alloc_buffer (target, 2 * PIECE_BYTES);
-  if (!buffers)
-    ret = -ENOMEM;
   for (guint i = 0; i < images->len && ret > 0; i++)
     {
       BlockDriverState *bs = g_ptr_array_index (images, i);
 
-      ret = co_is_merged (target, images, i, buffers);
+      ret = co_is_merged (target, images, i);
       if (ret == 0)
         bdrv_set_error (error, bs, VHDKIT_ERROR_INVALID_ARGUMENT, "holds what %s does not show",
                         target->filename);
       else if (ret < 0)
         bdrv_set_error_errno (error, bs, ret, "cannot be compared with %s", target->filename);
     }
-  bdrv_free_buffer (buffers);
   bdrv_co_unref (target);
   return ret > 0;
 }
