@@ -54,8 +54,8 @@ co_check_rename (Conclude *conclude, GError **error)
   BlockDriverState *target = params->target;
   NamedFile from, to;
 
-  if (!check_name (params, error) || !named_file_co_check (target, &from, "cannot be renamed", error)
-      || !named_file_co_check (params->source, &to, "cannot be replaced", error))
+  if (!check_name (params, error) || !named_file_co_check_free (target, &from, "cannot be renamed", error)
+      || !named_file_co_check_free (params->source, &to, "cannot be replaced", error))
     return false;
 
   g_autofree char *from_directory = g_path_get_dirname (from.path);
@@ -410,7 +410,8 @@ conclude_co_check (Conclude *conclude, bool *merged, GError **error)
     {
       NamedFile file;
 
-      if (conclude_removes (params, layer) && !named_file_co_check (layer, &file, "cannot be removed", error))
+      if (conclude_removes (params, layer)
+          && !named_file_co_check_free (layer, &file, "cannot be removed", error))
         return false;
     }
   if (!co_open_children (conclude, &above_target, error))

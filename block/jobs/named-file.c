@@ -4,7 +4,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 bool
@@ -29,6 +32,73 @@ look_at_file (void *opaque)
     return -ENOTSUP;
   return file->st.st_dev == file->id[0] && file->st.st_ino == file->id[1] ? 0 : -ESTALE;
 }
+
+/* --- whether a name may go ------------------------------------------------------------------------------ */
+
+/* Where a name is looked at: whatever is known to be in the way says so.  The host has the last word: it may know of more
+ * (another machine, a security module). */
+typedef struct
+{
+  NamedFile *file;
+  char *directory;
+  const char *reason; /* a phrase about its directory or itself; NULL: none is needed beside the error */
+} NameLook;
+
+/* Whether we may do to files of others what their owners may.  Not known: yes. */
+static bool
+is_privileged_owner (void)
+{
+  struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+  struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = { 0 };
+
+  return syscall (SYS_capget, &header, data) < 0
+         || (data[CAP_TO_INDEX (CAP_FOWNER)].effective & CAP_TO_MASK (CAP_FOWNER)) != 0;
+}
+
+/* What the attributes of @path forbid, or NULL. */
+static const char *
+find_forbidding_attribute (const char *path, bool is_directory)
+{
+  struct statx stx;
+
+  memset (&stx, 0, sizeof stx);
+  if (statx (AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, 0, &stx) < 0)
+    return NULL;
+  if (stx.stx_attributes & STATX_ATTR_IMMUTABLE)
+    return is_directory ? "its directory is immutable" : "it is immutable";
+  if (stx.stx_attributes & STATX_ATTR_APPEND)
+    return is_directory ? "its directory can only be added to" : "it can only be added to";
+  return NULL;
+}
+
+/* In the thread pool: whether the name can be removed or replaced, 0 or -errno, with look->reason. */
+static int
+look_at_name (void *opaque)
+{
+  NameLook *look = opaque;
+  NamedFile *file = look->file;
+  struct stat directory;
+  int ret = look_at_file (file);
+
+  if (ret < 0)
+    return ret;
+  if ((look->reason = find_forbidding_attribute (look->directory, true))
+      || (look->reason = find_forbidding_attribute (file->path, false)))
+    return -EPERM;
+  look->reason = "its directory cannot be written to";
+  if (faccessat (AT_FDCWD, look->directory, W_OK | X_OK, AT_EACCESS) < 0)
+    return -errno;
+  if (stat (look->directory, &directory) < 0)
+    return -errno;
+  look->reason = "its directory is sticky, and both belong to somebody else";
+  if ((directory.st_mode & S_ISVTX) != 0 && directory.st_uid != geteuid () && file->st.st_uid != geteuid ()
+      && !is_privileged_owner ())
+    return -EPERM;
+  look->reason = NULL;
+  return 0;
+}
+
+/* --- changes --------------------------------------------------------------------------------------------- */
 
 int
 named_file_flush_directory (const char *path)
@@ -106,6 +176,23 @@ named_file_co_check (BlockDriverState *bs, NamedFile *file, const char *what, GE
   int ret = named_file_get (bs, file) ? named_file_co_look (file) : -ENOTSUP;
 
   if (ret < 0)
+    named_file_set_error (error, bs, ret, what);
+  return ret == 0;
+}
+
+bool coroutine_fn
+named_file_co_check_free (BlockDriverState *bs, NamedFile *file, const char *what, GError **error)
+{
+  NameLook look = { .file = file };
+  int ret = named_file_get (bs, file) ? 0 : -ENOTSUP;
+  g_autofree char *directory = ret == 0 ? g_path_get_dirname (file->path) : NULL;
+
+  look.directory = directory;
+  if (ret == 0)
+    ret = aio_co_run_in_thread (look_at_name, &look);
+  if (ret < 0 && look.reason)
+    bdrv_set_error_errno (error, bs, ret, "%s: %s", what, look.reason);
+  else if (ret < 0)
     named_file_set_error (error, bs, ret, what);
   return ret == 0;
 }

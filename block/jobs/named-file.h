@@ -28,6 +28,10 @@ int coroutine_fn named_file_co_look (NamedFile *file);
 /* Both in one; @what: what cannot be done with it then, for the message. */
 bool coroutine_fn named_file_co_check (BlockDriverState *bs, NamedFile *file, const char *what,
                                        GError **error);
+/* The same, and whether that name may be removed or replaced, as far as that can be told without doing it: by the
+ * directory's permissions, the owners in a sticky one, attributes, a read-only file system. */
+bool coroutine_fn named_file_co_check_free (BlockDriverState *bs, NamedFile *file, const char *what,
+                                            GError **error);
 /* 0 or -errno, as named_file_co_look (). */
 int coroutine_fn named_file_co_remove (NamedFile *file);
 /* To @new_path, which is replaced. */

@@ -391,6 +391,88 @@ def files_in_use(t):
         t.equal(chain.files(), 'c d e m p q', 'files')
 
 
+REMOVALS = ('--delete', *RELINK), ('-b', '@q', '--delete', *RELINK), ('-b', '@m', '--rename', *RELINK)
+
+
+def refused_as(t, user, chain, options, *phrases):
+    """By the dry run too, and before anything is written."""
+    unchanged = Unchanged(*(chain[name] for name in 'pqmcde'))
+    argv = [chain[o[1:]] if o.startswith('@') else o for o in options]
+    for dry in ([], ['--dry-run']):
+        t.refused(t.run(*user, tool('vhd-img'), 'commit', *dry, *argv, chain['c'], rc=1), *phrases)
+    unchanged.verify(t, 'a refused commit')
+    t.equal(chain.files(), 'c d e m p q', 'files')
+
+
+@case
+def names_that_may_not_go(t):
+    """To somebody who may write to every file."""
+    if os.geteuid() != 0:
+        t.skip('needs root, who can drop his rights')
+    for what, mode, owner, why in (('others', 0o755, 0, 'cannot be written to'), ('sticky', 0o1777, 0, 'is sticky')):
+        chain = Chain(t, what)
+        nobody = t.as_nobody(chain.folder, *(chain[name] for name in 'pqmcde'))
+        os.chown(chain.folder, owner, owner)
+        os.chmod(chain.folder, mode)
+        for options in REMOVALS:
+            refused_as(t, nobody, chain, options, why, ('cannot be removed', 'cannot be renamed'))
+
+
+@case
+def names_that_may_go(t):
+    """In a sticky directory: one's own files, those in one's own directory, and whatever there is to root."""
+    if os.geteuid() != 0:
+        t.skip('needs root, who can drop his rights')
+    for what in ('files', 'directory', 'privilege'):
+        for options in REMOVALS:
+            chain = Chain(t, '%s-%s' % (what, options[2]))
+            nobody = t.as_nobody(chain.folder, *(chain[name] for name in 'pqmcde'))
+            os.chmod(chain.folder, 0o1777)
+            if what == 'files':
+                for name in 'qmc':
+                    os.chown(chain[name], 65534, 65534)
+            else:
+                os.chown(chain.folder, 65534, 65534)
+            if what == 'privilege':
+                os.chown(chain.folder, 1, 1)
+                nobody = []
+            argv = [chain[o[1:]] if o.startswith('@') else o for o in options]
+            t.run(*nobody, tool('vhd-img'), 'commit', '-q', *argv, chain['c'])
+            chain.shows('d', 'd')
+            shutil.rmtree(chain.folder)
+
+
+@case
+def names_with_attributes(t):
+    """Of those that root himself heeds."""
+    t.need('chattr')
+    for attribute, what, why in (('+i', '.', 'directory is immutable'), ('+a', '.', 'directory can only be added to'),
+                                 ('+i', 'c', 'it is immutable'), ('+a', 'c', 'it can only be added to')):
+        chain = Chain(t, 'with%s%s' % (attribute, what))
+        path = chain.folder if what == '.' else chain[what]
+        if t.run('chattr', attribute, path, rc=None).rc != 0:
+            t.skip('no attributes here')
+        try:
+            for options in REMOVALS:
+                refused_as(t, [], chain, options, why)
+        finally:
+            t.run('chattr', attribute.replace('+', '-'), path)
+
+
+@case
+def children_that_may_not_be_written(t):
+    """Their links could not follow."""
+    if os.geteuid() != 0:
+        t.skip('needs root, who can drop his rights')
+    chain = Chain(t)
+    nobody = t.as_nobody(chain.folder, *(chain[name] for name in 'pqmcd'))
+    os.chmod(chain['e'], 0o444)
+    unchanged = Unchanged(*(chain[name] for name in 'pqmcde'))
+    argv = [chain[o[1:]] if o.startswith('@') else o for o in RELINK]
+    t.refused(t.run(*nobody, tool('vhd-img'), 'commit', *argv, chain['c'], rc=1), chain['e'], 'its link is to change')
+    unchanged.verify(t, 'a refused commit')
+
+
 @case
 def names_that_do_not_fit(t):
     chain = Chain(t)

@@ -314,19 +314,6 @@ def that_finds_no_parent(t):
     refused(t, leaf, [t.path('x.' + FORMAT)], '--delete', phrases=('does not find',))
 
 
-def as_nobody(t, *paths):
-    """What lets somebody who may not read everything run the tool."""
-    if os.geteuid() != 0:
-        return []
-    t.need('setpriv')
-    nobody = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups']
-    for path in (*paths, t.dir, os.path.dirname(t.dir)):
-        os.chmod(path, 0o777)
-    if t.run(*nobody, tool('vhd-img'), '--version', rc=None).rc != 0:
-        t.skip('root may read everything, and nobody else may run the tool')
-    return nobody
-
-
 @case
 def not_readable(t):
     """Refused where the name is that of an image; else only told: it may be anything."""
@@ -334,7 +321,7 @@ def not_readable(t):
     leaf = image(t, 'c', base, 2, 1)
     other = image(t, 'x', base, 3, 2)
     os.chmod(other, 0)
-    nobody = as_nobody(t, base, leaf)
+    nobody = t.as_nobody(base, leaf)
     for options in ((), ('--delete',)):
         result = t.run(*nobody, tool('vhd-img'), 'commit', *options, leaf, rc=1)
         t.refused(result, 'not known', other, '--break-siblings', 'permission')
@@ -347,7 +334,7 @@ def not_readable(t):
 def in_a_directory_that_may_not_be_listed(t):
     base = image(t, 'p')
     leaf = image(t, 'far/c', base, 2, 1)
-    nobody = as_nobody(t, base, leaf)
+    nobody = t.as_nobody(base, leaf)
     if not nobody:
         t.skip('needs root, who can drop his rights')
     os.chmod(t.path('far'), 0o711)
