@@ -100,44 +100,71 @@ look_at_name (void *opaque)
 
 /* --- changes --------------------------------------------------------------------------------------------- */
 
-int
-named_file_flush_directory (const char *path)
+void
+named_directory_clear (NamedDirectory *directory)
 {
-  g_autofree char *directory = g_path_get_dirname (path);
-  int fd = open (directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  int ret;
+  if (directory->fd >= 0)
+    close (directory->fd);
+  *directory = NAMED_DIRECTORY_NONE;
+}
 
-  if (fd < 0)
-    return -errno;
+int
+named_directory_open (NamedDirectory *directory, const char *path, const char *file)
+{
+  g_autofree char *folder = g_path_get_dirname (path);
+
+  *directory = (NamedDirectory){ .fd = open (folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) };
+  /* Names can be changed in a directory that may not be read. */
+  if (directory->fd < 0 && errno == EACCES)
+    *directory = (NamedDirectory){
+      .fd = open (file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC),
+      .by_file = true,
+    };
+  return directory->fd < 0 ? -errno : 0;
+}
+
+int
+named_directory_flush (const NamedDirectory *directory)
+{
+  const int fd = directory->fd;
+
+  if (directory->by_file)
+    return syncfs (fd) < 0 ? -errno : 0;
   /* EINVAL: the file system knows no such thing. */
-  ret = fsync (fd) < 0 && errno != EINVAL ? -errno : 0;
-  close (fd);
-  return ret;
+  return fsync (fd) < 0 && errno != EINVAL ? -errno : 0;
 }
 
 static int
 remove_file (void *opaque)
 {
   NamedFile *file = opaque;
+  g_auto (NamedDirectory) directory = NAMED_DIRECTORY_NONE;
   int ret = look_at_file (file);
 
+  if (ret == 0)
+    ret = named_directory_open (&directory, file->path, file->path);
   if (ret == 0 && unlink (file->path) < 0)
     ret = -errno;
-  return ret < 0 ? ret : named_file_flush_directory (file->path);
+  return ret < 0 ? ret : named_directory_flush (&directory);
 }
 
 static int
 rename_file (void *opaque)
 {
   NamedFile *file = opaque;
+  g_auto (NamedDirectory) from = NAMED_DIRECTORY_NONE, to = NAMED_DIRECTORY_NONE;
   int ret = look_at_file (file);
 
+  if (ret == 0)
+    ret = named_directory_open (&from, file->path, file->path);
+  if (ret == 0)
+    ret = named_directory_open (&to, file->new_path, file->path);
   if (ret == 0 && rename (file->path, file->new_path) < 0)
     ret = -errno;
   /* First where it is now: a crash may leave both names, never none. */
   if (ret == 0)
-    ret = named_file_flush_directory (file->new_path);
-  return ret < 0 ? ret : named_file_flush_directory (file->path);
+    ret = named_directory_flush (&to);
+  return ret < 0 ? ret : named_directory_flush (&from);
 }
 
 void

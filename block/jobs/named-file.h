@@ -39,8 +39,24 @@ int coroutine_fn named_file_co_rename (NamedFile *file);
 /* @ret: of one of these. */
 void named_file_set_error (GError **error, const BlockDriverState *bs, int ret, const char *what);
 
-/* For the thread pool: makes names in the directory of @path durable. */
-int named_file_flush_directory (const char *path);
+/* --- for the thread pool --------------------------------------------------------------------------------- */
+
+/* What is flushed to make names durable. */
+typedef struct
+{
+  int fd;       /* of the directory … */
+  bool by_file; /* … or, since that may not be read, of a file: all of its file system is flushed */
+} NamedDirectory;
+
+#define NAMED_DIRECTORY_NONE ((NamedDirectory){ .fd = -1 })
+
+/* Of @path, before its name is changed: what cannot be made durable is not done.  @file: one that may be read, of the same
+ * file system.  0 or -errno. */
+int named_directory_open (NamedDirectory *directory, const char *path, const char *file);
+/* All names in it are durable: 0 or -errno. */
+int named_directory_flush (const NamedDirectory *directory);
+void named_directory_clear (NamedDirectory *directory);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (NamedDirectory, named_directory_clear)
 
 G_END_DECLS
 

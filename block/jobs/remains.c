@@ -123,6 +123,7 @@ write_list (void *opaque)
 {
   const ListFile *file = opaque;
   g_autofree char *aside = g_strconcat (file->path, ".new", NULL);
+  g_auto (NamedDirectory) directory = NAMED_DIRECTORY_NONE;
   int ret = check_is_list (file->path);
   int fd = -1;
 
@@ -137,11 +138,13 @@ write_list (void *opaque)
     }
   if (fd >= 0)
     close (fd);
+  if (ret == 0)
+    ret = named_directory_open (&directory, file->path, aside);
   if (ret == 0 && rename (aside, file->path) < 0)
     ret = -errno;
   if (ret < 0 && fd >= 0)
     (void)unlink (aside);
-  return ret < 0 ? ret : named_file_flush_directory (file->path);
+  return ret < 0 ? ret : named_directory_flush (&directory);
 }
 
 static int
@@ -175,10 +178,14 @@ static int
 forget_list (void *opaque)
 {
   const ListFile *file = opaque;
+  g_auto (NamedDirectory) directory = NAMED_DIRECTORY_NONE;
+  int ret = named_directory_open (&directory, file->path, file->path);
 
-  if (unlink (file->path) < 0)
-    return errno == ENOENT ? 0 : -errno;
-  return named_file_flush_directory (file->path);
+  if (ret == 0 && unlink (file->path) < 0)
+    ret = -errno;
+  if (ret == -ENOENT)
+    return 0;
+  return ret < 0 ? ret : named_directory_flush (&directory);
 }
 
 /* --- its text ------------------------------------------------------------------------------------------------ */

@@ -225,10 +225,8 @@ JOBS = [
     ('conclude.c', 'g_ptr_array_insert (layers, 0, layer);', 'g_ptr_array_add (layers, layer);'),
     ('conclude.c', 'if (!needs_list (params, removals))', 'if (!needs_list (params, removals) || true)'),
     ('conclude.c', '  int ret = bdrv_co_drain_log (bs);', '  int ret = bdrv_co_flush (bs);'),
-    ('named-file.c', 'ret = named_file_flush_directory (file->new_path);\n'
-     '  return ret < 0 ? ret : named_file_flush_directory (file->path);',
-     'ret = named_file_flush_directory (file->path);\n'
-     '  return ret < 0 ? ret : named_file_flush_directory (file->new_path);'),
+    ('named-file.c', 'ret = named_directory_flush (&to);\n  return ret < 0 ? ret : named_directory_flush (&from);',
+     'ret = named_directory_flush (&from);\n  return ret < 0 ? ret : named_directory_flush (&to);'),
 ]
 
 # Of those that no test can notice, the name up to its end or a part of it, and why.
@@ -237,7 +235,7 @@ UNNOTICED = {
     'vhdx': {},
     'jobs': {
         'write_all: no fsync (fd)': 'the crashes take what is in the list for durable when its name appears',
-        'forget_list: no named_file_flush_directory': 'a list of files that are all gone is removed by the next run',
+        'forget_list: no named_directory_flush': 'a list of files that are all gone is removed by the next run',
     },
 }
 
@@ -258,7 +256,7 @@ DRIVERS = {
              + [crash(name, 'vhdx') for name in CRASH_TESTS + ['crash-replay', 'crash-convert']]),
     'jobs': ('block/jobs', JOBS,
              [FLUSH, (r'(?<!^)\bcommit_co_flush \((?:[^()]|\([^()]*\))*\)(?!\n\{)', 'true'), (r'fsync \(fd\)', '0'),
-              (r'named_file_flush_directory \([^()]*\)(?!\n\{)', '0')],
+              (r'(?<!^)\bnamed_directory_flush \([^()]*\)(?!\n\{)', '0')],
              [crash(name, fmt) for name in ('crash-conclude', 'crash-commit', 'crash-rebase', 'crash-compact', 'fault')
               for fmt in ('vhd', 'vhdx')]),
 }
