@@ -295,30 +295,34 @@ remains_co_forget (const char *source)
 
 /* --- finishing ----------------------------------------------------------------------------------------------- */
 
-/* Where a user's @name leads, symlinks resolved; what it leads to need not be there. */
+/* Where a user's @name leads, symlinks resolved, of directories too, so that ".." is what the host takes it for.  What it
+ * leads to need not be there. */
 static char *
 resolve_name (const char *name)
 {
-  g_autofree char *path = g_canonicalize_filename (name, NULL);
+  g_autofree char *path = g_strdup (name);
 
   for (int links = 0; links < 40; links++)
     {
-      g_autofree char *link = g_file_read_link (path, NULL);
-      g_autofree char *directory = g_path_get_dirname (path);
+      g_autofree char *directory = g_path_get_dirname (path), *base = g_path_get_basename (path);
+      char *real = realpath (directory, NULL);
 
-      if (!link)
-        {
-          g_autofree char *base = g_path_get_basename (path);
-          char *real = realpath (directory, NULL);
-          char *resolved = g_build_filename (real ? real : directory, base, NULL);
-
-          free (real);
-          return resolved;
-        }
+      /* In no directory there is no list. */
+      if (!real)
+        break;
       g_free (path);
-      path = g_canonicalize_filename (link, directory);
+      path = g_build_filename (real, base, NULL);
+      g_autofree char *link = g_file_read_link (path, NULL);
+      if (link)
+        {
+          g_free (path);
+          path = g_path_is_absolute (link) ? g_strdup (link) : g_build_filename (real, link, NULL);
+        }
+      free (real);
+      if (!link)
+        break;
     }
-  return g_steal_pointer (&path);
+  return g_canonicalize_filename (path, NULL);
 }
 
 /* In the thread pool: looks which of the files are there. */

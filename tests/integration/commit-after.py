@@ -696,6 +696,20 @@ def rest_by_another_name(t):
 
 
 @case
+def rest_by_a_name_with_dots(t):
+    """Behind a symbolic link to a directory ".." is that of the directory it leads to."""
+    for folder, name in (('direct', 'deep/../c.' + FORMAT), ('linked', 'link')):
+        chain = merged(t, folder + '/chain')
+        os.mkdir(os.path.join(chain.folder, 'deeper'))
+        os.symlink('chain/deeper', t.path(folder, 'deep'))
+        os.symlink('deep/../c.' + FORMAT, t.path(folder, 'link'))
+        leave_remains(t, chain, 'mc', 'p', 'p')
+        t.img('commit', '-q', '-b', chain['p'], '--delete', t.path(folder, name))
+        t.equal(chain.files(), 'd e p', 'files')
+        t.check(not os.path.exists(chain['c'] + '.remains'), 'the list is still there')
+
+
+@case
 def rest_of_a_rename(t):
     chain = Chain(t)
     os.mkdir(t.path('spare'))

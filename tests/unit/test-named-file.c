@@ -26,7 +26,8 @@ note (const char *call)
 {
   bool old_there = g_access (old_path, F_OK) == 0, new_there = g_access (new_path, F_OK) == 0;
 
-  g_string_append_printf (noted, "%s(%s%s) ", call, old_there ? "old" : "", new_there ? "new" : "");
+  if (noted)
+    g_string_append_printf (noted, "%s(%s%s) ", call, old_there ? "old" : "", new_there ? "new" : "");
 }
 
 int
