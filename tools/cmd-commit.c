@@ -425,10 +425,10 @@ resume_below (VhdkitImage **image, const CommitArgs *args, VhdkitCommitOptions *
   return true;
 }
 
-/* The command does not find what it names.  If that is so because it was interrupted while it removed the merged images,
- * they are removed now.  The exit status, or EXIT_NOTHING_LEFT: it is not so. */
+/* The command does not find what it names: @problem.  If that is so because it was interrupted while it removed the merged
+ * images, they are removed now.  The exit status, or EXIT_NOTHING_LEFT: it is not so. */
 static int
-finish_removal (const CommitArgs *args, const char *path)
+finish_removal (const CommitArgs *args, const char *path, const char *problem)
 {
   g_autoptr (GError) error = NULL;
   g_auto (GStrv) removed = vhdkit_commit_remove_remains (
@@ -437,6 +437,8 @@ finish_removal (const CommitArgs *args, const char *path)
     return EXIT_NOTHING_LEFT;
   if (removed == NULL)
     {
+      /* Not all that has the name of a list is one: what was wrong before comes first. */
+      g_prefix_error (&error, "%s; nor can an earlier run be finished: ", problem);
       report_error (path, error);
       return EXIT_FAILURE;
     }
@@ -487,7 +489,9 @@ run (const Command *command, void *opaque, char **operands)
       || !(choose_layers (image, args, &commit_options, why)
            || resume_below (&image, args, &commit_options, relink)))
     {
-      int status = args->delete_sources && !args->dry_run ? finish_removal (args, path) : EXIT_NOTHING_LEFT;
+      const char *problem = error != NULL ? error->message : why->str;
+      int status =
+          args->delete_sources && !args->dry_run ? finish_removal (args, path, problem) : EXIT_NOTHING_LEFT;
       if (status != EXIT_NOTHING_LEFT)
         return status;
       if (error != NULL)

@@ -768,7 +768,8 @@ def rest_that_is_not_what_was_merged(t):
         leave_remains(t, chain, 'mc', 'p', 'p')
         change(chain)
         unchanged = Unchanged(*(os.path.join(chain.folder, name) for name in os.listdir(chain.folder)))
-        t.refused(chain.commit(*DELETE, rc=1), *phrases)
+        result = chain.commit(*DELETE, rc=1)
+        t.refused(result, 'cannot find', 'nor can an earlier run be finished', *phrases)
         unchanged.verify(t, 'a refused removal')
         shutil.rmtree(t.path('aside'))
 
@@ -852,6 +853,22 @@ def lists_that_are_none(t):
     t.check('removed by hand' in result.err, 'warning', result)
     unchanged.verify(t, 'a commit')
     t.equal(chain.files(), 'd e p', 'files')
+
+
+@case
+def list_that_may_not_be_read(t):
+    """What is wrong with the chain is told all the same, and first."""
+    if os.geteuid() != 0:
+        t.skip('needs root, who can drop his rights')
+    chain = merged(t, '.')
+    leave_remains(t, chain, 'mc', 'p', 'p')
+    os.chmod(chain['c'] + '.remains', 0o600)
+    nobody = t.as_nobody(*(chain[name] for name in 'pmcde'))
+    problem = t.img('map', chain['c'], rc=1).err.strip().split(': ', 1)[1]
+    result = t.run(*nobody, tool('vhd-img'), 'commit', '-b', chain['p'], '--delete', chain['c'], rc=1)
+    t.refused(result, 'vhd-img: %s; nor can an earlier run be finished: %s.remains: ' % (problem, chain['c']),
+              'permission denied')
+    t.equal(chain.files(), 'c d e m p', 'files')
 
 
 @case
