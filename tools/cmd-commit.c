@@ -26,6 +26,7 @@ typedef struct
   int64_t depth, source_depth, target_depth, rate, parallel;
 } CommitArgs;
 
+/* clang-format off */
 static const OptionDef options[] = {
   OPTIONS_FORMAT (CommitArgs, image),
   { 'b', "ancestor", "FILE", OPTION_STRING, OPTION_MAIN, offsetof (CommitArgs, ancestor),
@@ -37,45 +38,37 @@ static const OptionDef options[] = {
   { 0, "source-depth", "N", OPTION_NUMBER, OPTION_MAIN, offsetof (CommitArgs, source_depth),
     "The same by its place, counted from FILE, which is 1", 1, INT32_MAX },
   { 0, "target-depth", "N", OPTION_NUMBER, OPTION_MAIN, offsetof (CommitArgs, target_depth),
-    "The image to merge into by its place, counted from FILE, which is 1; as MergeTargetDepth in Windows", 2,
-    INT32_MAX },
+    "The image to merge into by its place, counted from FILE, which is 1; as MergeTargetDepth in Windows",
+    2, INT32_MAX },
   { 'd', NULL, NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, keep_sources),
     "Leave the merged images as they are. They stay unless --delete or --rename is given; accepted for "
-    "scripts made for "
-    "qemu-img" },
+    "scripts made for qemu-img" },
   { 0, "relink", "CHILD", OPTION_LIST, OPTION_MAIN, offsetof (CommitArgs, relink),
     "After the merge, make the target the parent of CHILD, whose parent is the image merged; may be given "
-    "several "
-    "times" },
+    "several times" },
   { 0, "delete", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, delete_sources),
     "After the merge, remove the image merged and those between. Refused while other images beside it have "
-    "it as their "
-    "parent, unless --relink names them" },
+    "it as their parent, unless --relink names them" },
   { 0, "rename", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, rename),
     "After the merge, give the target the name of the image merged, which it replaces: what uses that goes "
-    "on. Formats "
-    "must be the same; its children stay linked (VHDX) or must be named with --relink (VHD). A target that "
-    "has a parent "
-    "must be named with -b, so that the command run again cannot merge further down" },
+    "on. Formats must be the same; its children stay linked (VHDX) or must be named with --relink (VHD). A "
+    "target that has a parent must be named with -b, so that the command run again cannot merge further down" },
   { 0, "dry-run", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, dry_run),
     "Write nothing; print what would be merged, how many bytes would be shared, copied and made zeros, and "
-    "what "
-    "space that takes" },
+    "what space that takes" },
   OPTIONS_OUTPUT (CommitArgs),
   { 0, "reflink", "WHEN", OPTION_STRING, OPTION_MAIN, offsetof (CommitArgs, reflink),
     "Share extents on the host instead of copying: auto (where it can be, the default), always (or fail "
-    "before "
-    "anything is written) or never" },
+    "before anything is written) or never" },
   { 0, "skip-identical", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, skip_identical),
     "Read the target too, and write only what differs from it: for a merge that was interrupted, or a target "
     "that is slow to write; of no effect with --delete or --rename" },
   { 0, "shrink", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, shrink),
-    "The merged image is smaller than the target: cut the target to its size (a raw file; neither VHD "
-    "nor VHDX can shrink)" },
+    "The merged image is smaller than the target: cut the target to its size (a raw file; neither VHD nor "
+    "VHDX can shrink)" },
   { 0, "break-siblings", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, break_siblings),
     "Merge although other images in the directories of the chain have the target, or an image between, as "
-    "their "
-    "parent: they are lost, and VHD images show wrong data with nothing to tell by. Refused otherwise" },
+    "their parent: they are lost, and VHD images show wrong data with nothing to tell by. Refused otherwise" },
   OPTIONS_PARALLEL (CommitArgs),
   { 'r', "rate-limit", "RATE", OPTION_SIZE, OPTION_MAIN, offsetof (CommitArgs, rate),
     "Bytes per second at most" },
@@ -85,6 +78,7 @@ static const OptionDef options[] = {
   OPTIONS_CHAIN (CommitArgs, image),
   OPTIONS_END,
 };
+/* clang-format on */
 
 /* What the options cannot be together, or NULL. */
 static const char *
@@ -514,39 +508,28 @@ const Command cmd_commit = {
   .summary = "merge an image into its parent or another ancestor",
   .operands = "FILE",
   .description =
-      "Writes what FILE and the images between hold into the target, in one pass. FILE need not "
-      "be the uppermost "
-      "image of its chain. At every instant, and after a crash, FILE reads as before; a merge "
-      "that was interrupted "
-      "is finished by running the command again. FILE stays and reads the same afterwards, unless --delete "
-      "or "
-      "--rename says otherwise; images "
-      "between FILE and "
-      "the target, and other children of these and of the target, are no longer valid: where there are such "
-      "children beside the files of the chain, the merge is refused unless --break-siblings is given. "
-      "Children in other directories are not looked for. With --source or "
-      "--source-depth all this is said of that image instead of FILE, and what lies above it is not "
-      "touched.\n\n"
+      "Writes what FILE and the images between hold into the target, in one pass. FILE need not be the "
+      "uppermost image of its chain. At every instant, and after a crash, FILE reads as before; a merge that "
+      "was interrupted is finished by running the command again. FILE stays and reads the same afterwards, "
+      "unless --delete or --rename says otherwise; images between FILE and the target, and other children of "
+      "these and of the target, are no longer valid: where there are such children beside the files of the "
+      "chain, the merge is refused unless --break-siblings is given. Children in other directories are not "
+      "looked for. With --source or --source-depth all this is said of that image instead of FILE, and what "
+      "lies above it is not touched.\n\n"
       "What --relink, --delete and --rename ask for begins when the target holds everything and that is "
-      "durable, and "
-      "is checked before anything is written. A command that was interrupted then is finished by running it "
-      "again. Once --delete has begun, FILE cannot be opened, or is gone or is the target: what is left of "
-      "the "
-      "merged images is in a list beside it, FILE.remains, which goes at last; the same command removes it. "
-      "Once a "
-      "--rename without --delete is done, -b names a file that is not there any more, and nothing is left to "
-      "do.\n\n"
+      "durable, and is checked before anything is written. A command that was interrupted then is finished "
+      "by running it again. Once --delete has begun, FILE cannot be opened, or is gone or is the target: "
+      "what is left of the merged images is in a list beside it, FILE.remains, which goes at last; the same "
+      "command removes it. Once a --rename without --delete is done, -b names a file that is not there any "
+      "more, and nothing is left to do.\n\n"
       "--dry-run tells what would be done. Its figures of what can be shared, and its time, are estimates: "
       "the time is what reading alone would take at the rate of a sample that was read for it. With "
       "--output=json it is one object: layers (each with filename, role, fate and bytes), relinked, "
-      "already-merged, "
-      "bytes-to-copy, "
-      "bytes-to-clone-estimate, bytes-to-zero, virtual-size-before, virtual-size-after, host-bytes-worst, "
-      "host-bytes-expected, host-bytes-free (null: not known), enough-space, siblings (each with filename, "
-      "format and parent-layer), siblings-unknown (each with filename and reason), "
-      "measured-bytes, measured-seconds and estimated-seconds (null: not known). The exit status is 1 when "
-      "the merge "
-      "would be refused.",
+      "already-merged, bytes-to-copy, bytes-to-clone-estimate, bytes-to-zero, virtual-size-before, "
+      "virtual-size-after, host-bytes-worst, host-bytes-expected, host-bytes-free (null: not known), "
+      "enough-space, siblings (each with filename, format and parent-layer), siblings-unknown (each with "
+      "filename and reason), measured-bytes, measured-seconds and estimated-seconds (null: not known). The "
+      "exit status is 1 when the merge would be refused.",
   .options = options,
   .args_size = sizeof (CommitArgs),
   .min_operands = 1,

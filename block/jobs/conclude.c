@@ -195,8 +195,7 @@ co_write_list (const ConcludeParams *params, const GPtrArray *removals)
   if (ret < 0)
     bdrv_warn (params->target,
                "the list of the images to be removed cannot be written beside %s: %s; should this be "
-               "interrupted, the "
-               "rest is to be removed by hand",
+               "interrupted, the rest is to be removed by hand",
                params->source->filename, g_strerror (-ret));
   return ret == 0;
 }
