@@ -88,6 +88,7 @@ typedef struct
   size_t n, next;
   int64_t done; /* of copies[next] */
   CoMutex lock; /* one taker at a time */
+  BdrvWriteback writeback;
   unsigned running;
   int ret;
   Coroutine *waiter;
@@ -131,14 +132,19 @@ take_piece (CopyBatch *batch, BdrvCopy *piece, bool *zero)
 }
 
 static int coroutine_fn
-copy_piece (BlockDriverState *child, const BdrvCopy *piece, bool zero, void *buffer)
+copy_piece (CopyBatch *batch, const BdrvCopy *piece, bool zero, void *buffer)
 {
+  BlockDriverState *child = batch->child;
+
   if (zero)
     return bdrv_co_pwrite_zeroes (child, piece->to, piece->bytes, BDRV_REQ_MAY_UNMAP);
 
   int ret = bdrv_co_pread (child, piece->from, piece->bytes, buffer);
-
-  return ret < 0 ? ret : bdrv_co_pwrite (child, piece->to, piece->bytes, buffer, 0);
+  if (ret == 0)
+    ret = bdrv_co_pwrite (child, piece->to, piece->bytes, buffer, 0);
+  if (ret == 0)
+    bdrv_co_write_back (&batch->writeback, child, piece->bytes);
+  return ret;
 }
 
 static void coroutine_fn
@@ -159,7 +165,7 @@ copy_worker (void *opaque)
       co_mutex_unlock (&batch->lock);
       if (!taken)
         break;
-      int ret = copy_piece (batch->child, &piece, zero, buffer);
+      int ret = copy_piece (batch, &piece, zero, buffer);
       if (ret < 0)
         copy_batch_fail (batch, ret);
     }

@@ -50,8 +50,15 @@ int coroutine_fn bdrv_co_unref (BlockDriverState *bs);
 bool coroutine_fn bdrv_co_reopen_rw (BlockDriverState *bs, GError **error);
 
 /* Flushes @bs and leaves nothing in a journal of it: a reader who cannot replay one can read it.  0 or -errno. */
-/* Has the host begin to write what it keeps of @bs's container.  Promises nothing: bdrv_co_flush () does. */
-void coroutine_fn bdrv_co_start_writeback (BlockDriverState *bs);
+/* Of somebody who writes much before the next flush: begins zeroed. */
+typedef struct
+{
+  int64_t bytes; /* written since the host was told to begin */
+  bool starting; /* it is being told */
+} BdrvWriteback;
+/* @bytes more were written to @bs.  Now and then the host is told to write what it keeps of the container: the disk works
+ * while the rest is copied, where it would start when the flush at the end waits for all of it.  Promises nothing. */
+void coroutine_fn bdrv_co_write_back (BdrvWriteback *writeback, BlockDriverState *bs, int64_t bytes);
 int coroutine_fn bdrv_co_drain_log (BlockDriverState *bs);
 
 /* Waits until no request to @bs is in flight. */

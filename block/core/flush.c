@@ -18,6 +18,9 @@
 
 #include <errno.h>
 
+/* After so much was written the host is told to begin with it. */
+#define WRITEBACK_BYTES (16 * 1024 * 1024)
+
 static int coroutine_fn
 co_flush_now (BlockDriverState *bs)
 {
@@ -87,15 +90,20 @@ bdrv_co_flush (BlockDriverState *bs)
 }
 
 void coroutine_fn
-bdrv_co_start_writeback (BlockDriverState *bs)
+bdrv_co_write_back (BdrvWriteback *writeback, BlockDriverState *bs, int64_t bytes)
 {
   BlockDriverState *protocol = bdrv_protocol_node (bs);
 
-  if (protocol->read_only || (protocol->open_flags & BDRV_O_NO_FLUSH) || !protocol->drv->co_start_writeback)
+  writeback->bytes += bytes;
+  if (writeback->starting || writeback->bytes < WRITEBACK_BYTES || (protocol->open_flags & BDRV_O_NO_FLUSH)
+      || !protocol->drv->co_start_writeback)
     return;
+  writeback->starting = true;
+  writeback->bytes = 0;
   bdrv_inc_in_flight (bdrv_node (protocol));
-  protocol->drv->co_start_writeback (protocol);
+  protocol->drv->co_start_writeback (protocol); /* yields */
   bdrv_dec_in_flight (bdrv_node (protocol));
+  writeback->starting = false;
 }
 
 int coroutine_fn

@@ -17,8 +17,6 @@
 #define ZERO_GRANULARITY 4096
 /* Contents are found different from the target's in units of this size. */
 #define COMPARE_UNIT 4096
-/* After so much was written the host is told to begin with it. */
-#define WRITEBACK_BYTES (16 * 1024 * 1024)
 
 /* --- errors -------------------------------------------------------------------------------------------- */
 
@@ -141,6 +139,7 @@ copy_co_write_data (CopyEngine *engine, int64_t offset, int64_t bytes, const uin
   if (ret < 0)
     return copy_fail (engine, engine->target, "write", offset, bytes, ret);
   engine->bytes_copied += bytes;
+  bdrv_co_write_back (&engine->writeback, engine->target, bytes);
   return 0;
 }
 
@@ -231,19 +230,6 @@ copy_co_zero_visible (CopyEngine *engine, int64_t offset, int64_t bytes)
       bytes -= pnum;
     }
   return 0;
-}
-
-/* Told early, the disk works while the rest is copied; left to itself, the host starts when the flush at the end waits
- * for all of it. */
-static void coroutine_fn
-co_start_writeback (CopyEngine *engine)
-{
-  if (engine->starting || engine->bytes_copied - engine->bytes_started < WRITEBACK_BYTES)
-    return;
-  engine->starting = true;
-  engine->bytes_started = engine->bytes_copied;
-  bdrv_co_start_writeback (engine->target);
-  engine->starting = false;
 }
 
 /* --- workers ------------------------------------------------------------------------------------------- */
@@ -469,7 +455,6 @@ worker_entry (void *opaque)
         {
           turn_done (engine);
           job_progress_add (engine->job, item.bytes);
-          co_start_writeback (engine);
         }
     }
   if (ret < 0)

@@ -76,9 +76,8 @@ struct CopyEngine
   CoQueue order_queue; /* those that wait for their turn to write */
   uint64_t next_ticket, next_write;
   GHashTable *unshareable; /* set of protocol nodes of the source whose extents the target cannot share */
-  int64_t bytes_started;   /* of bytes_copied, up to the last time the host was told to write */
-  bool starting;           /* it is being told */
-  unsigned misaligned;     /* tries in a row refused for the range's sake */
+  BdrvWriteback writeback;
+  unsigned misaligned; /* tries in a row refused for the range's sake */
 };
 
 /* Whether an engine can have so many workers; the error names @bs. */

@@ -67,21 +67,22 @@ test_counting (void)
 /* --- telling the host to begin --------------------------------------------------------------------------- */
 
 static void coroutine_fn
-co_start_writeback (void *opaque)
+co_write_back (void *opaque)
 {
-  static const int flags[] = { BDRV_O_RDWR, BDRV_O_RDWR | BDRV_O_NO_FLUSH, 0 };
+  static const int flags[] = { BDRV_O_RDWR, BDRV_O_RDWR | BDRV_O_NO_FLUSH };
   uint8_t buf[64] = { 1 };
 
   for (size_t i = 0; i < G_N_ELEMENTS (flags); i++)
     {
+      BdrvWriteback writeback = { 0 };
       MemFile mem;
 
       mem_file_init (&mem, 4096);
       BlockDriverState *bs = co_node_on (&test_filter_driver, co_mem_open (&mem, flags[i]), flags[i]);
-      if (i == 0)
-        g_assert_cmpint (bdrv_co_pwrite (bs, 0, 64, buf, 0), ==, 0);
-      bdrv_co_start_writeback (bs);
-      g_assert_cmpuint (mem.count[MEM_WRITEBACK], ==, i == 0 ? 1 : 0);
+      g_assert_cmpint (bdrv_co_pwrite (bs, 0, 64, buf, 0), ==, 0);
+      for (int j = 0; j < 64; j++)
+        bdrv_co_write_back (&writeback, bs, 1024 * 1024);
+      g_assert_cmpuint (mem.count[MEM_WRITEBACK], ==, i == 0 ? 4 : 0);
       /* It is no flush. */
       g_assert_cmpuint (mem.count[MEM_FLUSH], ==, 0);
       g_assert_cmpint (bdrv_co_flush (bs), ==, 0);
@@ -92,9 +93,9 @@ co_start_writeback (void *opaque)
 }
 
 static void
-test_start_writeback (void)
+test_write_back (void)
 {
-  test_run (co_start_writeback, NULL);
+  test_run (co_write_back, NULL);
 }
 
 /* --- side by side -------------------------------------------------------------------------------------- */
@@ -408,7 +409,7 @@ main (int argc, char **argv)
 {
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/core/flush/counting", test_counting);
-  g_test_add_func ("/core/flush/start-writeback", test_start_writeback);
+  g_test_add_func ("/core/flush/write-back", test_write_back);
   g_test_add_func ("/core/flush/joining", test_joining);
   g_test_add_func ("/core/flush/ordering", test_ordering);
   g_test_add_func ("/core/flush/poisoning", test_poisoning);
