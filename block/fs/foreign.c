@@ -3,7 +3,8 @@
  * What can be named but is not read: encrypted volumes, members of arrays, other file systems.
  *
  * Naming them is more than a courtesy.  The member of a mirror may look like the file system that it is a copy of, and is
- * then claimed by two readers.
+ * then claimed by two readers.  And what keeps off the start of a volume, or begins only far inside of it, leaves the
+ * marks of a file system that was there before.
  */
 #include "fs.h"
 
@@ -39,6 +40,11 @@ static const Signature signatures[] = {
   SIGN ("DDF RAID",  -512,           "\xde\x11\xde\x11", SHARED),
   SIGN ("IMSM RAID", -1024,          "Intel Raid ISM Cfg Sig. ", SHARED),
   SIGN ("bcache",    4096 + 24,      "\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81", SHARED),
+  SIGN ("VDO",       0,              "dmvdo001", SHARED),
+  SIGN ("integrity", 0,              "integrt\0", SHARED),
+  SIGN ("LVM1",      0,              "HM\1\0", SHARED),
+  SIGN ("BlueStore", 0,              "bluestore block device", SHARED),
+  SIGN ("ASM",       32,             "ORCLDISK", SHARED),
   SIGN ("Stratis",   512 + 4,        "!Stra0tis\x86\xff\x02^\x41rh", SHARED),
 #ifndef FS_HAVE_EXT2FS
   SIGN ("ext2",      1024 + 56,      "\x53\xef", "this build does not read ext2, ext3 and ext4"),
@@ -48,7 +54,18 @@ static const Signature signatures[] = {
   SIGN ("HFS+",      1024,           "H+\0\x04", NOT_READ),
   SIGN ("HFS+",      1024,           "HX\0\x05", NOT_READ),
   SIGN ("F2FS",      1024,           "\x10\x20\xf5\xf2", NOT_READ),
+  SIGN ("bcachefs",  4096 + 24,      "\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef", NOT_READ),
+  SIGN ("BeFS",      512 + 32,       "1SFB", NOT_READ),
+  SIGN ("BeFS",      512 + 32,       "BFS1", NOT_READ),
+  SIGN ("EROFS",     1024,           "\xe2\xe1\xf5\xe0", NOT_READ),
+  SIGN ("NSS",       4096,           "SPB5", NOT_READ),
+  SIGN ("QNX6",      8192,           "\x22\x11\x19\x68", NOT_READ),
+  SIGN ("QNX6",      8192,           "\x68\x19\x11\x22", NOT_READ),
+  SIGN ("VxFS",      1024,           "\xf5\xfc\x01\xa5", NOT_READ),
+  SIGN ("VxFS",      8192,           "\xa5\x01\xfc\xf5", NOT_READ),
+  SIGN ("ReiserFS",  8192 + 52,      "ReIsEr", NOT_READ),
   SIGN ("ReiserFS",  65536 + 52,     "ReIsEr", NOT_READ),
+  SIGN ("Reiser4",   65536,          "ReIsEr4", NOT_READ),
   SIGN ("JFS",       32768,          "JFS1", NOT_READ),
   SIGN ("SquashFS",  0,              "hsqs", NOT_READ),
   SIGN ("ISO 9660",  32768 + 1,      "CD001", NOT_READ),
@@ -82,22 +99,41 @@ is_zfs (const FsVolume *volume)
   return false;
 }
 
-/* Superblocks of Linux RAID near the end: of version 1.0 (8 KiB and more before it, a multiple of 4 KiB) and of version
- * 0.90 (in the last whole 64 KiB but one, in the byte order of the host). */
-static bool coroutine_fn
-co_is_mdraid_at_end (FsVolume *volume)
+/* Outside of the head.  Superblocks of Linux RAID near the end: of version 1.0 (8 KiB and more before it, a multiple of
+ * 4 KiB) and of version 0.90 (in the last whole 64 KiB but one, in the byte order of the host); of DRBD in the last 4 KiB;
+ * VMFS begins after 1 MiB, what it stands on after 2. */
+static const char *coroutine_fn
+co_recognise_far (FsVolume *volume)
 {
-  int64_t places[] = {
-    round_down (volume->bytes - 8192, 4096),
-    round_down (volume->bytes, 65536) - 65536,
+  const struct
+  {
+    const char *type;
+    int64_t offset;
+    const char *magic; /* 4 bytes */
+  } places[] = {
+    { "mdraid", round_down (volume->bytes - 8192, 4096), "\xfc\x4e\x2b\xa9" },
+    { "mdraid", round_down (volume->bytes, 65536) - 65536, "\xfc\x4e\x2b\xa9" },
+    { "mdraid", round_down (volume->bytes, 65536) - 65536, "\xa9\x2b\x4e\xfc" },
+    { "DRBD", round_down (volume->bytes, 4096) - 4096 + 60, "\x83\x74\x02\x6b" },
+    { "DRBD", round_down (volume->bytes, 4096) - 4096 + 60, "\x83\x74\x02\x6c" },
+    { "DRBD", round_down (volume->bytes, 4096) - 4096 + 60, "\x83\x74\x02\x6d" },
+    { "VMFS", INT64_C (1) << 20, "\x0d\xd0\x01\xc0" },
+    { "VMFS", INT64_C (2) << 20, "\x5e\xf1\xab\x2f" },
   };
-  uint8_t magic[4];
+  uint8_t found[4];
+  int64_t at = -1;
 
   for (size_t i = 0; i < G_N_ELEMENTS (places); i++)
-    if (places[i] >= 0 && fs_co_read (volume, places[i], sizeof magic, magic) == 0
-        && (memcmp (magic, "\xfc\x4e\x2b\xa9", 4) == 0 || memcmp (magic, "\xa9\x2b\x4e\xfc", 4) == 0))
-      return true;
-  return false;
+    {
+      if (places[i].offset < 0 || places[i].offset > volume->bytes - (int64_t)sizeof found)
+        continue;
+      if (places[i].offset != at && fs_co_read (volume, places[i].offset, sizeof found, found) < 0)
+        continue;
+      at = places[i].offset;
+      if (memcmp (found, places[i].magic, sizeof found) == 0)
+        return places[i].type;
+    }
+  return NULL;
 }
 
 static const char *coroutine_fn
@@ -117,9 +153,9 @@ co_recognise (FsVolume *volume, const char **reason)
         return sign->type;
     }
   *reason = SHARED;
-  if (co_is_mdraid_at_end (volume))
-    return "mdraid";
-  return is_zfs (volume) ? "ZFS" : NULL;
+  if (is_zfs (volume))
+    return "ZFS";
+  return co_recognise_far (volume);
 }
 
 static bool coroutine_fn

@@ -475,6 +475,7 @@ def member(t, name, offset, magic):
 RAID = b'\xfc\x4e\x2b\xa9\1\0\0\0'
 for name, kind, offset, magic in (
         ('mdraid-1.0', 'mdraid', DISK - 8192, RAID), ('mdraid-0.90', 'mdraid', DISK - 65536, RAID),
+        ('drbd', 'DRBD', DISK - 4096 + 60, b'\x83\x74\x02\x6d'),
         ('imsm', 'IMSM', DISK - 1024, b'Intel Raid ISM Cfg Sig. 1.3'), ('ddf', 'DDF', DISK - 512, b'\xde\x11\xde\x11'),
         ('luks', 'LUKS', 0, b'LUKS\xba\xbe'), ('bitlocker', 'BitLocker', 3, b'-FVE-FS-')):
     add('member-' + name, member, kind, offset, magic)
@@ -490,8 +491,31 @@ def named(t, kind, phrase, *signs):
 for kind, phrase, sign in (
         ('LUKS', 'encrypted', (0, b'LUKS\xba\xbe\0\2')), ('BitLocker', 'encrypted', (0, b'\xeb\x58\x90-FVE-FS-')),
         ('mdraid', 'another layer', (4096, RAID)), ('ZFS', 'another layer', (131072 + 1024, b'\x0c\xb1\xba\0\0\0\0\0')),
-        ('ReFS', 'not read', (0, b'\0\0\0ReFS\0\0\0\0')), ('ISO 9660', 'not read', (32769, b'CD001'))):
+        ('VDO', 'another layer', (0, b'dmvdo001')), ('integrity', 'another layer', (0, b'integrt\0')),
+        ('LVM1', 'another layer', (0, b'HM\1\0')), ('BlueStore', 'another layer', (0, b'bluestore block device\n')),
+        ('ASM', 'another layer', (32, b'ORCLDISK')), ('VMFS', 'another layer', (MiB, b'\x0d\xd0\x01\xc0')),
+        ('ReFS', 'not read', (0, b'\0\0\0ReFS\0\0\0\0')), ('ISO 9660', 'not read', (32769, b'CD001')),
+        ('BeFS', 'not read', (544, b'1SFB')), ('EROFS', 'not read', (1024, b'\xe2\xe1\xf5\xe0')),
+        ('NSS', 'not read', (4096, b'SPB5')), ('QNX6', 'not read', (8192, b'\x22\x11\x19\x68')),
+        ('VxFS', 'not read', (8192, b'\xa5\x01\xfc\xf5')), ('Reiser4', 'not read', (65536, b'ReIsEr4')),
+        ('ReiserFS', 'not read', (8192 + 52, b'ReIsErFs'))):
     add('named-' + kind.split()[0].lower(), named, kind, phrase, sign)
+
+
+@case
+def behind_the_marks_of_another(t):
+    """What begins behind the first blocks, or far inside, leaves those of the file system that was there."""
+    t.need('mkfs.btrfs', 'mkfs.xfs')
+    for make, size, kind, offset, magic in (
+            ('mkfs.btrfs', 128 * MiB, 'bcachefs', 4096 + 24,
+             bytes.fromhex('c68573f666ce90a9d96a60cf803df7ef')),
+            ('mkfs.xfs', 512 * MiB, 'VMFS', MiB, b'\x0d\xd0\x01\xc0'),
+            ('mkfs.xfs', 512 * MiB, 'BeFS', 544, b'1SFB')):
+        path = make_file(t.path('disk.img'), size)
+        t.run(make, '-q', '-f', path)
+        usable(t, path)
+        patch(path, offset, magic)
+        in_use(t, path, 'marks of', kind)
 
 
 @case
