@@ -79,6 +79,11 @@ void fs_add_used (FsVolume *volume, int64_t offset, int64_t bytes);
  * looked at if this one is found sound.  One that stands in such a volume must have none. */
 void fs_add_inner (FsVolume *volume, int64_t offset, int64_t bytes, const char *name);
 
+/* A system that will come back to the disk is stored in the volume: all of the disk counts as in use.  What other volumes
+ * say of themselves may be older than what that system knows, and what it has swapped out has no sign at all.  In
+ * co_probe () or co_read_free (). */
+void fs_set_hibernated (FsVolume *volume);
+
 /* What to call the volume in the report; all copy, and may be called in co_probe () or co_read_free (). */
 /* @type: "ext4"; else the report says the reader's name. */
 void fs_set_type (FsVolume *volume, const char *type);

@@ -185,9 +185,10 @@ co_check_file (Ntfs *fs, uint64_t reference, GError **error)
                       "perhaps hibernated (" NAME " is compressed or encrypted)");
   if (!ntfs_co_read_stream (fs, &data, 0, HEADER_BYTES, header, NAME, error))
     return false;
-  if (!header_says_awake (header))
-    return fs_refuse (error, VHDKIT_ERROR_IN_USE, "hibernated, or shut down with fast startup (" NAME ")");
-  return true;
+  if (header_says_awake (header))
+    return true;
+  fs_set_hibernated (fs->volume);
+  return fs_refuse (error, VHDKIT_ERROR_IN_USE, "hibernated, or shut down with fast startup (" NAME ")");
 }
 
 bool coroutine_fn

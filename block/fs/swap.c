@@ -5,7 +5,7 @@
  *   page 0    1024: version, last page, number of bad pages, UUID, label; 1536: the bad pages
  *             last 10 bytes: what it is
  *   page 1…   swapped out memory of a system that runs: nothing that a switched off one comes back to, unless it was
- *             hibernated, which is said in the place of the signature
+ *             hibernated, which is said in the place of the signature: of this swap space, or of another on the disk
  *
  * Numbers are in the byte order of the machine that made it, and pages have its size.
  */
@@ -60,10 +60,18 @@ find_signature (const FsVolume *volume, int page)
 static bool coroutine_fn
 swap_co_probe (FsVolume *volume)
 {
+  bool found = false;
+
   for (int page = MIN_PAGE; page <= MAX_PAGE; page *= 2)
-    if (find_signature (volume, page) >= 0)
-      return true;
-  return false;
+    {
+      int signature = find_signature (volume, page);
+
+      /* Told here: it counts also where the volume is not looked into. */
+      if (signature >= 0 && signatures[signature].code == VHDKIT_ERROR_IN_USE)
+        fs_set_hibernated (volume);
+      found = found || signature >= 0;
+    }
+  return found;
 }
 
 static inline uint32_t

@@ -190,6 +190,12 @@ fs_add_inner (FsVolume *volume, int64_t offset, int64_t bytes, const char *name)
 }
 
 void
+fs_set_hibernated (FsVolume *volume)
+{
+  volume->walk->hibernated = true;
+}
+
+void
 fs_set_type (FsVolume *volume, const char *type)
 {
   g_free (volume->walk->found.type);

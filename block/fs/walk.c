@@ -328,12 +328,31 @@ co_walk (DiskWalk *disk)
     co_walk_volume (disk, &(FsPartition){ .bytes = bytes }, error);
 }
 
+/* Whoever comes back goes on with all volumes as it knew them. */
+static void
+leave_to_hibernated (DiskWalk *disk)
+{
+  GPtrArray *volumes = disk->report->volumes;
+
+  g_array_set_size (disk->free.array, 0);
+  for (guint i = 0; i < volumes->len; i++)
+    {
+      FsVolumeInfo *info = volumes->pdata[i];
+
+      if (info->in_use == NULL)
+        info->in_use = g_error_new (VHDKIT_ERROR, VHDKIT_ERROR_IN_USE,
+                                    "a hibernated system is on the disk, and may go on with this volume");
+    }
+}
+
 /* Sorts the free ranges of all volumes, and counts what each has of them. */
 static void
 finish_report (DiskWalk *disk)
 {
   FsFreeReport *report = disk->report;
 
+  if (disk->walk.hibernated)
+    leave_to_hibernated (disk);
   /* Partitions that overlap a table have none, but this is cheap. */
   FsExtents tables;
   fs_extents_init (&tables, G_MAXUINT, 0);

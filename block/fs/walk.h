@@ -31,7 +31,8 @@ typedef struct
 struct FsWalk
 {
   const FsFreeParams *params;
-  int stopped; /* what ends the walk, -errno */
+  int stopped;     /* what ends the walk, -errno */
+  bool hibernated; /* some volume holds a system that will come back */
   FsFindings found;
 };
 

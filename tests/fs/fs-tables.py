@@ -518,6 +518,27 @@ def behind_the_marks_of_another(t):
         in_use(t, path, 'marks of', kind)
 
 
+# A system that will come back --------------------------------------------------------------------------
+
+
+@case
+def hibernated_beside(t):
+    """Its other swap space has what it swapped out, with the usual header; and a mounted btrfs looks like any other."""
+    for page in (4096, 65536):
+        path, partitions = partitioned(t, PRIMARY)
+        usable(t, path, 1)
+        offset, size = partitions[2][1:]
+        patch(path, offset, swap_header(size, page=page, signature=b'S1SUSPEND'))
+        t.equal(report(t, path)['free'], [], 'free')
+        in_use(t, path, 'it holds a hibernated system', partition=3)
+        for number in (1, 2):
+            in_use(t, path, 'a hibernated system is on the disk', partition=number)
+    # Also where the volume is not looked into.
+    patch(path, entry(path, 2)[0] + 4, b'\xfd')
+    in_use(t, path, 'RAID', partition=3)
+    in_use(t, path, 'a hibernated system is on the disk', partition=1)
+
+
 @case
 def small_disks(t):
     for size in (512, 1024, 1536, 4096, 4608, 65536, 262144 + 512):
