@@ -623,10 +623,34 @@ fallocate_in_thread (void *opaque)
   return file_errno_is_unsupported (errno) ? -ENOTSUP : -errno;
 }
 
-int coroutine_fn
-file_co_fallocate (FileState *s, int mode, int64_t offset, int64_t bytes)
+static int coroutine_fn
+co_fallocate (FileState *s, int mode, int64_t offset, int64_t bytes)
 {
   FileRangeWork work = { .fd = s->fd, .mode = mode, .offset = offset, .bytes = bytes };
 
   return aio_co_run_in_thread (fallocate_in_thread, &work);
+}
+
+int coroutine_fn
+file_co_punch_hole (FileState *s, int64_t offset, int64_t bytes)
+{
+  if (s->no_punch_hole)
+    return -ENOTSUP;
+
+  int ret = co_fallocate (s, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes);
+
+  s->no_punch_hole |= ret == -ENOTSUP;
+  return ret;
+}
+
+int coroutine_fn
+file_co_zero_range (FileState *s, int64_t offset, int64_t bytes)
+{
+  if (s->no_zero_range)
+    return -ENOTSUP;
+
+  int ret = co_fallocate (s, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, bytes);
+
+  s->no_zero_range |= ret == -ENOTSUP;
+  return ret;
 }

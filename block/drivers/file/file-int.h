@@ -93,6 +93,8 @@ typedef struct
   int mode; /* of fallocate */
   int64_t offset, bytes;
 } FileRangeWork;
-int coroutine_fn file_co_fallocate (FileState *s, int mode, int64_t offset, int64_t bytes);
+/* The range reads as zeros, its space given back or not; the length stays.  -ENOTSUP: not here, and nothing changed. */
+int coroutine_fn file_co_punch_hole (FileState *s, int64_t offset, int64_t bytes);
+int coroutine_fn file_co_zero_range (FileState *s, int64_t offset, int64_t bytes);
 
 #endif

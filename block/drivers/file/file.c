@@ -221,30 +221,6 @@ file_co_pwritev (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVe
 }
 
 static int coroutine_fn
-punch_hole (FileState *s, int64_t offset, int64_t bytes)
-{
-  if (s->no_punch_hole)
-    return -ENOTSUP;
-
-  int ret = file_co_fallocate (s, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes);
-
-  s->no_punch_hole |= ret == -ENOTSUP;
-  return ret;
-}
-
-static int coroutine_fn
-zero_range (FileState *s, int64_t offset, int64_t bytes)
-{
-  if (s->no_zero_range)
-    return -ENOTSUP;
-
-  int ret = file_co_fallocate (s, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, bytes);
-
-  s->no_zero_range |= ret == -ENOTSUP;
-  return ret;
-}
-
-static int coroutine_fn
 file_co_pwrite_zeroes (BlockDriverState *bs, int64_t offset, int64_t bytes, int flags)
 {
   FileState *s = bs->opaque;
@@ -254,9 +230,9 @@ file_co_pwrite_zeroes (BlockDriverState *bs, int64_t offset, int64_t bytes, int 
     return -ENOTSUP; /* see above: not ours */
   extents_changed (s, offset, bytes, false);
   if (flags & BDRV_REQ_MAY_UNMAP)
-    ret = punch_hole (s, offset, bytes);
+    ret = file_co_punch_hole (s, offset, bytes);
   if (ret == -ENOTSUP)
-    ret = zero_range (s, offset, bytes);
+    ret = file_co_zero_range (s, offset, bytes);
   extents_changed (s, offset, bytes, false);
   return ret;
 }
@@ -268,7 +244,7 @@ file_co_pdiscard (BlockDriverState *bs, int64_t offset, int64_t bytes)
 
   extents_changed (s, offset, bytes, false);
 
-  int ret = punch_hole (s, offset, bytes);
+  int ret = file_co_punch_hole (s, offset, bytes);
 
   extents_changed (s, offset, bytes, false);
   return ret;

@@ -63,19 +63,6 @@ zeroout (FileState *s, int64_t offset, int64_t bytes)
   return aio_co_run_in_thread (zeroout_in_thread, &work);
 }
 
-/* Space given back, and zeros read from there afterwards: the kernel promises both or fails. */
-static int coroutine_fn
-punch (FileState *s, int64_t offset, int64_t bytes)
-{
-  if (s->no_punch_hole)
-    return -ENOTSUP;
-
-  int ret = file_co_fallocate (s, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes);
-
-  s->no_punch_hole |= ret == -ENOTSUP;
-  return ret;
-}
-
 static int coroutine_fn
 host_device_co_pwrite_zeroes (BlockDriverState *bs, int64_t offset, int64_t bytes, int flags)
 {
@@ -85,12 +72,9 @@ host_device_co_pwrite_zeroes (BlockDriverState *bs, int64_t offset, int64_t byte
   if (offset + bytes > bs->bytes)
     return -ENOSPC;
   if (flags & BDRV_REQ_MAY_UNMAP)
-    ret = punch (s, offset, bytes);
-  if (ret == -ENOTSUP && !s->no_zero_range)
-    {
-      ret = file_co_fallocate (s, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, bytes);
-      s->no_zero_range |= ret == -ENOTSUP;
-    }
+    ret = file_co_punch_hole (s, offset, bytes);
+  if (ret == -ENOTSUP)
+    ret = file_co_zero_range (s, offset, bytes);
   if (ret == -ENOTSUP && !s->no_block_zeroout)
     {
       ret = zeroout (s, offset, bytes);
@@ -104,7 +88,7 @@ host_device_co_pwrite_zeroes (BlockDriverState *bs, int64_t offset, int64_t byte
 static int coroutine_fn
 host_device_co_pdiscard (BlockDriverState *bs, int64_t offset, int64_t bytes)
 {
-  return punch (bs->opaque, offset, bytes);
+  return file_co_punch_hole (bs->opaque, offset, bytes);
 }
 
 static int coroutine_fn
