@@ -4,8 +4,9 @@
  *
  *     section { member … }     name = 17     name = "text"     name = [ "a", 1, … ]     # to the end of the line
  *
- * What LVM2 writes is read, and nothing more: no fractions, no arrays in arrays, no name twice in a section.  Depth and
- * number of nodes are bounded.
+ * What LVM2 writes is read, and nothing more: no fractions, no arrays in arrays, no name twice in a section.  Depth,
+ * number of nodes and length of names are bounded.  Names are looked up in a tree, not in a hash table: they are hostile,
+ * and could all have the same hash.
  */
 #include "lvm2-text.h"
 
@@ -16,6 +17,7 @@
 #define MAX_DEPTH  8
 #define MAX_NODES  (128 * 1024)
 #define MAX_DIGITS 18
+#define MAX_NAME   127 /* of LVM2 too */
 
 typedef struct
 {
@@ -29,6 +31,7 @@ lvm2_node_free (Lvm2Node *node)
 {
   if (node == NULL)
     return;
+  g_clear_pointer (&node->by_name, g_tree_unref);
   g_clear_pointer (&node->members, g_ptr_array_unref);
   g_free (node->name);
   g_free (node->string);
@@ -85,6 +88,7 @@ is_name_char (char c)
   return g_ascii_isalnum (c) || (c != '\0' && strchr ("_-+.", c) != NULL);
 }
 
+/* NULL: there is none, or it is too long. */
 static char *
 take_name (Parser *parser)
 {
@@ -94,7 +98,12 @@ take_name (Parser *parser)
 
   while (parser->at < parser->end && is_name_char (*parser->at))
     parser->at++;
-  return parser->at == start ? NULL : g_strndup (start, (gsize)(parser->at - start));
+  if (parser->at == start || parser->at - start > MAX_NAME)
+    {
+      fail (parser, parser->at == start ? "expected a name" : "a name that is too long");
+      return NULL;
+    }
+  return g_strndup (start, (gsize)(parser->at - start));
 }
 
 static bool
@@ -184,11 +193,14 @@ take_member (Parser *parser, Lvm2Node *section, int depth)
   g_autofree char *name = take_name (parser);
 
   if (name == NULL)
-    return fail (parser, "expected a name");
+    return false;
   Lvm2Node *node = new_member (parser, section);
   if (node == NULL)
     return false;
   node->name = g_steal_pointer (&name);
+  if (g_tree_lookup (section->by_name, node->name) != NULL)
+    return fail (parser, "a name for the second time");
+  g_tree_insert (section->by_name, node->name, node);
   if (take (parser, '{'))
     return depth < MAX_DEPTH ? take_members (parser, node, depth + 1) : fail (parser, "sections too deep");
   if (!take (parser, '='))
@@ -196,13 +208,18 @@ take_member (Parser *parser, Lvm2Node *section, int depth)
   return take (parser, '[') ? take_array (parser, node) : take_scalar (parser, node);
 }
 
+static int
+compare_names (const void *a, const void *b)
+{
+  return strcmp (a, b);
+}
+
 /* Up to the bracket that ends it, or of the outermost to the end. */
 static bool
 take_members (Parser *parser, Lvm2Node *section, int depth)
 {
-  g_autoptr (GHashTable) names = g_hash_table_new (g_str_hash, g_str_equal);
-
   section->kind = LVM2_SECTION;
+  section->by_name = g_tree_new (compare_names);
   section->members = g_ptr_array_new_with_free_func (free_member);
   for (;;)
     {
@@ -213,9 +230,6 @@ take_members (Parser *parser, Lvm2Node *section, int depth)
         return depth == 0 || fail (parser, "a section without an end");
       if (!take_member (parser, section, depth))
         return false;
-      const Lvm2Node *last = section->members->pdata[section->members->len - 1];
-      if (!g_hash_table_add (names, last->name))
-        return fail (parser, "a name for the second time");
     }
 }
 
@@ -237,14 +251,7 @@ lvm2_text_parse (const char *text, size_t bytes, GError **error)
 const Lvm2Node *
 lvm2_node_get (const Lvm2Node *section, const char *name)
 {
-  for (guint i = 0; i < section->members->len; i++)
-    {
-      const Lvm2Node *node = section->members->pdata[i];
-
-      if (strcmp (node->name, name) == 0)
-        return node;
-    }
-  return NULL;
+  return g_tree_lookup (section->by_name, name);
 }
 
 static const Lvm2Node *

@@ -25,6 +25,7 @@ typedef struct
   int64_t number;
   char *string;
   GPtrArray *members; /* of Lvm2Node *; NULL of the last two kinds */
+  GTree *by_name;     /* a section's members, once more */
 } Lvm2Node;
 
 /* All of @text, with zeros at its end at most: an unnamed section of the outermost ones.  NULL with @error (CORRUPT). */
