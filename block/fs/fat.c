@@ -188,7 +188,7 @@ fat_geometry_decode (FatGeometry *g, const uint8_t *head, int64_t volume_bytes, 
     return fs_corrupt (error, "boot sector: laid out as %s, which %u clusters are not",
                        is_fat32 ? "FAT32" : "FAT16", g->clusters);
   if (type_contradicts (g))
-    return fs_corrupt (error, "boot sector: %u clusters are FAT%d, it says \"%.8s\"", g->clusters, g->bits,
+    return fs_corrupt (error, "boot sector: %u clusters are FAT%d, it says \"%.5s\"", g->clusters, g->bits,
                        boot->fat16.type);
   if ((clusters + FAT_FIRST) * g->bits > g->fat_bytes * 8)
     return fs_corrupt (error, "boot sector: a FAT of %" PRId64 " bytes has no room for %u clusters",

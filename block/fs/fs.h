@@ -91,6 +91,8 @@ void fs_set_type (FsVolume *volume, const char *type);
 void fs_set_label (FsVolume *volume, const char *label, size_t max_bytes);
 /* As text. */
 void fs_set_uuid (FsVolume *volume, const char *uuid);
+/* What to write of such bytes in an error: as of a label, and as much of it.  Free with g_free (). */
+char *fs_printable (const char *bytes, size_t max_bytes);
 
 typedef struct
 {

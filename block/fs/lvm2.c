@@ -24,6 +24,8 @@
 
 #include <string.h>
 
+#define MAX_TYPE_BYTES 32 /* of a segment's, that are shown */
+
 typedef struct
 {
   int64_t offset, bytes;
@@ -352,8 +354,13 @@ read_segment (const Lvm2Node *lv, int64_t number, const Extents *extents, int64_
     return fs_corrupt (error, "logical volume %s has no %s with a type", lv->name, name);
   if (strcmp (type, "striped") != 0 || !lvm2_node_get_number (segment, "stripe_count", &stripes)
       || stripes != 1)
-    return fs_refuse (error, VHDKIT_ERROR_UNSUPPORTED,
-                      "there is a logical volume, %s, of type %s: only linear ones are read", lv->name, type);
+    {
+      g_autofree char *shown = fs_printable (type, MAX_TYPE_BYTES);
+
+      return fs_refuse (error, VHDKIT_ERROR_UNSUPPORTED,
+                        "there is a logical volume, %s, of type %s: only linear ones are read", lv->name,
+                        shown);
+    }
   const Lvm2Node *places = lvm2_node_get (segment, "stripes");
   if (places == NULL || places->kind != LVM2_ARRAY || places->members->len != 2)
     return fs_corrupt (error, "logical volume %s, %s: not one stripe", lv->name, name);

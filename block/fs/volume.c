@@ -202,11 +202,11 @@ fs_set_type (FsVolume *volume, const char *type)
   volume->walk->found.type = g_strdup (type);
 }
 
-void
-fs_set_label (FsVolume *volume, const char *label, size_t max_bytes)
+char *
+fs_printable (const char *bytes, size_t max_bytes)
 {
-  g_autofree char *bytes = g_strndup (label, MIN (max_bytes, MAX_TEXT_BYTES));
-  g_autofree char *valid = g_utf8_make_valid (bytes, -1);
+  g_autofree char *cut = g_strndup (bytes, MIN (max_bytes, MAX_TEXT_BYTES));
+  g_autofree char *valid = g_utf8_make_valid (cut, -1);
   GString *text = g_string_new (NULL);
 
   for (const char *p = valid; *p != '\0'; p = g_utf8_next_char (p))
@@ -214,8 +214,14 @@ fs_set_label (FsVolume *volume, const char *label, size_t max_bytes)
       gunichar c = g_utf8_get_char (p);
       g_string_append_unichar (text, g_unichar_isprint (c) ? c : 0xfffd);
     }
+  return g_string_free (text, FALSE);
+}
+
+void
+fs_set_label (FsVolume *volume, const char *label, size_t max_bytes)
+{
   g_free (volume->walk->found.label);
-  volume->walk->found.label = g_strchomp (g_string_free (text, FALSE));
+  volume->walk->found.label = g_strchomp (fs_printable (label, max_bytes));
   if (volume->walk->found.label[0] == '\0')
     g_clear_pointer (&volume->walk->found.label, g_free);
 }
@@ -224,5 +230,5 @@ void
 fs_set_uuid (FsVolume *volume, const char *uuid)
 {
   g_free (volume->walk->found.uuid);
-  volume->walk->found.uuid = g_strndup (uuid, MAX_TEXT_BYTES);
+  volume->walk->found.uuid = fs_printable (uuid, MAX_TEXT_BYTES);
 }

@@ -46,6 +46,7 @@ print_text (const char *name, const char *text)
       g_string_free (json, TRUE);
       return;
     }
+  g_assert_true (g_utf8_validate (text, -1, NULL));
   for (const char *p = text; *p != '\0'; p++)
     if (*p == '"' || *p == '\\')
       g_string_append_printf (json, "\\%c", *p);

@@ -4,8 +4,10 @@
 VHDKIT_FLIPS: damaged volumes (60).  VHDKIT_SEED.
 """
 
+import itertools
 import os
 import random
+import resource
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -131,6 +133,7 @@ for name, text, phrases in (
         ('open-escape', 'a = "b\\', ['string']),
         ('arrays-in-arrays', 'a = [[1]]', ['neither']),
         ('fraction', 'a = 1.5', ['neither']),
+        ('long-name', 'a' * 128 + ' = 1', ['too long']),
         ('empty', '', ['not of a volume group']),
         ('zeros', 'a\0b', ['expected'])):
     add('refused-' + name, refused, text, *phrases)
@@ -139,6 +142,51 @@ for name, text, phrases in (
 @case
 def many_nodes(t):
     in_use(t, usual(t, group(EXTENTS, more='x = [%s]\n' % ','.join(['1'] * 200000))), 'too much')
+
+
+def work(t, text, *phrases, extents=EXTENTS, extent=EXTENT):
+    """Seconds of the processor that a text took."""
+    path = make(t.path('pv.img'), LARGE_START + max(SIZE, extents * extent), text, areas=((4096, LARGE_START - 4096),))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    if phrases:
+        in_use(t, path, *phrases)
+    else:
+        usable(t, path)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+
+
+LARGE_START = 8 * MiB
+
+
+@case
+def texts_that_cost_much(t):
+    """What would take the square of their names takes a few times what as many harmless ones do."""
+    count, small = 65536, 512
+    words = [''.join(pair) for pair in itertools.product(('Ez', 'FY'), repeat=16)]
+    names = ''.join('a%031d=1\n' % i for i in range(count))
+    harmless = max(work(t, group(EXTENTS, more=names, start=LARGE_START)), 0.1)
+    # GLib has the same hash for all of them.
+    same = work(t, group(EXTENTS, more=''.join('%s=1\n' % word for word in words), start=LARGE_START))
+    t.check(same < 5 * harmless, 'names of one hash: %.2f s, others %.2f s' % (same, harmless))
+    # Segments are looked up by name, and come after all else that their volume has.
+    many = logical('many', *((i, 1) for i in range(8000)), flags='')
+    many = many.replace('id = "x"\n', names[:36000 * 35])
+    looked_up = work(t, group(8000, many, start=LARGE_START, extent=small), extents=8000, extent=small)
+    t.check(looked_up < 5 * harmless, 'segments: %.2f s, names %.2f s' % (looked_up, harmless))
+
+
+@case
+def texts_for_people(t):
+    """What a report says of them can be shown, however strange they are."""
+    odd = '\xff\x1b[2J' + 'z' * 5000
+    path = usual(t, group(EXTENTS, logical('s', (0, 2), kind='KIND')).replace('KIND', odd), encoding='latin-1')
+    reason = in_use(t, path, 'linear')['in-use']
+    t.check(len(reason) < 200 and '\x1b' not in reason, 'reason', reason)
+    path = usual(t)
+    patch(path, 512 + 32, b'\xff\x1b[2J')
+    lvm2disk.seal(path, 512 + 16, 512 + 20, 512 - 20)
+    found = in_use(t, path, 'another one')
+    t.check('[2J' in found['uuid'] and '\x1b' not in found['uuid'], 'UUID', found)
 
 
 @case

@@ -51,8 +51,9 @@ def seal(path, offset, start, length):
     patch(path, offset, struct.pack('<I', crc(data)))
 
 
-def write_area(path, offset, size, text, at=512, flags=0, prepared=0, magic=b' LVM2 x[5A%r0N*>', version=1):
-    data = text.encode() + b'\0'
+def write_area(path, offset, size, text, at=512, flags=0, prepared=0, magic=b' LVM2 x[5A%r0N*>', version=1,
+               encoding='utf-8'):
+    data = text.encode(encoding) + b'\0'
     head = magic + struct.pack('<IQQ', version, offset, size) + struct.pack('<QQII', at, len(data), crc(data), flags)
     head += struct.pack('<QQII', prepared, 8, 0, 0) if prepared else b''
     head = head.ljust(508, b'\0')
