@@ -232,17 +232,21 @@ compare_partitions (const void *a, const void *b)
   return x->offset < y->offset ? -1 : x->offset > y->offset;
 }
 
-/* Why partition @i of the sorted ones is not taken for what it seems, or NULL. */
+/* Why partition @i of the sorted ones is not taken for what it seems, or NULL.  @furthest: the one before it that ends
+ * last, or NULL: if any before it overlaps it, that one does. */
 static GError *
-reason_against (const FsTable *table, guint i)
+reason_against (const FsTable *table, guint i, const FsPartition *furthest)
 {
   const FsPartition *partition = &g_array_index (table->partitions, FsPartition, i);
+  const FsPartition *next =
+      i + 1 < table->partitions->len ? &g_array_index (table->partitions, FsPartition, i + 1) : NULL;
+  const FsPartition *const neighbours[] = { furthest, next };
 
-  for (guint other = 0; other < table->partitions->len; other++)
+  for (size_t k = 0; k < G_N_ELEMENTS (neighbours); k++)
     {
-      const FsPartition *its = &g_array_index (table->partitions, FsPartition, other);
+      const FsPartition *its = neighbours[k];
 
-      if (other != i && ranges_overlap (partition->offset, partition->bytes, its->offset, its->bytes))
+      if (its != NULL && ranges_overlap (partition->offset, partition->bytes, its->offset, its->bytes))
         return g_error_new (VHDKIT_ERROR, VHDKIT_ERROR_CORRUPT, "it overlaps partition %d", its->number);
     }
   for (guint other = 0; other < table->used->len; other++)
@@ -288,17 +292,40 @@ co_walk_volume (DiskWalk *disk, const FsPartition *partition, GError *in_use)
     }
 }
 
+/* What is not taken for what it seems is not read either: there may be thousands, each of them all of the disk. */
+static void
+pass_over (DiskWalk *disk, const FsPartition *partition, GError *in_use)
+{
+  FsVolumeInfo *info = g_new0 (FsVolumeInfo, 1);
+
+  *info = (FsVolumeInfo){
+    .offset = partition->offset,
+    .bytes = partition->bytes,
+    .partition = partition->number,
+    .type = g_strdup ("unknown"),
+    .in_use = in_use,
+  };
+  g_ptr_array_add (disk->report->volumes, info);
+}
+
 static void coroutine_fn
 co_walk_partitions (DiskWalk *disk)
 {
   GArray *partitions = disk->table.partitions;
+  const FsPartition *furthest = NULL;
 
   g_array_sort (partitions, compare_partitions);
   for (guint i = 0; i < partitions->len && disk->walk.stopped == 0; i++)
     {
       const FsPartition *partition = &g_array_index (partitions, FsPartition, i);
+      GError *reason = reason_against (&disk->table, i, furthest);
 
-      co_walk_volume (disk, partition, reason_against (&disk->table, i));
+      if (reason != NULL)
+        pass_over (disk, partition, reason);
+      else
+        co_walk_volume (disk, partition, NULL);
+      if (furthest == NULL || partition->offset + partition->bytes > furthest->offset + furthest->bytes)
+        furthest = partition;
     }
 }
 

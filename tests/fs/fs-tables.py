@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Partition tables, and what makes a volume count as in use before its file system is looked at."""
 
+import json
 import os
 import random
 import struct
@@ -9,8 +10,9 @@ import zlib
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from fsharness import (KiB, MiB, add, case, in_use, is_subset, main, make_file, need_ext, patch, read_file, report,  # noqa: E402
+from fsharness import (KiB, MiB, add, case, fs_free, in_use, is_subset, main, make_file, need_ext, patch, read_file, report,  # noqa: E402
                        swap_header, usable, volume)
+import bounded  # noqa: E402
 
 SEED = int(os.environ.get('VHDKIT_SEED', '1'))
 FLIPS = int(os.environ.get('VHDKIT_FLIPS', '100'))
@@ -374,6 +376,28 @@ def gpt_partition_elsewhere(t):
     in_use(t, path, 'overlaps', partition=1)
     in_use(t, path, 'overlaps', partition=2)
     in_use(t, path, 'overlaps partition 1', partition=3)
+
+
+@case
+def gpt_of_thousands_that_overlap(t):
+    """Each would have its first 256 KiB read by every reader: what overlaps is in use, and not looked at."""
+    t.need('sfdisk')
+    entries = 4096
+    path = make_file(t.path('disk.img'), DISK)
+    t.run('sfdisk', '-q', path, stdin=b'label: gpt\ntable-length: %d\n' % entries)
+    table = b''.join(struct.pack('<16s16sQQQ72x', b'type' * 4, i.to_bytes(16, 'little'), 4096 + i, 4096 + 65536, 0)
+                     for i in range(entries))
+    last = DISK // 512 - 1
+    for at in (1, last):
+        lba, = struct.unpack_from('<Q', read_file(path), at * 512 + 72)
+        patch(path, lba * 512, table)
+        fix_header(path, at=at)
+    result = bounded.run(t, [fs_free(), path], rc=0, memory=bounded.MEMORY)
+    volumes = json.loads(result.out)['volumes']
+    t.equal(len(volumes), entries, 'partitions')
+    for entry in volumes:
+        t.check('overlaps partition' in entry['in-use'], 'in use', entry)
+    t.check(result.bytes_read < 8 * MiB, 'read %d bytes' % result.bytes_read)
 
 
 @case
