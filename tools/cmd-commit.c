@@ -432,8 +432,8 @@ finish_removal (const CommitArgs *args, const char *path, const char *problem)
   if (removed == NULL)
     {
       /* Not all that has the name of a list is one: what was wrong before comes first. */
-      g_prefix_error (&error, "%s; nor can an earlier run be finished: ", problem);
-      report_error (path, error);
+      report (strstr (problem, path) != NULL ? NULL : path, "%s; nor can an earlier run be finished: %s",
+              problem, error->message);
       return EXIT_FAILURE;
     }
   if (progress_silences (args->progress, args->quiet))
