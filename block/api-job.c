@@ -234,6 +234,7 @@ commit_get_params (VhdkitImage *image, const VhdkitCommitOptions *options, Commi
     .parallel = own.parallel,
     .shrink_target = own.shrink_target,
     .break_siblings = own.break_siblings,
+    .ignore_unknown = own.ignore_unknown,
     .places = { .confine = image->confine,
                 .drive_map = (const char *const *)image->drive_map,
                 .filters = (const char *const *)image->filters },
@@ -446,6 +447,7 @@ vhdkit_compact_new (VhdkitImage *image, const VhdkitCompactOptions *options, GEr
     .fill_holes = own.mode == VHDKIT_COMPACT_PACK,
     .dry_run = own.dry_run,
     .break_children = own.break_children,
+    .ignore_unknown = own.ignore_unknown,
     .parallel = own.parallel,
     .places = { .confine = image->confine, .drive_map = (const char *const *)image->drive_map },
   };

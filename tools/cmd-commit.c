@@ -17,7 +17,8 @@
 typedef struct
 {
   ImageOptions image;
-  bool quiet, keep_sources, shrink, dry_run, skip_identical, break_siblings, delete_sources, rename;
+  bool quiet, keep_sources, shrink, dry_run, skip_identical, delete_sources, rename;
+  bool break_siblings, ignore_unknown;
   GPtrArray *relink;
   ProgressStyle progress;
   OutputFormat output;
@@ -69,6 +70,10 @@ static const OptionDef options[] = {
   { 0, "break-siblings", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, break_siblings),
     "Merge although other images in the directories of the chain have the target, or an image between, as "
     "their parent: they are lost, and VHD images show wrong data with nothing to tell by. Refused otherwise" },
+  { 0, "ignore-unknown", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CommitArgs, ignore_unknown),
+    "Merge although it is not known of all files there whether they are such images: one that is damaged or "
+    "may not be read, a directory with too many files or that may not be listed. They are named in warnings. "
+    "Those that are known to be such images stay protected" },
   OPTIONS_PARALLEL (CommitArgs),
   { 'r', "rate-limit", "RATE", OPTION_SIZE, OPTION_MAIN, offsetof (CommitArgs, rate),
     "Bytes per second at most" },
@@ -333,6 +338,20 @@ run_commit (VhdkitImage **image, const CommitArgs *args, const char *path,
   return status;
 }
 
+/* Why a merge with these @siblings is refused, or NULL. */
+static const char *
+find_refusal (VhdkitChild **siblings, const CommitArgs *args)
+{
+  const char *why = NULL;
+
+  for (VhdkitChild **sibling = siblings; *sibling != NULL && !args->break_siblings; sibling++)
+    if ((*sibling)->problem == NULL)
+      return "other images depend on what it changes (--break-siblings)";
+    else if (!args->ignore_unknown)
+      why = "it is not known whether other images depend on what it changes (--ignore-unknown)";
+  return why;
+}
+
 static int
 run_dry (VhdkitImage *image, const CommitArgs *args, const char *path,
          const VhdkitCommitOptions *commit_options)
@@ -359,17 +378,14 @@ run_dry (VhdkitImage *image, const CommitArgs *args, const char *path,
     commit_plan_print_json (&plan, siblings);
   else if (!args->quiet)
     commit_plan_print (&plan, siblings);
-  bool refused = siblings[0] != NULL && !args->break_siblings && !plan.already_merged;
-  if (refused)
-    report (
-        path,
-        "the merge would be refused: other images depend on what it changes, or it is not known whether they "
-        "do (--break-siblings)");
+  const char *why = plan.already_merged ? NULL : find_refusal (siblings, args);
+  if (why != NULL)
+    report (path, "the merge would be refused: %s", why);
   if (!plan.enough_space)
     report (path, "the merge would be refused: it may need %" PRId64 " bytes, %" PRId64 " are free",
             plan.host_bytes_worst, plan.host_bytes_free);
   vhdkit_children_free (siblings);
-  return refused || !plan.enough_space ? EXIT_FAILURE : EXIT_SUCCESS;
+  return why != NULL || !plan.enough_space ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
 /* false: with the reason. */
@@ -458,6 +474,7 @@ run (const Command *command, void *opaque, char **operands)
     .shrink_target = args->shrink,
     .skip_identical = args->skip_identical,
     .break_siblings = args->break_siblings,
+    .ignore_unknown = args->ignore_unknown,
     .delete_sources = args->delete_sources,
     .rename_target = args->rename,
   };
@@ -513,9 +530,10 @@ const Command cmd_commit = {
       "was interrupted is finished by running the command again. FILE stays and reads the same afterwards, "
       "unless --delete or --rename says otherwise; images between FILE and the target, and other children of "
       "these and of the target, are no longer valid: where there are such children beside the files of the "
-      "chain, the merge is refused unless --break-siblings is given. Children in other directories are not "
-      "looked for. With --source or --source-depth all this is said of that image instead of FILE, and what "
-      "lies above it is not touched.\n\n"
+      "chain, the merge is refused unless --break-siblings is given, and where it is not known whether there "
+      "are, unless --ignore-unknown is. Children in other directories are not looked for. With --source or "
+      "--source-depth all this is said of that image instead of FILE, and what lies above it is not "
+      "touched.\n\n"
       "What --relink, --delete and --rename ask for begins when the target holds everything and that is "
       "durable, and is checked before anything is written. A command that was interrupted then is finished "
       "by running it again. Once --delete has begun, FILE cannot be opened, or is gone or is the target: "

@@ -13,7 +13,7 @@
 typedef struct
 {
   ImageOptions image;
-  bool quiet, no_zero_scan, no_block_moves, dry_run, fine, break_children;
+  bool quiet, no_zero_scan, no_block_moves, dry_run, fine, break_children, ignore_unknown;
   ProgressStyle progress;
   OutputFormat output;
   const char *mode;
@@ -37,6 +37,9 @@ static const OptionDef options[] = {
     "Give space back that the file systems do not use although other images in the directory have this one "
     "as their parent, and may show it: they are lost, and VHD images show wrong data with nothing to tell "
     "by. Without this such space is kept" },
+  { 0, "ignore-unknown", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CompactArgs, ignore_unknown),
+    "Give that space back although it is not known of all files there whether they are such images, as one "
+    "that is damaged or may not be read. Without this it is kept, too" },
   { 0, "dry-run", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CompactArgs, dry_run),
     "Change nothing; say what there is and about what would be" },
   OPTIONS_OUTPUT (CompactArgs),
@@ -284,6 +287,7 @@ run (const Command *command, void *opaque, char **operands)
     .dry_run = args->dry_run,
     .punch_blocks = args->fine,
     .break_children = args->break_children,
+    .ignore_unknown = args->ignore_unknown,
   };
   if (!take_mode (args->mode, &compact_options.mode))
     return EXIT_FAILURE;

@@ -111,6 +111,7 @@ commit_params_conclude (const CommitParams *params)
     .delete_sources = params->delete_sources,
     .rename_target = params->rename_target,
     .break_siblings = params->break_siblings,
+    .ignore_unknown = params->ignore_unknown,
   };
 }
 

@@ -31,6 +31,7 @@ typedef struct
   CommitReflink reflink;
   bool skip_identical;   /* do not write what the target shows already */
   bool break_siblings;   /* do not look for other images that depend on what changes (else refused) */
+  bool ignore_unknown;   /* what only may be one is none */
   BdrvOpenParams places; /* where their parents may lie: confine and drive_map; and filters for children */
   /* What becomes of the sources afterwards: as in ConcludeParams. */
   BlockDriverState *leaf;    /* of the chain; NULL: @source */

@@ -216,7 +216,8 @@ commit_co_merge (CommitJob *commit, Conclude *conclude, GError **error)
   const CommitParams *params = &commit->params;
 
   if (!(params->break_siblings
-        || siblings_co_check (&commit->job, params->source, params->target, &params->places, error))
+        || siblings_co_check (&commit->job, params->source, params->target, &params->places,
+                              params->ignore_unknown, error))
       || !commit_plan_co_make (&commit->job, params, &commit->plan, error)
       || !commit_co_check_space (commit, error) || !conclude_co_lock (conclude, error)
       || !commit_co_make_target_writable (commit, error) || !commit_co_parent_changed (commit, true, error))

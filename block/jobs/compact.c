@@ -53,7 +53,8 @@ typedef struct
   Job job;
   CompactParams params;
   CompactStats stats;
-  char *children; /* that keep free space from being dropped, as a phrase; NULL: none do */
+  char *children;        /* that keep free space from being dropped, as a phrase; NULL: none do */
+  bool children_unknown; /* whether they are some is not known */
   bool has_report;
   FsFreeReport report;
   int64_t moved_bytes; /* of a dry run */
@@ -74,6 +75,22 @@ compact_heeds_free_space (const CompactJob *compact)
   return compact->params.free_space && compact->children == NULL;
 }
 
+/* What lets free space go all the same. */
+static const char *
+compact_way_on (const CompactJob *compact)
+{
+  return compact->children_unknown ? "go on regardless with --ignore-unknown"
+                                   : "give them up with --break-children";
+}
+
+static void
+compact_set_children_error (const CompactJob *compact, GError **error)
+{
+  bdrv_set_error (error, compact->params.bs, VHDKIT_ERROR_HAS_CHILDREN,
+                  "%s may use what its own file systems do not: nothing was changed; %s", compact->children,
+                  compact_way_on (compact));
+}
+
 static bool coroutine_fn
 compact_co_look_for_children (CompactJob *compact, GError **error)
 {
@@ -82,22 +99,18 @@ compact_co_look_for_children (CompactJob *compact, GError **error)
 
   if (!params->free_space || params->break_children)
     return true;
-  if (!siblings_co_describe_children (&compact->job, bs, &params->places, &compact->children, error))
+  if (!siblings_co_describe_children (&compact->job, bs, &params->places, params->ignore_unknown,
+                                      &compact->children, &compact->children_unknown, error))
     return false;
   if (compact->children == NULL)
     return true;
   if (params->mark_only)
     {
-      bdrv_set_error (error, bs, VHDKIT_ERROR_HAS_CHILDREN,
-                      "%s may use what its own file systems do not: nothing was changed; give them up with "
-                      "--break-children",
-                      compact->children);
+      compact_set_children_error (compact, error);
       return false;
     }
-  bdrv_warn (bs,
-             "free space of the guest's file systems is kept: %s may use it; give them up with "
-             "--break-children",
-             compact->children);
+  bdrv_warn (bs, "free space of the guest's file systems is kept: %s may use it; %s", compact->children,
+             compact_way_on (compact));
   return true;
 }
 
@@ -465,10 +478,7 @@ compact_co_run_on_fixed (CompactJob *compact, GError **error)
     }
   if (compact->children != NULL)
     {
-      bdrv_set_error (error, bs, VHDKIT_ERROR_HAS_CHILDREN,
-                      "%s may use what its own file systems do not: nothing was changed; give them up with "
-                      "--break-children",
-                      compact->children);
+      compact_set_children_error (compact, error);
       return false;
     }
   /* A device may be in use without a trace in it: active swap space looks like any other. */

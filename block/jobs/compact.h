@@ -21,6 +21,7 @@ typedef struct
   bool fill_holes;   /* leave no hole in the file */
   bool dry_run;      /* change nothing: the stats say what would be */
   bool break_children;   /* free_space although other images are above this one */
+  bool ignore_unknown;   /* … or may be */
   unsigned parallel;     /* coroutines, 0: default */
   BdrvOpenParams places; /* to look for those: confine and drive_map, borrowed */
 } CompactParams;

@@ -281,7 +281,7 @@ check_unknown (const ConcludeParams *params, const GPtrArray *found, GError **er
   bdrv_set_error (
       error, params->source, VHDKIT_ERROR_HAS_CHILDREN,
       "whether other images would lose the parent is not known: %s; nothing was removed or renamed: mend "
-      "that or move it away, or go on regardless with --break-siblings",
+      "that or move it away, or go on regardless with --ignore-unknown",
       names);
   return false;
 }
@@ -315,7 +315,7 @@ conclude_co_check_orphans (const Conclude *conclude, bool merged, GError **error
                                 child->parent->filename);
     }
   if (orphans == 0)
-    return params->break_siblings || check_unknown (params, found, error);
+    return params->break_siblings || params->ignore_unknown || check_unknown (params, found, error);
   if (orphans > MAX_NAMED)
     g_string_append_printf (names, " and %u more", orphans - MAX_NAMED);
   bdrv_set_error (

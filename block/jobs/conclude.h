@@ -19,6 +19,7 @@ typedef struct
   bool delete_sources; /* the merged layers' files go */
   bool rename_target;  /* the target takes the name of @source */
   bool break_siblings; /* children of layers between may lose their parent */
+  bool ignore_unknown; /* what only may be a child is none */
 } ConcludeParams;
 
 typedef struct Conclude Conclude;

@@ -91,15 +91,13 @@ describe_damage (const GPtrArray *found, guint n)
 
 bool coroutine_fn
 siblings_co_check (Job *job, BlockDriverState *source, BlockDriverState *target, const BdrvOpenParams *places,
-                   GError **error)
+                   bool ignore_unknown, GError **error)
 {
   g_autoptr (GPtrArray) found = siblings_co_find (job, source, source->backing, target, places, error);
   guint n, n_unknown;
 
   if (!found)
     return false;
-  if (found->len == 0)
-    return true;
   g_autofree char *names = name_some (found, false, &n);
   g_autofree char *unknown = name_some (found, true, &n_unknown);
   if (n > 0)
@@ -109,18 +107,20 @@ siblings_co_check (Job *job, BlockDriverState *source, BlockDriverState *target,
         "first, merge into a copy, or give %s up with --break-siblings",
         n, n == 1 ? "" : "s", describe_damage (found, n), names, n == 1 ? "it" : "them",
         n == 1 ? "it" : "them");
-  else
+  else if (n_unknown > 0 && !ignore_unknown)
     bdrv_set_error (
         error, target, VHDKIT_ERROR_HAS_CHILDREN,
         "whether other images above it or a merged layer would be broken is not known: %s; nothing was "
-        "changed: mend %s or move %s away, or go on regardless with --break-siblings",
+        "changed: mend %s or move %s away, or go on regardless with --ignore-unknown",
         unknown, n_unknown == 1 ? "it" : "them", n_unknown == 1 ? "it" : "them");
+  else
+    return true;
   return false;
 }
 
 bool coroutine_fn
-siblings_co_describe_children (Job *job, BlockDriverState *bs, const BdrvOpenParams *places, char **children,
-                               GError **error)
+siblings_co_describe_children (Job *job, BlockDriverState *bs, const BdrvOpenParams *places,
+                               bool ignore_unknown, char **children, bool *unknown, GError **error)
 {
   g_autoptr (GPtrArray) found = siblings_co_find (job, bs, bs, bs, places, error);
   guint n, n_unknown;
@@ -129,11 +129,12 @@ siblings_co_describe_children (Job *job, BlockDriverState *bs, const BdrvOpenPar
   if (!found)
     return false;
   g_autofree char *names = name_some (found, false, &n);
-  g_autofree char *unknown = name_some (found, true, &n_unknown);
+  g_autofree char *maybe = name_some (found, true, &n_unknown);
+  *unknown = n == 0;
   if (n > 0)
     *children = g_strdup_printf ("%u image%s above it (%s)", n, n == 1 ? "" : "s", names);
-  else if (n_unknown > 0)
-    *children = g_strdup_printf ("%u file%s that may be above it (%s)", n_unknown, n_unknown == 1 ? "" : "s",
-                                 unknown);
+  else if (n_unknown > 0 && !ignore_unknown)
+    *children =
+        g_strdup_printf ("%u file%s that may be above it (%s)", n_unknown, n_unknown == 1 ? "" : "s", maybe);
   return true;
 }

@@ -18,13 +18,15 @@ GPtrArray *coroutine_fn siblings_co_find (Job *job, BlockDriverState *leaf, Bloc
 char *siblings_name_unknown (const GPtrArray *found);
 
 /* Whether no other image depends on what a commit from @source into @target, one of its ancestors, changes: on the
- * target, or on a layer between.  false: HAS_CHILDREN, the message names some, also where it only may be so. */
+ * target, or on a layer between.  false: HAS_CHILDREN, the message names some, also, unless @ignore_unknown, where it
+ * only may be so. */
 bool coroutine_fn siblings_co_check (Job *job, BlockDriverState *source, BlockDriverState *target,
-                                     const BdrvOpenParams *places, GError **error);
-/* *@children: those of @bs, a leaf, and what may be one, for a message: "2 images above it (a.vhdx, b.vhdx)"; NULL: none
- * is found.  false with @error: cancelled. */
+                                     const BdrvOpenParams *places, bool ignore_unknown, GError **error);
+/* *@children: those of @bs, a leaf, for a message: "2 images above it (a.vhdx, b.vhdx)", or, where there are none, what
+ * may be one, unless @ignore_unknown: *@unknown; NULL: none is found.  false with @error: cancelled. */
 bool coroutine_fn siblings_co_describe_children (Job *job, BlockDriverState *bs, const BdrvOpenParams *places,
-                                                 char **children, GError **error);
+                                                 bool ignore_unknown, char **children, bool *unknown,
+                                                 GError **error);
 
 G_END_DECLS
 

@@ -92,11 +92,13 @@ typedef struct
   bool
       skip_identical; /* read the target too, and write only what differs (of what is not shared); of no effect with
                         * delete_sources or rename_target, when nothing but the target is left to trust */
-  /* Other images depend on the target or on a layer between, as vhdkit_image_find_children () finds them, or it is not
-   * known whether they do: merge all the same.  Else it is refused with HAS_CHILDREN before anything is written, and the
-   * message names some of them. */
+  /* Other images depend on the target or on a layer between, as vhdkit_image_find_children () finds them: merge all the
+   * same.  Else it is refused with HAS_CHILDREN before anything is written, and the message names some of them.  Implies
+   * ignore_unknown. */
   bool break_siblings;
-  bool reserved[3];
+  /* It is not known whether some do (VhdkitChild.problem): as if they did not.  Else it is refused as well. */
+  bool ignore_unknown;
+  bool reserved[2];
 } VhdkitCommitOptions;
 
 /* What a commit did. */
@@ -212,7 +214,8 @@ typedef struct
   bool dry_run;        /* change nothing; @image may be read-only; the stats say what would be */
   bool punch_blocks;   /* PUNCH: also where free space lies inside of blocks that stay */
   bool break_children; /* use free space although other images above this one may rely on it: they are lost */
-  bool reserved[3];
+  bool ignore_unknown; /* use it although it is not known whether some are; break_children implies it */
+  bool reserved[2];
 } VhdkitCompactOptions;
 
 typedef struct

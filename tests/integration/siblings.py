@@ -31,13 +31,20 @@ def everything(t):
                        if os.path.isfile(os.path.join(folder, name))))
 
 
-def refused(t, source, siblings, *options, phrases=()):
-    """The commit names all the siblings, and changes nothing."""
+def refused(t, source, siblings, *options, phrases=(), way_on='--break-siblings'):
+    """The commit names all the siblings and what lets it go on, and changes nothing."""
     unchanged = everything(t)
     result = t.img('commit', *options, source, rc=1)
-    t.refused(result, '--break-siblings', *phrases, *siblings[:5])
+    t.refused(result, way_on, *phrases, *siblings[:5])
     unchanged.verify(t, 'a refused commit')
+    other = {'--break-siblings', '--ignore-unknown'} - {way_on}
+    t.check(not any(option in result.err for option in other), 'an option that is of no use is named', result)
     return result
+
+
+def unknown(t, source, siblings, *options, phrases=()):
+    """The same, of what only may be a sibling; and it is no way past those that are."""
+    refused(t, source, siblings, *options, phrases=('not known', *phrases), way_on='--ignore-unknown')
 
 
 def allowed(t, source, *options):
@@ -268,8 +275,10 @@ def damaged(t):
         path = t.path(name)
         with open(path, 'wb') as f:
             f.write(content)
-        refused(t, leaf, [path], phrases=('not known',))
-        refused(t, leaf, [path], '--delete', phrases=('not known',))
+        unknown(t, leaf, [path])
+        unknown(t, leaf, [path], '--delete')
+        t.refused(t.img('commit', '--dry-run', leaf, rc=1), 'not known', '--ignore-unknown')
+        t.img('commit', '--dry-run', '--ignore-unknown', leaf)
         plan = t.img('commit', '--dry-run', '--output=json', leaf, rc=1).json
         t.equal([x['filename'] for x in plan['siblings-unknown']], [path], 'plan')
         t.check(plan['siblings-unknown'][0]['reason'], 'no reason', plan)
@@ -278,9 +287,33 @@ def damaged(t):
     for i in range(7):
         with open(t.path('cut%d' % i), 'wb') as f:
             f.write(data[:1400])
-    refused(t, leaf, [t.path('cut%d' % i) for i in range(7)], phrases=('and 2 more',))
+    unknown(t, leaf, [t.path('cut%d' % i) for i in range(7)], phrases=('and 2 more',))
     result = t.img('commit', '--break-siblings', leaf)
     t.check('cut6 is an image above the same parents is not known' in result.err, 'warning', result)
+
+
+@case
+def unknown_is_ignored_and_known_is_not(t):
+    base = image(t, 'p')
+    leaf = image(t, 'c', base, 2, 1)
+    damaged, sibling = t.path('damaged.' + FORMAT), image(t, 'x', base, 3, 2)
+    view = t.content(sibling)
+    with open(damaged, 'wb') as f:
+        f.write(b'no image any more\n' * 100)
+    for options in ((), ('--dry-run',)):
+        t.refused(t.img('commit', '--ignore-unknown', *options, leaf, rc=1), '--break-siblings')
+    refused(t, leaf, [sibling], '--ignore-unknown')
+    t.same_content(t.content(sibling), view, 'sibling')
+    os.unlink(sibling)
+    unknown(t, leaf, [damaged])
+    view = t.content(leaf)
+    other = image(t, 'y', leaf, 4, 3)
+    t.refused(t.img('commit', '--ignore-unknown', '--delete', leaf, rc=1), '--relink', other)
+    os.unlink(other)
+    result = t.img('commit', '--ignore-unknown', '--delete', leaf)
+    t.check('damaged.%s is an image above the same parents is not known' % FORMAT in result.err, 'warning', result)
+    t.check(not os.path.exists(leaf), 'the merged image is there')
+    t.same_content(t.content(base), view, 'target')
 
 
 @case
@@ -293,9 +326,14 @@ def damaged_beside_a_compaction(t):
     result = t.img('compact', leaf)
     t.check('free space of the guest\'s file systems is kept' in result.err and damaged in result.err
             and 'may be above it' in result.err, 'warning', result)
-    t.check('is kept' not in t.img('compact', '--break-children', leaf).err, 'kept all the same')
+    t.check('--ignore-unknown' in result.err and '--break-children' not in result.err, 'warning', result)
+    for option in ('--ignore-unknown', '--break-children'):
+        t.check('is kept' not in t.img('compact', option, leaf).err, 'kept all the same')
     if FORMAT == 'vhdx':
-        t.refused(t.img('compact', '--mode', 'retrim', leaf, rc=1), damaged, 'may be above it')
+        t.refused(t.img('compact', '--mode', 'retrim', leaf, rc=1), damaged, 'may be above it', '--ignore-unknown')
+    image(t, 'x', leaf, 3, 2)
+    result = t.img('compact', '--ignore-unknown', leaf)
+    t.check('is kept' in result.err and '--break-children' in result.err, 'a child is not protected', result)
 
 
 @case
@@ -310,8 +348,8 @@ def that_finds_no_parent(t):
     t.img('rebase', '-q', '-u', '-b', base, leaf)
     allowed(t, leaf, '--dry-run')
     os.rename(other, t.path('x.' + FORMAT))
-    refused(t, leaf, [t.path('x.' + FORMAT)], phrases=('does not find',))
-    refused(t, leaf, [t.path('x.' + FORMAT)], '--delete', phrases=('does not find',))
+    unknown(t, leaf, [t.path('x.' + FORMAT)], phrases=('does not find',))
+    unknown(t, leaf, [t.path('x.' + FORMAT)], '--delete', phrases=('does not find',))
 
 
 @case
@@ -324,7 +362,7 @@ def not_readable(t):
     nobody = t.as_nobody(base, leaf)
     for options in ((), ('--delete',)):
         result = t.run(*nobody, tool('vhd-img'), 'commit', *options, leaf, rc=1)
-        t.refused(result, 'not known', other, '--break-siblings', 'permission')
+        t.refused(result, 'not known', other, '--ignore-unknown', 'permission')
     os.rename(other, t.path('other'))
     result = t.run(*nobody, tool('vhd-img'), 'commit', '-q', leaf)
     t.check('1 files' in result.err and 'may not be read' in result.err, 'warning', result)
@@ -339,8 +377,8 @@ def in_a_directory_that_may_not_be_listed(t):
         t.skip('needs root, who can drop his rights')
     os.chmod(t.path('far'), 0o711)
     result = t.run(*nobody, tool('vhd-img'), 'commit', leaf, rc=1)
-    t.refused(result, 'cannot be listed', t.path('far'), '--break-siblings')
-    t.run(*nobody, tool('vhd-img'), 'commit', '-q', '--break-siblings', leaf)
+    t.refused(result, 'cannot be listed', t.path('far'), '--ignore-unknown')
+    t.run(*nobody, tool('vhd-img'), 'commit', '-q', '--ignore-unknown', leaf)
 
 
 @case
@@ -357,9 +395,9 @@ def many_files(t):
     t.check(took < 5, 'a commit beside 2000 files took %.2f s' % took)
     for i in range(10000):
         os.close(os.open(t.path('empty%d' % i), os.O_CREAT | os.O_WRONLY))
-    refused(t, leaf, [t.dir], phrases=('more than 10000 entries',))
-    refused(t, leaf, [t.dir], '--delete', phrases=('more than 10000 entries',))
-    result = t.img('commit', '-q', '--break-siblings', leaf)
+    unknown(t, leaf, [t.dir], phrases=('more than 10000 entries',))
+    unknown(t, leaf, [t.dir], '--delete', phrases=('more than 10000 entries',))
+    result = t.img('commit', '-q', '--ignore-unknown', leaf)
     t.check('more than 10000 entries' in result.err, 'warning', result)
 
 

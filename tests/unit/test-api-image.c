@@ -168,12 +168,13 @@ G_STATIC_ASSERT (sizeof (T)
 G_STATIC_ASSERT (sizeof (T)
                  == M (struct_size) + M (source_layer) + M (target_layer) + M (parallel) + M (reflink)
                         + M (relink) + M (delete_sources) + M (rename_target) + M (shrink_target)
-                        + M (skip_identical) + M (break_siblings) + M (reserved));
+                        + M (skip_identical) + M (break_siblings) + M (ignore_unknown) + M (reserved));
 #undef T
 #define T VhdkitCompactOptions
 G_STATIC_ASSERT (sizeof (T)
                  == M (struct_size) + M (parallel) + M (mode) + M (no_zero_scan) + M (no_block_moves)
-                        + M (dry_run) + M (punch_blocks) + M (break_children) + M (reserved));
+                        + M (dry_run) + M (punch_blocks) + M (break_children) + M (ignore_unknown)
+                        + M (reserved));
 #undef T
 #define T VhdkitConvertOptions
 G_STATIC_ASSERT (sizeof (T)
@@ -194,7 +195,7 @@ test_reserved (void)
 {
   scratch_init ();
   const char *path = scratch_path ("a.vhd");
-  VhdkitCompactOptions compact = { .struct_size = sizeof compact, .reserved = { [2] = true } };
+  VhdkitCompactOptions compact = { .struct_size = sizeof compact, .reserved = { [1] = true } };
   VhdkitCreateOptions create = {
     .struct_size = sizeof create, .format = "vhd", .bytes = MIB, .reserved = { true }
   };
