@@ -139,7 +139,8 @@ typedef struct
   BlockDriverState *upper, *lower; /* the layers asked about, nodes of it */
   const BdrvOpenParams *places;    /* confine and drive_map count */
   int coroutine_fn (*co_pause_point) (
-      void *opaque); /* asked before each file; < 0 ends the search; or NULL */
+      void *opaque); /* asked before each file, and now and then while a directory is listed; < 0 ends the
+                      * search; or NULL */
   void *opaque;
 } BdrvChildQuery;
 

@@ -11,7 +11,7 @@
  *
  * Whoever asks is about to break what is found, so nothing passes for no child unless that is known.  What has the name
  * or the signature of an image and cannot be examined is told with the reason, and so is a directory that is not seen
- * to its end.  What has neither is none of ours; only a warning tells that it could not be read.
+ * to its end: one with very many files that may be images, or entries at all.  What has neither is none of ours; only a warning tells that it could not be read.
  */
 #include "core-int.h"
 
@@ -22,17 +22,22 @@
 
 /* No image with a parent is shorter: a VHD footer. */
 #define LEAST_IMAGE_BYTES 511
+/* So many entries of a directory are read between two pause points. */
+#define ENTRIES_AT_ONCE 2000
 
 typedef struct
 {
   const BdrvChildQuery *query;
   BdrvOpenParams look;
-  GHashTable *seen;      /* BdrvFileKey *: files and directories that were looked at, or are not to be */
-  GPtrArray *children;   /* of BdrvChild * */
-  GPtrArray *candidates; /* of char *, in the directory at hand */
-  guint unreadable;      /* there, and by its name no image */
+  GHashTable *seen;    /* BdrvFileKey *: files and directories that were looked at, or are not to be */
+  GPtrArray *children; /* of BdrvChild * */
+  /* Of the directory at hand. */
   const char *directory;
-  bool truncated; /* it has more files than are looked at */
+  DIR *entries;
+  GPtrArray *candidates; /* of char *, files that may be images */
+  int n_entries;         /* that were read */
+  const char *endless;   /* it has more than are looked at: of what, with the number */
+  guint unreadable;      /* by its name no image */
 } ChildSearch;
 
 static void
@@ -86,6 +91,15 @@ has_image_name (const char *path)
   return false;
 }
 
+/* Whether @entry may be a regular file, or lead to one. */
+static bool
+may_be_file (const struct dirent *entry)
+{
+  if (strcmp (entry->d_name, ".") == 0 || strcmp (entry->d_name, "..") == 0)
+    return false;
+  return entry->d_type == DT_REG || entry->d_type == DT_LNK || entry->d_type == DT_UNKNOWN;
+}
+
 /* Whether the entry @path may be an image: a file that was not met before, or one of which nothing is known. */
 static bool
 may_be_image (ChildSearch *search, const char *path)
@@ -98,35 +112,68 @@ may_be_image (ChildSearch *search, const char *path)
   return errno != ENOENT && errno != ENOTDIR && errno != ELOOP;
 }
 
-/* In the thread pool: the files of search->directory that may be images. */
+/* Puts the next entry of the directory among the candidates if it may be an image.  1, 0: that was all, or -errno. */
 static int
-list_directory (void *opaque)
+list_entry (ChildSearch *search)
+{
+  errno = 0;
+  const struct dirent *entry = readdir (search->entries);
+
+  if (!entry)
+    return -errno;
+  if (search->n_entries++ == BDRV_MAX_SIBLING_ENTRIES)
+    {
+      search->endless = G_STRINGIFY (BDRV_MAX_SIBLING_ENTRIES) " entries";
+      return 0;
+    }
+  if (!may_be_file (entry))
+    return 1;
+  g_autofree char *path = g_build_filename (search->directory, entry->d_name, NULL);
+  if (!may_be_image (search, path))
+    return 1;
+  if (search->candidates->len == BDRV_MAX_SIBLING_FILES)
+    {
+      search->endless = G_STRINGIFY (BDRV_MAX_SIBLING_FILES) " files that may be images";
+      return 0;
+    }
+  g_ptr_array_add (search->candidates, g_steal_pointer (&path));
+  return 1;
+}
+
+/* In the thread pool: the same with some entries; 1: there may be more. */
+static int
+list_entries (void *opaque)
 {
   ChildSearch *search = opaque;
-  DIR *entries = opendir (search->directory);
-  const struct dirent *entry;
-  int looked_at = 0;
+  int ret = 1;
 
-  if (!entries)
+  if (!search->entries)
+    search->entries = opendir (search->directory);
+  if (!search->entries)
     return -errno;
-  while (errno = 0, (entry = readdir (entries)))
-    {
-      if (strcmp (entry->d_name, ".") == 0 || strcmp (entry->d_name, "..") == 0)
-        continue;
-      if (looked_at++ == BDRV_MAX_SIBLING_FILES)
-        {
-          search->truncated = true;
-          errno = 0;
-          break;
-        }
-      g_autofree char *path = g_build_filename (search->directory, entry->d_name, NULL);
-      if (may_be_image (search, path))
-        g_ptr_array_add (search->candidates, g_steal_pointer (&path));
-    }
-  int ret = -errno;
-  closedir (entries);
-  g_ptr_array_sort (search->candidates, compare_paths);
+  for (int i = 0; i < ENTRIES_AT_ONCE && ret > 0; i++)
+    ret = list_entry (search);
   return ret;
+}
+
+/* All candidates, sorted, even after an error; @ret: 0 or -errno.  false: stopped. */
+static bool coroutine_fn
+co_list_directory (ChildSearch *search, int *ret)
+{
+  const BdrvChildQuery *query = search->query;
+  bool stopped = false;
+
+  while ((*ret = aio_co_run_in_thread (list_entries, search)) > 0)
+    if (query->co_pause_point && query->co_pause_point (query->opaque) < 0)
+      {
+        stopped = true;
+        break;
+      }
+  if (search->entries)
+    closedir (search->entries);
+  search->entries = NULL;
+  g_ptr_array_sort (search->candidates, compare_paths);
+  return !stopped;
 }
 
 /* What is known of one file. */
@@ -227,18 +274,20 @@ co_search_directory (ChildSearch *search, const char *directory)
 
   search->directory = directory;
   search->candidates = candidates;
-  search->truncated = false;
+  search->n_entries = 0;
+  search->endless = NULL;
   search->unreadable = 0;
-  ret = aio_co_run_in_thread (list_directory, search);
+  if (!co_list_directory (search, &ret))
+    return false;
   if (ret < 0)
     {
       g_autofree char *text = g_strdup_printf ("the directory cannot be listed: %s", g_strerror (-ret));
       add_unknown (search, directory, text, NULL);
     }
-  if (search->truncated)
+  if (search->endless)
     {
-      g_autofree char *text = g_strdup_printf (
-          "the directory has more than %d entries, and the rest is not looked at", BDRV_MAX_SIBLING_FILES);
+      g_autofree char *text =
+          g_strdup_printf ("the directory has more than %s, and the rest is not looked at", search->endless);
       add_unknown (search, directory, text, NULL);
     }
   for (guint i = 0; i < candidates->len; i++)

@@ -65,8 +65,10 @@ bdrv_node (const BlockDriverState *bs)
   return (BdrvNode *)bs;
 }
 
-/* In each directory the children of a layer are looked for among so many files. */
+/* In each directory the children of a layer are looked for among so many files that may be images … */
 #define BDRV_MAX_SIBLING_FILES 10000
+/* … and so many entries of any kind. */
+#define BDRV_MAX_SIBLING_ENTRIES 1000000
 
 /* --- node.c -------------------------------------------------------------------------------------------- */
 

@@ -2,6 +2,8 @@
 /* Opening chains: finding parents, and whom to refuse. */
 #include "test-core-util.h"
 
+#include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
@@ -889,6 +891,63 @@ test_children (void)
     finds ("sub/h.img", 1, 1, confine, "");
 }
 
+/* --- a directory without end --------------------------------------------------------------------------- */
+
+static bool endless;
+static unsigned n_entries;
+
+/* Replaces the library's: of directories, which nobody need look at. */
+struct dirent *
+readdir (DIR *entries)
+{
+  static struct dirent entry = { .d_type = DT_DIR };
+  void *symbol = dlsym (RTLD_NEXT, sizeof (long) < sizeof (off_t) ? "readdir64" : "readdir");
+  struct dirent *(*real) (DIR *);
+
+  memcpy (&real, &symbol, sizeof real);
+  if (!endless)
+    return real (entries);
+  (void)g_snprintf (entry.d_name, sizeof entry.d_name, "d%u", n_entries);
+  /* More than any search should read. */
+  return n_entries++ < 5000000 ? &entry : NULL;
+}
+
+static int coroutine_fn
+stop_at_third (void *opaque)
+{
+  return ++*(int *)opaque == 3 ? -ECANCELED : 0;
+}
+
+static void coroutine_fn
+co_stop_search (void *opaque)
+{
+  g_autofree char *path = g_build_filename (dir, "sub/leaf.img", NULL);
+  BdrvOpenParams params = { .flags = 0 };
+  BlockDriverState *bs = bdrv_co_open (path, &params, NULL);
+  int asked = 0;
+  const BdrvChildQuery query = {
+    .leaf = bs, .upper = bs, .lower = bs, .places = &params, .co_pause_point = stop_at_third, .opaque = &asked
+  };
+
+  g_assert_null (bdrv_co_find_children (&query));
+  g_assert_cmpint (asked, ==, 3);
+  g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
+}
+
+static void
+test_endless_directory (void)
+{
+  write_base ("sub/base.img", 1);
+  write_child ("sub/leaf.img", 2, 1, "base.img", NULL, NULL);
+  endless = true;
+  finds ("sub/leaf.img", 1, 1, NULL, "sub:? ");
+  g_assert_cmpuint (n_entries, <=, 1000001);
+  n_entries = 0;
+  test_run (co_stop_search, NULL);
+  g_assert_cmpuint (n_entries, <, 10000);
+  endless = false;
+}
+
 static const struct
 {
   const char *name;
@@ -904,6 +963,7 @@ static const struct
               { "/core/chain/depth", test_depth },
               { "/core/chain/confine", test_confine },
               { "/core/chain/children", test_children },
+              { "/core/chain/endless-directory", test_endless_directory },
               { "/core/open/formats", test_formats },
               { "/core/open/create", test_create } };
 
