@@ -25,7 +25,7 @@ btrfs_checksum_is_valid (unsigned type, const void *data, size_t bytes)
       g_checksum_get_digest (checksum, digest, &digest_bytes);
       return memcmp (digest, data, digest_bytes) == 0;
     }
-  return crc32c (0, summed, summed_bytes) == le32_get (*(const Le32 *)data);
+  return crc32c (0, summed, summed_bytes) == le32_at (data);
 }
 
 static bool

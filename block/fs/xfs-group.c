@@ -142,10 +142,8 @@ co_walk_node (Tree *tree, const uint8_t *keys, uint32_t count, uint32_t max_coun
   for (uint32_t i = 0; i < count; i++)
     {
       Extent first = decode_extent (keys + (size_t)i * sizeof (XfsFreeDisk));
-      Be32 pointer;
 
-      memcpy (&pointer, pointers + (size_t)i * sizeof pointer, sizeof pointer);
-      if (!co_walk (tree, be32_get (pointer), level - 1, &first, error))
+      if (!co_walk (tree, be32_at (pointers + (size_t)i * sizeof (Be32)), level - 1, &first, error))
         return false;
     }
   return true;
@@ -260,11 +258,8 @@ mark_free_list (const Group *group, const XfsAgfDisk *agf, const uint8_t *agfl, 
                         group->ag, count, first, last, slots);
   for (uint32_t i = 0; i < count; i++)
     {
-      uint32_t ag_block;
-      Be32 slot;
+      uint32_t ag_block = be32_at (agfl + header + (first + i) % slots * sizeof (Be32));
 
-      memcpy (&slot, agfl + header + (first + i) % slots * sizeof slot, sizeof slot);
-      ag_block = be32_get (slot);
       if (ag_block < group->header_blocks || ag_block >= group->blocks)
         return xfs_corrupt (error, "group %u: AGFL: block %u of %u", group->ag, ag_block, group->blocks);
       fs_add_used (xfs->volume, xfs_offset (xfs, group->ag, ag_block), xfs->block_size);

@@ -219,7 +219,7 @@ xfs_co_check_log (Xfs *xfs, GError **error)
     {
       const uint8_t *record = end + (size_t)(count - back) * XFS_LOG_BLOCK;
 
-      if (be32_get (*(const Be32 *)(const void *)record) == XFS_LOG_MAGIC)
+      if (be32_at (record) == XFS_LOG_MAGIC)
         return is_unmount_record (&log, record, back, (log.head + log.blocks - back) % log.blocks)
                || not_clean (error, &log, "the last record is not that of an unmount");
     }

@@ -12,13 +12,11 @@ xfs_crc_is_valid (const void *data, size_t bytes, size_t crc_offset)
   static const uint8_t zeros[4];
   const uint8_t *p = data;
   uint32_t crc;
-  Le32 found;
 
-  memcpy (&found, p + crc_offset, sizeof found);
   crc = crc32c (0, p, crc_offset);
   crc = crc32c (crc, zeros, sizeof zeros);
   crc = crc32c (crc, p + crc_offset + sizeof zeros, bytes - crc_offset - sizeof zeros);
-  return crc == le32_get (found);
+  return crc == le32_at (p + crc_offset);
 }
 
 static bool coroutine_fn

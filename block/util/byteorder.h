@@ -19,6 +19,12 @@
     memcpy (&value, disk.b, sizeof value);                                                                   \
     return convert (value);                                                                                  \
   }                                                                                                          \
+  static inline uint prefix##_at (const void *at)                                                            \
+  {                                                                                                          \
+    Type disk;                                                                                               \
+    memcpy (&disk, at, sizeof disk);                                                                         \
+    return prefix##_get (disk);                                                                              \
+  }                                                                                                          \
   static inline Type prefix (uint value)                                                                     \
   {                                                                                                          \
     Type disk;                                                                                               \
@@ -28,7 +34,8 @@
   }                                                                                                          \
   G_STATIC_ASSERT (sizeof (Type) == sizeof (uint))
 
-/* For each width: be32_get (disk) gives the host value, be32 (value) the disk one. */
+/* For each width: be32_get (disk) gives the host value, be32 (value) the disk one; be32_at (at) the host value of the
+ * bytes there. */
 UTIL_DISK_INTEGER (Be16, be16, uint16_t, GUINT16_FROM_BE);
 UTIL_DISK_INTEGER (Be32, be32, uint32_t, GUINT32_FROM_BE);
 UTIL_DISK_INTEGER (Be64, be64, uint64_t, GUINT64_FROM_BE);

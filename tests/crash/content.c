@@ -185,6 +185,15 @@ content_get (const Content *content, int64_t offset, int64_t bytes, void *buffer
     }
 }
 
+bool
+content_get_within (const Content *content, int64_t offset, int64_t bytes, void *buffer)
+{
+  if (offset < 0 || bytes < 0 || bytes > content->bytes || offset > content->bytes - bytes)
+    return false;
+  content_get (content, offset, bytes, buffer);
+  return true;
+}
+
 int64_t
 content_run (const Content *content, int64_t offset, bool *data)
 {

@@ -31,6 +31,8 @@ void content_write (Content *content, int64_t offset, int64_t bytes, const void 
 void content_zero (Content *content, int64_t offset, int64_t bytes);
 /* Zeros behind its end. */
 void content_get (const Content *content, int64_t offset, int64_t bytes, void *buffer);
+/* The same of what is all before its end; false: it is not. */
+bool content_get_within (const Content *content, int64_t offset, int64_t bytes, void *buffer);
 /* How many bytes from @offset on, which is before the end, are alike: stored pages (*data), or none. */
 int64_t content_run (const Content *content, int64_t offset, bool *data);
 /* The first offset, a multiple of 512, at which they differ; -1: they do not.  Both have the same length. */

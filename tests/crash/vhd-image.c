@@ -4,17 +4,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "byteorder.h"
 #include "images.h"
-
-static uint64_t
-get_be (const uint8_t *data, int bytes)
-{
-  uint64_t value = 0;
-
-  for (int i = 0; i < bytes; i++)
-    value = value << 8 | data[i];
-  return value;
-}
 
 static void
 put_be (uint8_t *data, int bytes, uint64_t value)
@@ -39,10 +30,10 @@ vhd_read (Vhd *vhd, const TestDir *dir, const char *name)
   vhd->fd = open (path, O_RDWR | O_CLOEXEC);
   vhd->file_bytes = lseek (vhd->fd, 0, SEEK_END);
   g_assert_cmpint (pread (vhd->fd, vhd->footer, 512, 0), ==, 512);
-  g_assert_cmpint (pread (vhd->fd, vhd->header, 1024, get_be (vhd->footer + 16, 8)), ==, 1024);
-  vhd->table_offset = get_be (vhd->header + 16, 8);
-  vhd->entries = get_be (vhd->header + 28, 4);
-  vhd->block_size = get_be (vhd->header + 32, 4);
+  g_assert_cmpint (pread (vhd->fd, vhd->header, 1024, be64_at (vhd->footer + 16)), ==, 1024);
+  vhd->table_offset = be64_at (vhd->header + 16);
+  vhd->entries = be32_at (vhd->header + 28);
+  vhd->block_size = be32_at (vhd->header + 32);
   vhd->bitmap_bytes = (vhd->block_size / 512 / 8 + 511) / 512 * 512;
 }
 
@@ -64,9 +55,9 @@ image_clear_bits (const TestDir *dir, const char *name)
       int64_t start;
 
       g_assert_cmpint (pread (vhd.fd, entry, 4, vhd.table_offset + block * 4), ==, 4);
-      if (get_be (entry, 4) == UINT32_MAX)
+      if (be32_at (entry) == UINT32_MAX)
         continue;
-      start = (int64_t)get_be (entry, 4) * 512;
+      start = (int64_t)be32_at (entry) * 512;
       bitmap = g_malloc (vhd.bitmap_bytes);
       g_assert_cmpint (pread (vhd.fd, bitmap, vhd.bitmap_bytes, start), ==, vhd.bitmap_bytes);
       for (int64_t i = 0; i < vhd.block_size / 512; i++)
@@ -96,9 +87,9 @@ image_add_rubbish_below_bits (const TestDir *dir, const char *name)
       int64_t start;
 
       g_assert_cmpint (pread (vhd.fd, entry, 4, vhd.table_offset + block * 4), ==, 4);
-      if (get_be (entry, 4) == UINT32_MAX)
+      if (be32_at (entry) == UINT32_MAX)
         continue;
-      start = (int64_t)get_be (entry, 4) * 512;
+      start = (int64_t)be32_at (entry) * 512;
       g_assert_cmpint (pread (vhd.fd, bitmap, vhd.bitmap_bytes, start), ==, vhd.bitmap_bytes);
       for (int64_t i = 0; i < vhd.block_size / 512; i++)
         if (!(bitmap[i / 8] & (0x80 >> i % 8)))
@@ -114,7 +105,7 @@ image_add_rubbish_to_table (const TestDir *dir, const char *name)
   Vhd vhd;
 
   vhd_read (&vhd, dir, name);
-  blocks = (get_be (vhd.footer + 48, 8) + vhd.block_size - 1) / vhd.block_size;
+  blocks = (be64_at (vhd.footer + 48) + vhd.block_size - 1) / vhd.block_size;
   /* To the end of the sector: padding, which need not be anything. */
   table_end = vhd.table_offset + (blocks * 4 + 511) / 512 * 512;
   for (int64_t at = vhd.table_offset + blocks * 4; at < table_end; at += 4)
@@ -182,12 +173,12 @@ image_leave_header_behind (const TestDir *dir, const char *name)
   at = vhd.file_bytes - 512;
   for (uint8_t *locator = vhd.header + 576; locator < vhd.header + 768; locator += 24)
     {
-      int64_t bytes = (get_be (locator + 8, 4) + 511) / 512 * 512;
+      int64_t bytes = (be32_at (locator + 8) + 511) / 512 * 512;
       g_autofree uint8_t *text = g_malloc (bytes);
 
-      if (get_be (locator, 4) == 0)
+      if (be32_at (locator) == 0)
         continue;
-      g_assert_cmpint (pread (vhd.fd, text, bytes, get_be (locator + 16, 8)), ==, bytes);
+      g_assert_cmpint (pread (vhd.fd, text, bytes, be64_at (locator + 16)), ==, bytes);
       vhd_write (&vhd, text, bytes, at);
       put_be (locator + 16, 8, at);
       at += bytes;
@@ -214,8 +205,8 @@ image_look_at_layout (const TestDir *dir, const char *name)
   close (vhd.fd);
   if (memcmp (end, vhd.footer, 512) != 0)
     return g_strdup ("footer and its copy differ");
-  if (get_be (vhd.footer + 16, 8) != 512)
-    return g_strdup_printf ("the header is at offset %" G_GUINT64_FORMAT, get_be (vhd.footer + 16, 8));
+  if (be64_at (vhd.footer + 16) != 512)
+    return g_strdup_printf ("the header is at offset %" G_GUINT64_FORMAT, be64_at (vhd.footer + 16));
   return NULL;
 }
 

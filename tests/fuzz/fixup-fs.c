@@ -13,41 +13,6 @@
 #define MAX_STRUCTURE (1 << 20)
 #define MAX_GROUPS    32
 
-/* --- fields -------------------------------------------------------------------------------------------- */
-
-static bool
-get (const Content *file, int64_t offset, void *buffer, int64_t bytes)
-{
-  if (offset < 0 || bytes < 0 || bytes > content_length (file) || offset > content_length (file) - bytes)
-    return false;
-  content_get (file, offset, bytes, buffer);
-  return true;
-}
-
-static uint32_t
-le16_at (const uint8_t *at)
-{
-  return at[0] | at[1] << 8;
-}
-
-static uint32_t
-le32_at (const uint8_t *at)
-{
-  return le16_at (at) | le16_at (at + 2) << 16;
-}
-
-static uint64_t
-le64_at (const uint8_t *at)
-{
-  return le32_at (at) | (uint64_t)le32_at (at + 4) << 32;
-}
-
-static uint32_t
-be32_at (const uint8_t *at)
-{
-  return GUINT32_SWAP_LE_BE (le32_at (at));
-}
-
 static void
 put_le (Content *file, int64_t offset, uint32_t value, size_t bytes)
 {
@@ -83,13 +48,14 @@ fixup_gpt_header (Content *file, int64_t at, uint32_t sector)
 {
   g_autofree uint8_t *head = g_malloc (sector);
 
-  if (!get (file, at, head, sector) || memcmp (head, "EFI PART", 8) != 0)
+  if (!content_get_within (file, at, sector, head) || memcmp (head, "EFI PART", 8) != 0)
     return;
 
   uint64_t bytes = (uint64_t)le32_at (head + 80) * le32_at (head + 84), lba = le64_at (head + 72);
   g_autofree uint8_t *entries = bytes <= MAX_STRUCTURE ? g_malloc (bytes + 1) : NULL;
 
-  if (entries && lba < (UINT64_C (1) << 40) && get (file, (int64_t)(lba * sector), entries, (int64_t)bytes))
+  if (entries && lba < (UINT64_C (1) << 40)
+      && content_get_within (file, (int64_t)(lba * sector), (int64_t)bytes, entries))
     {
       put_le (file, at + 88, crc32_ieee (entries, bytes), 4);
       content_get (file, at, sector, head);
@@ -121,7 +87,7 @@ fixup_ext_bitmap (const Ext *ext, const uint8_t *group, int64_t at, int which, u
   int64_t place = (int64_t)le32_at (group + 4 * which) * ext->block;
   uint32_t crc;
 
-  if (!get (ext->file, ext->base + place, bitmap, bits / 8))
+  if (!content_get_within (ext->file, ext->base + place, bits / 8, bitmap))
     return;
   crc = raw_crc (ext->seed, bitmap, bits / 8);
   put_le (ext->file, at + 0x18 + 2 * which, crc, 2);
@@ -134,7 +100,7 @@ fixup_ext_group (const Ext *ext, const uint8_t *super, uint32_t number, int64_t 
   uint8_t group[64];
   Le32 disk_number = le32 (number);
 
-  if (!get (ext->file, at, group, size))
+  if (!content_get_within (ext->file, at, size, group))
     return;
   if (size == sizeof group)
     {
@@ -152,7 +118,7 @@ fixup_ext (Content *file, int64_t base)
   uint8_t super[1024];
   Ext ext = { file, base, 0, 0 };
 
-  if (!get (file, base + 1024, super, sizeof super) || le16_at (super + 56) != 0xef53
+  if (!content_get_within (file, base + 1024, sizeof super, super) || le16_at (super + 56) != 0xef53
       || !(le32_at (super + 0x64) & 0x400) || le32_at (super + 0x18) > 6)
     return;
   ext.block = 1024u << le32_at (super + 0x18);
@@ -174,7 +140,8 @@ fixup_sum (Content *file, int64_t at, const char *magic, uint32_t field, uint32_
 {
   g_autofree uint8_t *data = g_malloc (bytes);
 
-  if (!get (file, at, data, bytes) || (magic && memcmp (data, magic, 4) != 0) || field + 4 > bytes)
+  if (!content_get_within (file, at, bytes, data) || (magic && memcmp (data, magic, 4) != 0)
+      || field + 4 > bytes)
     return;
   memset (data + field, 0, 4);
   put_le (file, at + field, crc32c (0, data, bytes), 4);
@@ -187,9 +154,9 @@ fixup_xfs (Content *file, int64_t base)
   uint8_t super[512];
   uint32_t sector, block;
 
-  if (!get (file, base, super, sizeof super) || memcmp (super, "XFSB", 4) != 0)
+  if (!content_get_within (file, base, sizeof super, super) || memcmp (super, "XFSB", 4) != 0)
     return;
-  sector = super[102] << 8 | super[103];
+  sector = be16_at (super + 102);
   block = be32_at (super + 4);
   if (!is_size (sector) || !is_size (block))
     return;
@@ -214,7 +181,7 @@ fixup_btrfs_block (Content *file, int64_t at, uint32_t bytes)
 {
   g_autofree uint8_t *data = g_malloc (bytes);
 
-  if (get (file, at, data, bytes))
+  if (content_get_within (file, at, bytes, data))
     put_le (file, at, crc32c (0, data + 32, bytes - 32), 4);
 }
 
@@ -224,7 +191,8 @@ fixup_btrfs (Content *file, int64_t base)
   uint8_t super[4096], head[48];
   int64_t run;
 
-  if (!get (file, base + 65536, super, sizeof super) || memcmp (super + 64, "_BHRfS_M", 8) != 0)
+  if (!content_get_within (file, base + 65536, sizeof super, super)
+      || memcmp (super + 64, "_BHRfS_M", 8) != 0)
     return;
   for (int64_t at = 0; at < content_length (file); at += run)
     {
@@ -232,12 +200,13 @@ fixup_btrfs (Content *file, int64_t base)
 
       run = content_run (file, at, &data);
       for (int64_t block = at; data && is_size (le32_at (super + 148)) && block < at + run; block += 4096)
-        if (get (file, block, head, sizeof head) && block != base + 65536
+        if (content_get_within (file, block, sizeof head, head) && block != base + 65536
             && memcmp (head + 32, super + 32, 16) == 0)
           fixup_btrfs_block (file, block, le32_at (super + 148));
     }
   fixup_btrfs_block (file, base + 65536, sizeof super);
-  if (get (file, base + (64 << 20), super, sizeof super) && memcmp (super + 64, "_BHRfS_M", 8) == 0)
+  if (content_get_within (file, base + (64 << 20), sizeof super, super)
+      && memcmp (super + 64, "_BHRfS_M", 8) == 0)
     fixup_btrfs_block (file, base + (64 << 20), sizeof super);
 }
 
@@ -249,14 +218,14 @@ fixup_exfat (Content *file, int64_t base)
   uint8_t boot[512];
   uint32_t sector, sum = 0;
 
-  if (!get (file, base, boot, sizeof boot) || memcmp (boot + 3, "EXFAT   ", 8) != 0 || boot[108] < 9
-      || boot[108] > 12)
+  if (!content_get_within (file, base, sizeof boot, boot) || memcmp (boot + 3, "EXFAT   ", 8) != 0
+      || boot[108] < 9 || boot[108] > 12)
     return;
   sector = 1u << boot[108];
 
   g_autofree uint8_t *region = g_malloc (11 * sector);
 
-  if (!get (file, base, region, 11 * sector))
+  if (!content_get_within (file, base, 11 * sector, region))
     return;
   for (uint32_t i = 0; i < 11 * sector; i++)
     if (i != 106 && i != 107 && i != 112)
@@ -285,7 +254,8 @@ fixup_gpt (Content *file, uint32_t sector)
 
   fixup_gpt_header (file, sector, sector);
   fixup_gpt_header (file, content_length (file) / sector * sector - sector, sector);
-  for (int i = 0; i < 4 && get (file, 2 * sector + i * (int)sizeof entry, entry, sizeof entry); i++)
+  for (int i = 0; i < 4 && content_get_within (file, 2 * sector + i * (int)sizeof entry, sizeof entry, entry);
+       i++)
     if (le64_at (entry + 32) > 0 && le64_at (entry + 32) < (UINT64_C (1) << 40))
       fixup_volume (file, (int64_t)le64_at (entry + 32) * sector);
 }
@@ -295,7 +265,7 @@ fuzz_fixup_disk (Content *file)
 {
   uint8_t mbr[512];
 
-  if (!get (file, 0, mbr, sizeof mbr))
+  if (!content_get_within (file, 0, sizeof mbr, mbr))
     return;
   fixup_volume (file, 0);
   for (int i = 0; i < 4 && mbr[510] == 0x55 && mbr[511] == 0xaa; i++)

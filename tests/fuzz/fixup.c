@@ -14,15 +14,6 @@
 #define MAX_LOG_BYTES     (4 << 20)
 #define MAX_BATMAP_BYTES  (1 << 20)
 
-static bool
-get (const Content *file, int64_t offset, void *buffer, int64_t bytes)
-{
-  if (offset < 0 || bytes < 0 || bytes > content_length (file) || offset > content_length (file) - bytes)
-    return false;
-  content_get (file, offset, bytes, buffer);
-  return true;
-}
-
 /* --- VHD ----------------------------------------------------------------------------------------------- */
 
 static void
@@ -30,7 +21,8 @@ fixup_header (Content *file, int64_t offset)
 {
   VhdHeaderDisk header;
 
-  if (!get (file, offset, &header, sizeof header) || memcmp (header.cookie, VHD_HEADER_COOKIE, 8) != 0)
+  if (!content_get_within (file, offset, sizeof header, &header)
+      || memcmp (header.cookie, VHD_HEADER_COOKIE, 8) != 0)
     return;
   header.checksum = be32 (vhd_checksum (&header, sizeof header, offsetof (VhdHeaderDisk, checksum)));
   content_write (file, offset, sizeof header, &header);
@@ -41,7 +33,8 @@ fixup_footer (Content *file, int64_t offset)
 {
   VhdFooterDisk footer;
 
-  if (!get (file, offset, &footer, sizeof footer) || memcmp (footer.cookie, VHD_FOOTER_COOKIE, 8) != 0)
+  if (!content_get_within (file, offset, sizeof footer, &footer)
+      || memcmp (footer.cookie, VHD_FOOTER_COOKIE, 8) != 0)
     return;
   footer.checksum = be32 (vhd_checksum (&footer, sizeof footer, offsetof (VhdFooterDisk, checksum)));
   content_write (file, offset, sizeof footer, &footer);
@@ -54,13 +47,14 @@ fixup_batmap (Content *file, int64_t offset)
   VhdBatmapDisk batmap;
   int64_t bytes;
 
-  if (!get (file, offset, &batmap, sizeof batmap) || memcmp (batmap.cookie, VHD_BATMAP_COOKIE, 8) != 0)
+  if (!content_get_within (file, offset, sizeof batmap, &batmap)
+      || memcmp (batmap.cookie, VHD_BATMAP_COOKIE, 8) != 0)
     return;
   bytes = (int64_t)be32_get (batmap.map_sectors) * VHD_SECTOR_SIZE;
 
   g_autofree uint8_t *map = bytes <= MAX_BATMAP_BYTES ? g_malloc (bytes + 1) : NULL;
 
-  if (!map || !get (file, (int64_t)be64_get (batmap.map_offset), map, bytes))
+  if (!map || !content_get_within (file, (int64_t)be64_get (batmap.map_offset), bytes, map))
     return;
   batmap.checksum = be32 (vhd_checksum (map, bytes, (size_t)-8));
   content_write (file, offset, sizeof batmap, &batmap);
@@ -95,12 +89,12 @@ fixup_signed (Content *file, int64_t offset, const char *signature, uint32_t byt
 {
   uint8_t magic[4];
 
-  if (!get (file, offset, magic, sizeof magic) || memcmp (magic, signature, 4) != 0)
+  if (!content_get_within (file, offset, sizeof magic, magic) || memcmp (magic, signature, 4) != 0)
     return;
 
   g_autofree uint8_t *data = g_malloc (bytes);
 
-  if (get (file, offset, data, bytes))
+  if (content_get_within (file, offset, bytes, data))
     store_crc (file, offset, data, bytes);
 }
 
@@ -109,12 +103,11 @@ fixup_log (Content *file, int64_t log, int64_t bytes)
 {
   uint8_t head[16];
   uint32_t length;
-  Le32 field;
 
-  for (int64_t at = 0; at < bytes && get (file, log + at, head, sizeof head); at += VHDX_LOG_SECTOR)
+  for (int64_t at = 0; at < bytes && content_get_within (file, log + at, sizeof head, head);
+       at += VHDX_LOG_SECTOR)
     {
-      memcpy (&field, head + 8, sizeof field);
-      length = le32_get (field);
+      length = le32_at (head + 8);
       if (memcmp (head, "loge", 4) != 0 || length < 64 || length > bytes)
         continue;
 
@@ -122,7 +115,8 @@ fixup_log (Content *file, int64_t log, int64_t bytes)
       /* The log is a ring. */
       uint32_t first = MIN (length, (uint32_t)(bytes - at));
 
-      if (get (file, log + at, entry, first) && get (file, log, entry + first, length - first))
+      if (content_get_within (file, log + at, first, entry)
+          && content_get_within (file, log, length - first, entry + first))
         store_crc (file, log + at, entry, length);
     }
 }
@@ -137,13 +131,13 @@ fuzz_fixup_vhdx (Content *file)
     Le64 offset;
   } log;
 
-  if (!get (file, 0, magic, sizeof magic) || memcmp (magic, "vhdxfile", 8) != 0)
+  if (!content_get_within (file, 0, sizeof magic, magic) || memcmp (magic, "vhdxfile", 8) != 0)
     return;
   for (int64_t at = 64 << 10; at <= 128 << 10; at += 64 << 10)
     {
       fixup_signed (file, at, "head", 4096);
       fixup_signed (file, at + (128 << 10), "regi", VHDX_REGION_TABLE);
-      if (!get (file, at + 68, &log, sizeof log))
+      if (!content_get_within (file, at + 68, sizeof log, &log))
         continue;
       fixup_log (file, (int64_t)le64_get (log.offset), MIN (le32_get (log.length), MAX_LOG_BYTES));
     }

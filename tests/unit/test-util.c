@@ -17,15 +17,15 @@ test_byteorder (void)
   static const uint8_t bytes[8] = { 1, 2, 3, 4, 5, 6, 7, 8 };
   Be64 big = be64 (0x0102030405060708);
   Le64 little = le64 (0x0807060504030201);
-  Be16 big16;
-  Le32 little32;
 
   g_assert_cmpmem (&big, 8, bytes, 8);
   g_assert_cmpmem (&little, 8, bytes, 8);
-  memcpy (&big16, bytes + 1, 2);
-  memcpy (&little32, bytes + 1, 4);
-  g_assert_cmphex (be16_get (big16), ==, 0x0203);
-  g_assert_cmphex (le32_get (little32), ==, 0x05040302);
+  g_assert_cmphex (be64_get (big), ==, 0x0102030405060708);
+  g_assert_cmphex (le64_get (little), ==, 0x0807060504030201);
+  g_assert_cmphex (be16_at (bytes + 1), ==, 0x0203);
+  g_assert_cmphex (le16_at (bytes + 1), ==, 0x0302);
+  g_assert_cmphex (be32_at (bytes + 1), ==, 0x02030405);
+  g_assert_cmphex (le32_at (bytes + 1), ==, 0x05040302);
 }
 
 static void
