@@ -10,6 +10,8 @@
 
 #include <errno.h>
 
+#include "checked.h"
+
 enum
 {
   IO_READ,
@@ -144,6 +146,18 @@ request_entry (void *opaque)
   api_request_complete (request->image->context, request);
 }
 
+/* Of all elements; -1, which no image has, where that is more than a size can say: IoVector would count the rest. */
+static int64_t
+vector_bytes (const struct iovec *iov, int niov)
+{
+  size_t bytes = 0;
+
+  for (int i = 0; i < niov; i++)
+    if (!checked_add (bytes, iov[i].iov_len, &bytes))
+      return -1;
+  return (int64_t)bytes;
+}
+
 static void
 image_io_async (VhdkitImage *image, int op, const struct iovec *iov, int niov, int64_t offset, int64_t bytes,
                 VhdkitIoCallback callback, void *opaque)
@@ -157,7 +171,7 @@ image_io_async (VhdkitImage *image, int op, const struct iovec *iov, int niov, i
   request->callback = callback;
   request->opaque = opaque;
   io_vector_init_external (&request->qiov, (struct iovec *)iov, niov);
-  request->bytes = iov != NULL ? (int64_t)request->qiov.size : bytes;
+  request->bytes = iov != NULL ? vector_bytes (iov, niov) : bytes;
   api_start_coroutine (context, request_entry, request);
 }
 

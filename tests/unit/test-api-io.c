@@ -164,6 +164,36 @@ test_async (gconstpointer data)
   scratch_clear ();
 }
 
+/* Lengths that add up to more than a size can say are no request for the few bytes that would be left of them. */
+static void
+test_vector_overflow (void)
+{
+  VhdkitContext *context = vhdkit_context_new (NULL);
+  VhdkitOpenOptions options = { .struct_size = sizeof options, .flags = VHDKIT_OPEN_RDWR };
+  uint8_t buf[1024] = { 1 };
+  struct iovec iov[2] = { { buf, SIZE_MAX }, { buf, 513 } };
+
+  scratch_init ();
+  const char *path = scratch_path ("a.raw");
+  create_image (path, "raw", MIB, 0, NULL);
+  VhdkitImage *image = vhdkit_image_open (context, path, &options, NULL);
+  g_assert_nonnull (image);
+  for (int write = 0; write < 2; write++)
+    {
+      AsyncState state = { .image = image, .pending = 1 };
+
+      (write ? vhdkit_image_aio_pwritev : vhdkit_image_aio_preadv) (image, iov, 2, 0, on_done, &state);
+      while (state.pending > 0)
+        vhdkit_context_iterate (context, true);
+      g_assert_cmpint (state.ret, ==, -EINVAL);
+    }
+  g_assert_cmpint (vhdkit_image_pread (image, buf, 0, 1), ==, 0);
+  g_assert_cmpint (buf[0], ==, 0);
+  close_image (image);
+  vhdkit_context_free (context);
+  scratch_clear ();
+}
+
 /* A callback that drives the loop itself sees the callbacks that wait behind it. */
 typedef struct
 {
@@ -304,6 +334,7 @@ main (int argc, char **argv)
   g_test_add_data_func ("/api-io/cache/unsafe", GINT_TO_POINTER (VHDKIT_CACHE_UNSAFE), test_cache_mode);
   g_test_add_data_func ("/api-io/async/plain", GINT_TO_POINTER (false), test_async);
   g_test_add_data_func ("/api-io/async/nested-sync", GINT_TO_POINTER (true), test_async);
+  g_test_add_func ("/api-io/async/vector-overflow", test_vector_overflow);
   g_test_add_func ("/api-io/nested-iteration", test_nested_iteration);
   g_test_add_func ("/api-io/loops", test_loops);
   g_test_add_data_func ("/api-io/vhd/without-parents", "vhd", test_without_parents);
