@@ -228,17 +228,6 @@ look_at_properties (Run *run)
   return why;
 }
 
-static GuestValues *
-values_of (Run *run, int layer)
-{
-  g_autofree char *why = NULL;
-  GuestValues *values = image_values (&run->dir, run->names[layer], &why);
-
-  if (values == NULL)
-    g_error ("%s: %s", run->names[layer], why);
-  return values;
-}
-
 /* Whether the commit is complete and nothing else has happened. */
 static char *
 look_at_result (Run *run)
@@ -308,9 +297,9 @@ record (Run *run)
   for (int i = 0; i < run->layers; i++)
     g_ptr_array_add (paths, test_path (&run->dir, run->names[i]));
   g_ptr_array_add (paths, NULL);
-  view = values_of (run, 0);
+  view = image_read (&run->dir, run->names[0]);
   run->guest = guest_new (view);
-  run->expected = values_of (run, c->source);
+  run->expected = image_read (&run->dir, run->names[c->source]);
 
   run->trace = crash_trace_new (log, (const char *const *)paths->pdata);
   filters = recording_filters (&run->dir, "log", run->rand);
@@ -339,11 +328,9 @@ test_case (gconstpointer data)
   for (int i = 0; i < iterations && !g_test_failed (); i++)
     {
       g_auto (Run) run = { .c = *c };
-      g_autofree char *name =
-          g_strdup_printf ("commit-%s-%s-%d", image_kind_format (c->layers[0].kind), c->name, i);
 
-      run.rand = test_rand (name);
-      test_dir_init (&run.dir, "crash-commit");
+      test_begin (&run.dir, &run.rand, "crash-commit", "commit-%s-%s-%d",
+                  image_kind_format (c->layers[0].kind), c->name, i);
       if (c->layers[0].bytes == 0)
         draw_case (&run);
       run.reads = g_rand_boolean (run.rand);

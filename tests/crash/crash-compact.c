@@ -237,9 +237,6 @@ static bool
 record (Run *run)
 {
   const Case *c = run->c;
-  g_autofree char *leaf = test_path (&run->dir, "leaf");
-  g_autofree char *base = test_path (&run->dir, "base");
-  g_autofree char *log = test_path (&run->dir, "log");
   g_autofree char *why = NULL;
   g_auto (GStrv) filters = NULL;
   VhdkitCompactStats stats;
@@ -260,15 +257,14 @@ record (Run *run)
     image_add_anchors (&run->dir, "leaf", run->rand);
   if (c->flags & SWAP)
     image_add_swap (&run->dir, "leaf", swap_bytes (c));
-  run->view = image_values (&run->dir, "leaf", &why);
-  if (run->view == NULL)
-    g_error ("%s", why);
+  run->view = image_read (&run->dir, "leaf");
   run->guest = guest_new (run->view);
   run->identity = read_identity (run);
   if (c->flags & SWAP)
     forget_unused (run);
 
-  run->trace = crash_trace_new (log, (const char *[]){ leaf, c->parent_bytes ? base : NULL, NULL });
+  run->trace =
+      recording_trace (&run->dir, "log", (const char *[]){ "leaf", c->parent_bytes ? "base" : NULL, NULL });
   filters = recording_filters (&run->dir, "log", run->rand);
   why = image_compact (&run->dir, "leaf", options_of (c), filters, run->reads ? run->guest : NULL, run->rand,
                        &stats);
@@ -301,10 +297,9 @@ test_case (gconstpointer data)
   for (int i = 0; i < iterations && !g_test_failed (); i++)
     {
       g_auto (Run) run = { .c = c };
-      g_autofree char *name = g_strdup_printf ("compact-%s-%s-%d", image_kind_format (c->kind), c->name, i);
 
-      run.rand = test_rand (name);
-      test_dir_init (&run.dir, "crash-compact");
+      test_begin (&run.dir, &run.rand, "crash-compact", "compact-%s-%s-%d", image_kind_format (c->kind),
+                  c->name, i);
       run.reads = g_rand_boolean (run.rand);
       if (!record (&run))
         return;

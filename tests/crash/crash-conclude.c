@@ -612,10 +612,8 @@ test_crashes (gconstpointer data)
 {
   const Case *c = data;
   g_auto (Run) run = { .c = c, .changes = g_ptr_array_new_with_free_func (name_change_free) };
-  g_autofree char *name = g_strdup_printf ("conclude-%s-%s", image_kind_format (c->kind), c->name);
 
-  run.rand = test_rand (name);
-  test_dir_init (&run.dir, "crash-conclude");
+  test_begin (&run.dir, &run.rand, "crash-conclude", "conclude-%s-%s", image_kind_format (c->kind), c->name);
   if (!record (&run))
     return;
   judge_all (&run);
@@ -653,11 +651,10 @@ test_faults (gconstpointer data)
   static const char *const faults[] = { "op=any,errno=EIO", "op=any,count=0,errno=EIO" };
   const Case *c = data;
   g_auto (Run) run = { .c = c, .changes = g_ptr_array_new_with_free_func (name_change_free) };
-  g_autofree char *name = g_strdup_printf ("conclude-fault-%s-%s", image_kind_format (c->kind), c->name);
   int stride = test_number ("VHDKIT_STRIDE", 5), changes;
 
-  run.rand = test_rand (name);
-  test_dir_init (&run.dir, "conclude-fault");
+  test_begin (&run.dir, &run.rand, "conclude-fault", "conclude-fault-%s-%s", image_kind_format (c->kind),
+              c->name);
   if (!record (&run))
     return;
   changes = run.changes->len;
@@ -698,8 +695,7 @@ test_directories (void)
   const char *const pair[] = { "elsewhere/base", names[SOURCE] };
   g_autofree char *why = NULL, *below = NULL;
 
-  run.rand = test_rand ("conclude-directories");
-  test_dir_init (&run.dir, "conclude-directories");
+  test_begin (&run.dir, &run.rand, "conclude-directories", "conclude-directories");
   below = test_path (&run.dir, "elsewhere");
   g_assert_cmpint (g_mkdir (below, 0700), ==, 0);
   for (int i = 0; i < 2; i++)

@@ -124,11 +124,9 @@ test_case (gconstpointer data)
   for (int i = 0; i < iterations && !g_test_failed (); i++)
     {
       g_auto (Run) run = { 0 };
-      g_autofree char *name = g_strdup_printf ("convert-%s-%d", c->name, i);
       g_autoptr (GArray) cuts = NULL;
 
-      run.rand = test_rand (name);
-      test_dir_init (&run.dir, "crash-convert");
+      test_begin (&run.dir, &run.rand, "crash-convert", "convert-%s-%d", c->name, i);
       if (!record (&run, c))
         return;
       cuts = crash_trace_cuts (run.trace, run.rand, crashes, 0);

@@ -8,6 +8,7 @@
  */
 #include <string.h>
 
+#include "byteorder.h"
 #include "images.h"
 
 #define KIB INT64_C (1024)
@@ -233,19 +234,15 @@ live (Run *run, char **filters)
 static bool
 record (Run *run)
 {
-  g_autofree char *leaf = test_path (&run->dir, "leaf");
-  g_autofree char *base = test_path (&run->dir, "base");
-  g_autofree char *log = test_path (&run->dir, "log");
   g_autoptr (GuestValues) values = NULL;
   g_autofree char *why = NULL;
   g_auto (GStrv) filters = NULL;
 
   make_files (run);
-  values = image_values (&run->dir, "leaf", &why);
-  if (values == NULL)
-    g_error ("%s", why);
+  values = image_read (&run->dir, "leaf");
   run->guest = guest_new (values);
-  run->trace = crash_trace_new (log, (const char *[]){ leaf, run->c->parent_bytes ? base : NULL, NULL });
+  run->trace = recording_trace (&run->dir, "log",
+                                (const char *[]){ "leaf", run->c->parent_bytes ? "base" : NULL, NULL });
   filters = recording_filters (&run->dir, "log", run->rand);
   why = live (run, filters);
   if (why)
@@ -255,16 +252,6 @@ record (Run *run)
     }
   crash_trace_load (run->trace);
   return true;
-}
-
-static uint64_t
-be (const uint8_t *at, int bytes)
-{
-  uint64_t value = 0;
-
-  for (int i = 0; i < bytes; i++)
-    value = value << 8 | at[i];
-  return value;
 }
 
 /* Entries that the header counts, and no block of the disk has, are unused: others may look at all of
@@ -281,12 +268,12 @@ look_at_table (void *opaque)
     return NULL;
   if (!g_file_get_contents (path, &file, &length, NULL) || length < 2048)
     return g_strdup ("cannot read the table");
-  const uint8_t *bytes = (const uint8_t *)file, *header = bytes + be (bytes + 16, 8);
-  uint64_t table = be (header + 16, 8), entries = be (header + 28, 4), block_size = be (header + 32, 4);
-  uint64_t blocks = (be (bytes + 48, 8) + block_size - 1) / block_size;
+  const uint8_t *bytes = (const uint8_t *)file, *header = bytes + be64_at (bytes + 16);
+  uint64_t table = be64_at (header + 16), entries = be32_at (header + 28), block_size = be32_at (header + 32);
+  uint64_t blocks = (be64_at (bytes + 48) + block_size - 1) / block_size;
 
   for (uint64_t i = blocks; i < entries; i++)
-    if (be (bytes + table + i * 4, 4) != UINT32_MAX)
+    if (be32_at (bytes + table + i * 4) != UINT32_MAX)
       return g_strdup_printf ("entry %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT " is behind the disk", i,
                               entries);
   return NULL;
@@ -301,10 +288,9 @@ test_case (gconstpointer data)
   for (int i = 0; i < iterations && !g_test_failed (); i++)
     {
       g_auto (Run) run = { .c = c };
-      g_autofree char *name = g_strdup_printf ("grow-%s-%s-%d", image_kind_format (c->kind), c->name, i);
 
-      run.rand = test_rand (name);
-      test_dir_init (&run.dir, "crash-grow");
+      test_begin (&run.dir, &run.rand, "crash-grow", "grow-%s-%s-%d", image_kind_format (c->kind), c->name,
+                  i);
       if (!record (&run))
         return;
 

@@ -132,17 +132,6 @@ make_chain (Run *run)
     make_layer (run, run->parent = "made", &c->made, c->onto == ONTO_SIBLING ? names[run->layers - 1] : NULL);
 }
 
-static GuestValues *
-values_of (Run *run, const char *name)
-{
-  g_autofree char *why = NULL;
-  GuestValues *values = image_values (&run->dir, name, &why);
-
-  if (values == NULL)
-    g_error ("%s: %s", name, why);
-  return values;
-}
-
 /* Whether the rebase is complete and nothing else has happened. */
 static char *
 look_at_result (Run *run)
@@ -183,26 +172,28 @@ rebase_again (void *opaque)
 static bool
 record (Run *run)
 {
-  g_autoptr (GPtrArray) paths = g_ptr_array_new_with_free_func (g_free);
-  g_autofree char *log = test_path (&run->dir, "log");
+  const char *files[MAX_LAYERS + 3] = { NULL };
   g_autoptr (GuestValues) view = NULL;
   g_autofree char *why = NULL;
   g_auto (GStrv) filters = NULL;
+  int n = 0;
 
   make_chain (run);
-  for (int i = 0; i < run->layers; i++)
-    g_ptr_array_add (paths, test_path (&run->dir, names[i]));
+  while (n < run->layers)
+    {
+      files[n] = names[n];
+      n++;
+    }
   if (run->c->flags & CHILD)
-    g_ptr_array_add (paths, test_path (&run->dir, "child"));
+    files[n++] = "child";
   if (run->c->onto == ONTO_SIBLING || run->c->onto == ONTO_STRANGER)
-    g_ptr_array_add (paths, test_path (&run->dir, "made"));
-  g_ptr_array_add (paths, NULL);
-  view = values_of (run, run->seen);
+    files[n++] = "made";
+  view = image_read (&run->dir, run->seen);
   run->guest = guest_new (view);
-  run->own = values_of (run, names[0]);
+  run->own = image_read (&run->dir, names[0]);
   g_autoptr (Guest) reader = guest_new (run->own);
 
-  run->trace = crash_trace_new (log, (const char *const *)paths->pdata);
+  run->trace = recording_trace (&run->dir, "log", files);
   filters = recording_filters (&run->dir, "log", run->rand);
   why = image_rebase (&run->dir, names[0], run->parent, filters, g_rand_boolean (run->rand) ? reader : NULL,
                       run->rand);
@@ -211,9 +202,13 @@ record (Run *run)
       crash_trace_load (run->trace);
       why = look_at_result (run);
     }
-  for (guint i = 1; i + 1 < paths->len && !why; i++)
-    if (crash_trace_touches (run->trace, g_ptr_array_index (paths, i)))
-      why = g_strdup_printf ("%s has been written to", (char *)g_ptr_array_index (paths, i));
+  for (int i = 1; i < n && !why; i++)
+    {
+      g_autofree char *path = test_path (&run->dir, files[i]);
+
+      if (crash_trace_touches (run->trace, path))
+        why = g_strdup_printf ("%s has been written to", files[i]);
+    }
   if (why)
     test_fail ("without a crash: %s", why);
   return !why;
@@ -228,11 +223,9 @@ test_case (gconstpointer data)
   for (int i = 0; i < iterations && !g_test_failed (); i++)
     {
       g_auto (Run) run = { .c = c };
-      g_autofree char *name =
-          g_strdup_printf ("rebase-%s-%s-%d", image_kind_format (c->layers[0].kind), c->name, i);
 
-      run.rand = test_rand (name);
-      test_dir_init (&run.dir, "crash-rebase");
+      test_begin (&run.dir, &run.rand, "crash-rebase", "rebase-%s-%s-%d",
+                  image_kind_format (c->layers[0].kind), c->name, i);
       if (!record (&run))
         return;
 

@@ -235,17 +235,6 @@ spoil_leaf (Run *run)
     image_add_partial (&run->dir, "leaf", run->rand);
 }
 
-static GuestValues *
-values_of (Run *run, const char *name)
-{
-  g_autofree char *why = NULL;
-  GuestValues *values = image_values (&run->dir, name, &why);
-
-  if (values == NULL)
-    g_error ("%s: %s", name, why);
-  return values;
-}
-
 /* leaf over middle over base. */
 static void
 make_chain (Run *run)
@@ -258,7 +247,7 @@ make_chain (Run *run)
   image_populate (&run->dir, "middle", run->rand, 10, c->block_size, 0);
   image_make (&run->dir, "leaf", c->kind, c->bytes, c->block_size, "middle");
   image_populate (&run->dir, "leaf", run->rand, 5, c->block_size, 0);
-  run->values = values_of (run, "leaf");
+  run->values = image_read (&run->dir, "leaf");
 }
 
 static void
@@ -281,7 +270,7 @@ make_files (Run *run)
   if (c->flags & BATMAP)
     image_add_batmap (&run->dir, "leaf");
   image_populate (&run->dir, "leaf", run->rand, 5, c->block_size, ends_of (c));
-  run->values = values_of (run, "leaf");
+  run->values = image_read (&run->dir, "leaf");
   if (c->to == TO_NEW)
     {
       parent = values_of_parent (run);
@@ -636,14 +625,13 @@ new_trace (const Run *run)
                                           [TO_NONE] = { "leaf", "old" },
                                           [TO_OLD] = { "leaf", "old" },
                                           [TO_IDENTITY] = { "leaf", "middle", "base" } };
-  g_autoptr (GPtrArray) paths = g_ptr_array_new_with_free_func (g_free);
-  g_autofree char *log = test_path (&run->dir, "log");
+  const char *there[4] = { NULL };
+  int n = 0;
 
   for (const char *const *name = names[run->c->to]; *name; name++)
     if (run->c->old_bytes || strcmp (*name, "old") != 0)
-      g_ptr_array_add (paths, test_path (&run->dir, *name));
-  g_ptr_array_add (paths, NULL);
-  return crash_trace_new (log, (const char *const *)paths->pdata);
+      there[n++] = *name;
+  return recording_trace (&run->dir, "log", there);
 }
 
 static CrashJudge
@@ -776,10 +764,9 @@ test_crashes (gconstpointer data)
   for (int i = 0; i < iterations && !g_test_failed (); i++)
     {
       g_auto (Run) run = { .c = c };
-      g_autofree char *name = g_strdup_printf ("relink-%s-%s-%d", image_kind_format (c->kind), c->name, i);
 
-      run.rand = test_rand (name);
-      test_dir_init (&run.dir, "crash-relink");
+      test_begin (&run.dir, &run.rand, "crash-relink", "relink-%s-%s-%d", image_kind_format (c->kind),
+                  c->name, i);
       if (!record (&run))
         return;
       if (!ends_of (c))
@@ -868,10 +855,9 @@ static void
 test_faults (gconstpointer data)
 {
   g_auto (Run) run = { .c = data };
-  g_autofree char *name = g_strdup_printf ("relink-%s-%s", image_kind_format (run.c->kind), run.c->name);
 
-  run.rand = test_rand (name);
-  test_dir_init (&run.dir, "fault-relink");
+  test_begin (&run.dir, &run.rand, "fault-relink", "relink-%s-%s", image_kind_format (run.c->kind),
+              run.c->name);
   make_files (&run);
   run.trace = new_trace (&run);
   for (size_t i = 0; i < G_N_ELEMENTS (faults) && !g_test_failed (); i++)

@@ -50,11 +50,8 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Run, run_clear)
 static CrashTrace *
 new_trace (const Run *run, const char *log_name)
 {
-  g_autofree char *leaf = test_path (&run->dir, "leaf");
-  g_autofree char *base = test_path (&run->dir, "base");
-  g_autofree char *log = test_path (&run->dir, log_name);
-
-  return crash_trace_new (log, (const char *[]){ leaf, run->c->parent_bytes ? base : NULL, NULL });
+  return recording_trace (&run->dir, log_name,
+                          (const char *[]){ "leaf", run->c->parent_bytes ? "base" : NULL, NULL });
 }
 
 static void
@@ -249,11 +246,9 @@ test_case (gconstpointer data)
   for (int i = 0; i < iterations && !g_test_failed (); i++)
     {
       g_auto (Run) run = { .c = c };
-      g_autofree char *name = g_strdup_printf ("replay-%s-%d", c->name, i);
       int dirty = 0, tries = 0;
 
-      run.rand = test_rand (name);
-      test_dir_init (&run.dir, "crash-replay");
+      test_begin (&run.dir, &run.rand, "crash-replay", "replay-%s-%d", c->name, i);
       record (&run);
       for (; dirty < crashes && tries < 20 * crashes && !g_test_failed (); tries++)
         dirty += one_crash (&run, dirty);

@@ -253,21 +253,13 @@ static bool
 record (Run *run)
 {
   const char *names[4];
-  g_autoptr (GPtrArray) paths = g_ptr_array_new_with_free_func (g_free);
-  g_autofree char *log = test_path (&run->dir, "log");
   g_auto (GStrv) filters = recording_filters (&run->dir, "log", run->rand);
   g_autoptr (GuestValues) values = NULL;
-  g_autofree char *why = NULL;
 
   make_files (run, names);
-  for (int i = 0; names[i]; i++)
-    g_ptr_array_add (paths, test_path (&run->dir, names[i]));
-  g_ptr_array_add (paths, NULL);
-  values = image_values (&run->dir, "leaf", &why);
-  if (values == NULL)
-    g_error ("%s", why);
+  values = image_read (&run->dir, "leaf");
   run->guest = guest_new (values);
-  run->trace = crash_trace_new (log, (const char *const *)paths->pdata);
+  run->trace = recording_trace (&run->dir, "log", names);
   for (int i = run->c->flags & MANY ? 2 : 0; i < 3; i++)
     if (!session (run, filters, i == 2))
       return false;
@@ -292,11 +284,9 @@ judge_of (Run *run)
 static void
 run_init (Run *run, const Case *c, const char *what, int i)
 {
-  g_autofree char *name = g_strdup_printf ("%s-%s-%s-%d", what, image_kind_format (c->kind), c->name, i);
-
   run->c = c;
-  run->rand = test_rand (name);
-  test_dir_init (&run->dir, "crash-write");
+  test_begin (&run->dir, &run->rand, "crash-write", "%s-%s-%s-%d", what, image_kind_format (c->kind), c->name,
+              i);
 }
 
 static void

@@ -100,6 +100,19 @@ test_path (const TestDir *dir, const char *name)
 }
 
 void
+test_begin (TestDir *dir, GRand **rand, const char *program, const char *format, ...)
+{
+  g_autofree char *name = NULL;
+  va_list args;
+
+  va_start (args, format);
+  name = g_strdup_vprintf (format, args);
+  va_end (args);
+  *rand = test_rand (name);
+  test_dir_init (dir, program);
+}
+
+void
 test_fail (const char *format, ...)
 {
   g_autofree char *text = NULL;
@@ -301,6 +314,17 @@ image_values (const TestDir *dir, const char *name, char **why)
   if (!image_close (image, values ? why : NULL))
     return NULL;
   return g_steal_pointer (&values);
+}
+
+GuestValues *
+image_read (const TestDir *dir, const char *name)
+{
+  g_autofree char *why = NULL;
+  GuestValues *values = image_values (dir, name, &why);
+
+  if (values == NULL)
+    g_error ("%s: %s", name, why);
+  return values;
 }
 
 void
@@ -564,6 +588,18 @@ recording_filters (const TestDir *dir, const char *log, GRand *rand)
   filters[0] = g_strdup ("simdisk");
   filters[1] = g_strconcat ("blklogwrites,log=", path, NULL);
   return filters;
+}
+
+CrashTrace *
+recording_trace (const TestDir *dir, const char *log, const char *const *names)
+{
+  g_autoptr (GPtrArray) paths = g_ptr_array_new_with_free_func (g_free);
+  g_autofree char *log_path = test_path (dir, log);
+
+  for (int i = 0; names[i]; i++)
+    g_ptr_array_add (paths, test_path (dir, names[i]));
+  g_ptr_array_add (paths, NULL);
+  return crash_trace_new (log_path, (const char *const *)paths->pdata);
 }
 
 /* --- judgement ----------------------------------------------------------------------------------------- */

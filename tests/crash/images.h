@@ -38,6 +38,9 @@ void test_dir_init (TestDir *dir, const char *name);
 void test_dir_clear (TestDir *dir);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (TestDir, test_dir_clear)
 char *test_path (const TestDir *dir, const char *name);
+/* What a run starts with: a directory named after the @program, and the generator for the test that @format names. */
+void test_begin (TestDir *dir, GRand **rand, const char *program, const char *format, ...)
+    G_GNUC_PRINTF (4, 5);
 /* Notes that the test has failed, and why, and goes on. */
 void test_fail (const char *format, ...) G_GNUC_PRINTF (1, 2);
 
@@ -80,6 +83,8 @@ void image_populate (const TestDir *dir, const char *name, GRand *rand, int n, i
 void image_fill_end (const TestDir *dir, const char *name);
 /* What it shows.  NULL and *why on failure. */
 GuestValues *image_values (const TestDir *dir, const char *name, char **why);
+/* The same; ends the test if it cannot be read. */
+GuestValues *image_read (const TestDir *dir, const char *name);
 /* Puts rubbish where no guest can see it: in the last block behind the end of the disk, and in entries of a VHD's
  * table behind the last in use. */
 void image_add_rubbish (const TestDir *dir, const char *name);
@@ -137,9 +142,10 @@ char *image_rebase (const TestDir *dir, const char *leaf, const char *parent, ch
 /* NULL, or why @parent (a name; NULL: none) is not what @name has as its parent. */
 char *image_check_parent (const TestDir *dir, const char *name, const char *parent);
 
-/* Filters of a recorded run: a disk with a random order below a log at @trace's path.  Free with
- * g_strfreev (). */
+/* Filters of a recorded run: a disk with a random order below the log.  Free with g_strfreev (). */
 char **recording_filters (const TestDir *dir, const char *log, GRand *rand);
+/* Of a run to be recorded there, which may touch the files @names (NULL-terminated). */
+CrashTrace *recording_trace (const TestDir *dir, const char *log, const char *const *names);
 
 /* --- judgement ----------------------------------------------------------------------------------------- */
 
