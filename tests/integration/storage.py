@@ -352,22 +352,27 @@ for which in ('base', 'child'):
     add('cut-while-converting-' + which, cut, which, 'convert')
 
 
+def guest_meanwhile(t, path, before, act, after):
+    """A guest's requests, @act between them, and other requests."""
+    read_end, write_end = os.pipe()
+    process = t.start(tool('vhd-io'), path, stdin=read_end)
+    os.close(read_end)
+    with os.fdopen(write_end, 'w') as commands:
+        print(*before, sep='\n', file=commands, flush=True)
+        time.sleep(0.4)
+        act()
+        print(*after, sep='\n', file=commands)
+    return t.finish(process)
+
+
 @case
 def cut_while_a_guest_reads(t):
     place = Place(t, 'plain')
     path = place.path(BASE)
     create(t, path)
     write(t, path, (0, 8 * MiB, 5))
-    read_end, write_end = os.pipe()
-    process = t.start(tool('vhd-io'), path, stdin=read_end)
-    os.close(read_end)
-    with os.fdopen(write_end, 'w') as commands:
-        commands.write('read -P 5 0 64k\n')
-        commands.flush()
-        time.sleep(0.4)
-        os.truncate(path, os.path.getsize(path) - 4 * MiB)
-        commands.write('read -P 0 7M 64k\nread -P 5 7M 64k\nread -P 5 0 64k\n')
-    result = t.finish(process)
+    result = guest_meanwhile(t, path, ['read -P 5 0 64k'], lambda: os.truncate(path, os.path.getsize(path) - 4 * MiB),
+                             ['read -P 0 7M 64k', 'read -P 5 7M 64k', 'read -P 5 0 64k'])
     t.check(result.rc == 1, 'status', result)
     text = result.out + result.err
     t.check('input/output error' in text.lower(), 'what is missing was read', result)
@@ -381,16 +386,8 @@ def file_system_gone_while_a_guest_writes(t):
     try:
         path = place.path(BASE)
         create(t, path)
-        read_end, write_end = os.pipe()
-        process = t.start(tool('vhd-io'), path, stdin=read_end)
-        os.close(read_end)
-        with os.fdopen(write_end, 'w') as commands:
-            commands.write('write -q -P 5 0 1M\nflush\n')
-            commands.flush()
-            time.sleep(0.3)
-            t.run('umount', '-l', place.folder)
-            commands.write('write -q -P 6 2M 1M\nflush\nread -q -P 6 2M 1M\n')
-        t.finish(process)
+        guest_meanwhile(t, path, ['write -q -P 5 0 1M', 'flush'], lambda: t.run('umount', '-l', place.folder),
+                        ['write -q -P 6 2M 1M', 'flush', 'read -q -P 6 2M 1M'])
     finally:
         place.done()
 
