@@ -113,7 +113,8 @@ print_human (const VhdkitCheckResult *result, const GArray *findings)
   if (result->corruptions > 0)
     printf ("%" PRId64 " errors were found on the image: do not write to it.\n", result->corruptions);
   if (result->leaks > 0)
-    printf ("%" PRId64 " leaks were found on the image: space that nothing uses.\n", result->leaks);
+    printf ("%" PRId64 " leak%s found on the image: space that nothing uses.\n", result->leaks,
+            result->leaks == 1 ? " was" : "s were");
   if (result->check_errors > 0)
     printf ("%" PRId64 " parts of the image could not be checked.\n", result->check_errors);
   print_percentages (result);

@@ -296,6 +296,11 @@ run (const Command *command, void *opaque, char **operands)
       report (NULL, "--fine is for --mode punch");
       return EXIT_FAILURE;
     }
+  if (args->output == OUTPUT_JSON && args->progress == PROGRESS_JSON)
+    {
+      report (NULL, "--output=json and --progress=json exclude each other: both print for programs");
+      return EXIT_FAILURE;
+    }
   signals_defer ();
   g_autoptr (ToolImage) image =
       tool_open (path, &args->image, args->dry_run ? 0 : VHDKIT_OPEN_RDWR, args->cache);

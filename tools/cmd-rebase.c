@@ -170,8 +170,13 @@ rebase (VhdkitImage *image, VhdkitImage *parent, const RebaseArgs *args, const c
   if (job == NULL)
     {
       if (g_error_matches (error, VHDKIT_ERROR, VHDKIT_ERROR_PARENT_MISMATCH))
-        g_prefix_error (&error, "not done without --ignore-id-mismatch: ");
-      report_error (path, error);
+        {
+          g_autoptr (GError) why = g_error_new (error->domain, error->code,
+                                                "%s; not done without --ignore-id-mismatch", error->message);
+          report_error (path, why);
+        }
+      else
+        report_error (path, error);
       return EXIT_FAILURE;
     }
   if (args->rate > 0)

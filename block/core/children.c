@@ -78,19 +78,6 @@ compare_paths (gconstpointer a, gconstpointer b)
   return strcmp (*(const char *const *)a, *(const char *const *)b);
 }
 
-/* The name of one of the formats that have parents, or of a checkpoint ("avhd"). */
-static bool
-has_image_name (const char *path)
-{
-  static const char *const suffixes[] = { ".vhd", ".vhdx", ".avhd", ".avhdx" };
-  g_autofree char *name = g_ascii_strdown (path, -1);
-
-  for (size_t i = 0; i < G_N_ELEMENTS (suffixes); i++)
-    if (g_str_has_suffix (name, suffixes[i]))
-      return true;
-  return false;
-}
-
 /* Whether @entry may be a regular file, or lead to one. */
 static bool
 may_be_file (const struct dirent *entry)
@@ -212,7 +199,7 @@ static FileKnowledge coroutine_fn
 co_look_at_file (ChildSearch *search, const char *path, GError **error)
 {
   const BdrvOpenParams *look = &search->look;
-  FileKnowledge unknown = has_image_name (path) ? FILE_DAMAGED : FILE_UNREADABLE;
+  FileKnowledge unknown = bdrv_has_image_name (path) ? FILE_DAMAGED : FILE_UNREADABLE;
   const BlockDriver *drv;
   struct stat st;
 

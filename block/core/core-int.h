@@ -260,6 +260,8 @@ bool bdrv_check_confined (const char *path, const char *confine, GError **error)
 
 /* --- open.c -------------------------------------------------------------------------------------------- */
 
+/* Whether @path ends like the name of an image of a format that has parents, or of a checkpoint. */
+bool bdrv_has_image_name (const char *path);
 /* The format with the highest score for @file among those named in @formats (NULL: all); *drv is NULL if
  * none claims it. */
 bool coroutine_fn bdrv_co_probe (BlockDriverState *file, const char *const *formats, const BlockDriver **drv,

@@ -93,7 +93,19 @@ bdrv_co_open_format (const BlockDriver *drv, BlockDriverState *file, const char 
   return bs;
 }
 
-/* Whatever no format claims is a plain disk. */
+bool
+bdrv_has_image_name (const char *path)
+{
+  static const char *const suffixes[] = { ".vhd", ".vhdx", ".avhd", ".avhdx" };
+  g_autofree char *name = g_ascii_strdown (path, -1);
+
+  for (size_t i = 0; i < G_N_ELEMENTS (suffixes); i++)
+    if (g_str_has_suffix (name, suffixes[i]))
+      return true;
+  return false;
+}
+
+/* Whatever no format claims is a plain disk, unless it was an image once. */
 static const BlockDriver *coroutine_fn
 co_choose_format (BlockDriverState *file, const char *name, GError **error)
 {
@@ -103,6 +115,14 @@ co_choose_format (BlockDriverState *file, const char *name, GError **error)
     return bdrv_find_format (name, error);
   if (!bdrv_co_probe (file, NULL, &drv, error))
     return NULL;
+  if (!drv && bdrv_has_image_name (file->filename))
+    {
+      bdrv_set_error (
+          error, file, VHDKIT_ERROR_CORRUPT,
+          "has the name of an image, and bears no sign of one: it may be damaged or cut short; the "
+          "format raw takes it for a plain disk");
+      return NULL;
+    }
   return drv ? drv : bdrv_find_format ("raw", error);
 }
 

@@ -123,6 +123,17 @@ co_drain_log (BlockDriverState *bs, GError **error)
   return ret == 0;
 }
 
+/* Nothing is left to be done when it is closed: whoever is killed once the last file is gone has finished. */
+static bool coroutine_fn
+co_settle_target (BlockDriverState *target, GError **error)
+{
+  int ret = target->drv->co_trim ? target->drv->co_trim (target) : 0;
+
+  if (ret < 0)
+    bdrv_set_error_errno (error, target, ret, "cutting the file after its last used byte failed");
+  return ret == 0 && co_drain_log (target, error);
+}
+
 /* A1 and A4. */
 static bool coroutine_fn
 co_relink (Conclude *conclude, bool renamed, GError **error)
@@ -297,7 +308,7 @@ co_conclude (Conclude *conclude, GError **error)
 
   if (conclude->children->len == 0 && !params->delete_sources && !params->rename_target)
     return true;
-  if (!co_look_again (conclude, error) || !co_drain_log (params->target, error))
+  if (!co_look_again (conclude, error) || !co_settle_target (params->target, error))
     return false;
   if (conclude->takes_identity ? !co_take_identity (conclude, error) : !co_relink (conclude, false, error))
     return false;
