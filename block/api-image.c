@@ -141,6 +141,7 @@ vhdkit_image_open (VhdkitContext *context, const char *path, const VhdkitOpenOpt
   image->confine = g_strdup (own.confine);
   image->drive_map = g_strdupv ((char **)own.drive_map);
   image->filters = g_strdupv ((char **)own.filters);
+  co_queue_init (&image->changes_ended);
   image->write_through = own.cache == VHDKIT_CACHE_WRITETHROUGH || own.cache == VHDKIT_CACHE_DIRECTSYNC;
   return image;
 }
@@ -173,6 +174,7 @@ vhdkit_image_close (VhdkitImage *image, GError **error)
   if (image == NULL)
     return true;
   api_run_sync (image->context, close_call_entry, &call);
+  co_queue_clear (&image->changes_ended);
   g_free (image->confine);
   g_strfreev (image->drive_map);
   g_strfreev (image->filters);
@@ -207,7 +209,9 @@ truncate_call_entry (void *opaque)
 {
   TruncateCall *call = opaque;
 
+  api_change_begin (call->image);
   call->ok = bdrv_co_truncate (call->image->bs, call->bytes, call->error);
+  api_change_end (call->image);
 }
 
 bool
@@ -502,7 +506,15 @@ check_call_entry (void *opaque)
   CheckCall *call = opaque;
   BlockDriverState *bs = call->image->bs;
 
+  /* What a repair gives back is found out before it goes: nobody may take it in between. */
+  if (call->fix)
+    {
+      call->image->jobs++;
+      api_co_changes_end (call->image);
+    }
   call->ok = bs->drv->co_check (bs, &call->result, call->fix, call->error);
+  if (call->fix)
+    call->image->jobs--;
 }
 
 bool
@@ -523,6 +535,11 @@ vhdkit_image_check (VhdkitImage *image, bool fix, VhdkitCheckResult *result,
   if (fix && bs->read_only)
     {
       bdrv_set_error (error, bs, VHDKIT_ERROR_READ_ONLY, "cannot be repaired: opened read-only");
+      return false;
+    }
+  if (fix && image->jobs > 0)
+    {
+      bdrv_set_error (error, bs, VHDKIT_ERROR_IN_USE, "cannot be repaired while a job runs on it");
       return false;
     }
 

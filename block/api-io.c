@@ -4,7 +4,7 @@
  * calls are two ways into it.
  *
  * Refused here, before the core sees it: ranges outside of the image, writes to a read-only image, writes
- * while a job runs on the image.
+ * while a job runs on the image.  A job, for its part, waits for those that had begun before it.
  */
 #include "api.h"
 
@@ -36,24 +36,35 @@ check_request (const VhdkitImage *image, int op, int64_t offset, int64_t bytes)
   return image->jobs > 0 ? -EBUSY : 0;
 }
 
+void
+api_change_begin (VhdkitImage *image)
+{
+  image->changes++;
+}
+
+void
+api_change_end (VhdkitImage *image)
+{
+  if (--image->changes == 0)
+    co_queue_restart_all (&image->changes_ended);
+}
+
+void coroutine_fn
+api_co_changes_end (VhdkitImage *image)
+{
+  while (image->changes > 0)
+    co_queue_wait (&image->changes_ended, NULL);
+}
+
 static int coroutine_fn
-image_co_io (VhdkitImage *image, int op, int64_t offset, int64_t bytes, const IoVector *qiov)
+image_co_change (VhdkitImage *image, int op, int64_t offset, int64_t bytes, const IoVector *qiov)
 {
   BlockDriverState *bs = image->bs;
   int fua = image->write_through ? BDRV_REQ_FUA : 0;
-  int ret = check_request (image, op, offset, bytes);
-
-  if (ret < 0)
-    return ret;
-  if (op == IO_FLUSH)
-    return bdrv_co_flush (bs);
-  if (bytes == 0)
-    return 0;
+  int ret;
 
   switch (op)
     {
-    case IO_READ:
-      return bdrv_co_preadv (bs, offset, bytes, qiov, 0);
     case IO_WRITE:
       return bdrv_co_pwritev (bs, offset, bytes, qiov, 0, fua);
     case IO_WRITE_ZEROES:
@@ -64,6 +75,26 @@ image_co_io (VhdkitImage *image, int op, int64_t offset, int64_t bytes, const Io
       ret = bdrv_co_pdiscard (bs, offset, bytes);
       return ret == 0 && image->write_through ? bdrv_co_flush (bs) : ret;
     }
+}
+
+static int coroutine_fn
+image_co_io (VhdkitImage *image, int op, int64_t offset, int64_t bytes, const IoVector *qiov)
+{
+  int ret = check_request (image, op, offset, bytes);
+
+  if (ret < 0)
+    return ret;
+  if (op == IO_FLUSH)
+    return bdrv_co_flush (image->bs);
+  if (bytes == 0)
+    return 0;
+  if (op == IO_READ)
+    return bdrv_co_preadv (image->bs, offset, bytes, qiov, 0);
+
+  api_change_begin (image);
+  ret = image_co_change (image, op, offset, bytes, qiov);
+  api_change_end (image);
+  return ret;
 }
 
 /* --- synchronous --------------------------------------------------------------------------------------- */

@@ -19,6 +19,8 @@ struct VhdkitJob
   VhdkitContext *context;
   VhdkitImage *images[2];            /* [1]: NULL unless there are two */
   BlockDriverState *source, *target; /* what is read, what is changed; or NULL */
+  VhdkitImage *alone;                /* of the images, the one that no other job may run on; or NULL */
+  bool too_late;                     /* one does */
   Job *job;
   char **relink; /* of a commit, which borrows it */
   VhdkitJobCallback concluded;
@@ -36,9 +38,42 @@ typedef struct
 
 /* --- life ---------------------------------------------------------------------------------------------- */
 
-/* Takes @job; NULL stays NULL.  @source, @target: of vhdkit_job_get_files (). */
+static void
+set_busy (VhdkitImage *image, GError **error)
+{
+  bdrv_set_error (error, image->bs, VHDKIT_ERROR_IN_USE, "another job runs on this image");
+}
+
+static bool
+image_check_idle (VhdkitImage *image, GError **error)
+{
+  if (image->jobs == 0)
+    return true;
+  set_busy (image, error);
+  return false;
+}
+
+/* New writes are refused by now; those that began before are part of what the job is to find. */
+static bool coroutine_fn
+job_co_prepare (void *opaque, GError **error)
+{
+  VhdkitJob *job = opaque;
+
+  if (job->too_late)
+    {
+      set_busy (job->alone, error);
+      return false;
+    }
+  for (size_t i = 0; i < G_N_ELEMENTS (job->images); i++)
+    if (job->images[i] != NULL)
+      api_co_changes_end (job->images[i]);
+  return true;
+}
+
+/* Takes @job; NULL stays NULL.  @alone: image or other, where it is changed.  @source, @target: of
+ * vhdkit_job_get_files (). */
 static VhdkitJob *
-job_wrap (Job *job, VhdkitImage *image, VhdkitImage *other, BlockDriverState *source,
+job_wrap (Job *job, VhdkitImage *image, VhdkitImage *other, VhdkitImage *alone, BlockDriverState *source,
           BlockDriverState *target)
 {
   if (job == NULL)
@@ -48,19 +83,12 @@ job_wrap (Job *job, VhdkitImage *image, VhdkitImage *other, BlockDriverState *so
   handle->context = image->context;
   handle->images[0] = image;
   handle->images[1] = other;
+  handle->alone = alone;
   handle->source = source;
   handle->target = target;
   handle->job = job;
+  job_set_prepare (job, job_co_prepare, handle);
   return handle;
-}
-
-static bool
-image_check_idle (VhdkitImage *image, GError **error)
-{
-  if (image->jobs == 0)
-    return true;
-  bdrv_set_error (error, image->bs, VHDKIT_ERROR_IN_USE, "another job runs on this image");
-  return false;
 }
 
 static void
@@ -87,6 +115,8 @@ vhdkit_job_start (VhdkitJob *job, VhdkitJobCallback concluded, void *opaque)
   g_return_if_fail (job_get_state (job->job) == JOB_CREATED);
   job->concluded = concluded;
   job->concluded_opaque = opaque;
+  /* It was idle when the job was made. */
+  job->too_late = job->alone != NULL && job->alone->jobs > 0;
   job_count_images (job, 1);
   job_start (job->job, job_concluded, job);
 }
@@ -257,8 +287,8 @@ vhdkit_commit_new (VhdkitImage *image, const VhdkitCommitOptions *options, GErro
     return NULL;
   g_auto (GStrv) relink = g_strdupv ((char **)params.relink);
   params.relink = (const char *const *)relink;
-  VhdkitJob *job = job_wrap (commit_job_new (image->context->aio, &params, error), image, NULL, params.source,
-                             params.target);
+  VhdkitJob *job = job_wrap (commit_job_new (image->context->aio, &params, error), image, NULL, image,
+                             params.source, params.target);
   if (job != NULL)
     job->relink = g_steal_pointer (&relink);
   return job;
@@ -316,7 +346,7 @@ vhdkit_commit_plan_new (VhdkitImage *image, const VhdkitCommitOptions *options, 
     return NULL;
   g_auto (GStrv) relink = g_strdupv ((char **)params.relink);
   params.relink = (const char *const *)relink;
-  VhdkitJob *job = job_wrap (commit_plan_job_new (image->context->aio, &params, error), image, NULL,
+  VhdkitJob *job = job_wrap (commit_plan_job_new (image->context->aio, &params, error), image, NULL, image,
                              params.source, params.target);
   if (job != NULL)
     job->relink = g_steal_pointer (&relink);
@@ -451,7 +481,8 @@ vhdkit_compact_new (VhdkitImage *image, const VhdkitCompactOptions *options, GEr
     .parallel = own.parallel,
     .places = { .confine = image->confine, .drive_map = (const char *const *)image->drive_map },
   };
-  return job_wrap (compact_job_new (image->context->aio, &params, error), image, NULL, NULL, image->bs);
+  return job_wrap (compact_job_new (image->context->aio, &params, error), image, NULL, image, NULL,
+                   image->bs);
 }
 
 void
@@ -557,7 +588,7 @@ vhdkit_convert_new (VhdkitImage *source, VhdkitImage *target, const VhdkitConver
     .above_target_parent = own.above_target_parent,
     .copy_range = own.copy_range,
   };
-  return job_wrap (convert_job_new (source->context->aio, &params, error), source, target, source->bs,
+  return job_wrap (convert_job_new (source->context->aio, &params, error), source, target, target, source->bs,
                    target->bs);
 }
 
@@ -572,7 +603,7 @@ vhdkit_compare_new (VhdkitImage *a, VhdkitImage *b, const VhdkitCompareOptions *
     return NULL;
 
   CompareParams params = { .side = { a->bs, b->bs }, .strict = own.strict };
-  return job_wrap (compare_job_new (a->context->aio, &params, error), a, b, a->bs, NULL);
+  return job_wrap (compare_job_new (a->context->aio, &params, error), a, b, NULL, a->bs, NULL);
 }
 
 void
@@ -609,7 +640,8 @@ vhdkit_rebase_new (VhdkitImage *image, VhdkitImage *parent, const VhdkitRebaseOp
     .ignore_id_mismatch = own.ignore_id_mismatch,
     .parallel = own.parallel,
   };
-  return job_wrap (rebase_job_new (image->context->aio, &params, error), image, parent, NULL, image->bs);
+  return job_wrap (rebase_job_new (image->context->aio, &params, error), image, parent, image, NULL,
+                   image->bs);
 }
 
 void

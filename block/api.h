@@ -43,7 +43,9 @@ struct VhdkitImage
   char *confine;      /* as it was opened, for looking at other files later */
   char **drive_map;
   char **filters;
-  int jobs; /* jobs that run on it: no writes meanwhile */
+  int jobs;    /* jobs that run on it: no writes meanwhile */
+  int changes; /* writes and the like under way: no job begins before their end */
+  CoQueue changes_ended;
 };
 
 /* @context, or the calling thread's own for NULL. */
@@ -54,6 +56,12 @@ bool no_coroutine_fn api_poll (VhdkitContext *context, bool blocking);
 void no_coroutine_fn api_start_coroutine (VhdkitContext *context, CoroutineEntry *entry, void *opaque);
 /* Runs @entry (@opaque) as a coroutine of @context and drives the context until it has ended. */
 void no_coroutine_fn api_run_sync (VhdkitContext *context, CoroutineEntry *entry, void *opaque);
+
+/* Around whatever changes @image and is not a job. */
+void api_change_begin (VhdkitImage *image);
+void api_change_end (VhdkitImage *image);
+/* Waits for those under way; new ones are refused by then. */
+void coroutine_fn api_co_changes_end (VhdkitImage *image);
 
 /* Moves an option struct of a caller compiled against another version into ours: what it lacks is zero,
  * what we lack must be zero.  Both begin with size_t struct_size; @source may be NULL for all defaults. */

@@ -191,12 +191,19 @@ job_entry (void *opaque)
   job->last_loop = aio_clock_ns ();
   if (job_co_pause_point (job) < 0)
     job_set_cancelled (job, &job->error);
-  else
+  else if (job->co_prepare == NULL || job->co_prepare (job->prepare_opaque, &job->error))
     ok = job->driver->co_run (job, &job->error);
   g_assert (ok == (job->error == NULL));
   if (ok)
     job_progress_finish (job);
   aio_bh_schedule_oneshot (job->context, job_conclude, job);
+}
+
+void
+job_set_prepare (Job *job, bool coroutine_fn (*co_prepare) (void *opaque, GError **error), void *opaque)
+{
+  job->co_prepare = co_prepare;
+  job->prepare_opaque = opaque;
 }
 
 void

@@ -75,6 +75,9 @@ struct Job
   int64_t last_loop; /* when a coroutine of the job last let the loop run, ns */
   bool loop_wanted;  /* one waits for the loop to have run */
 
+  bool coroutine_fn (*co_prepare) (void *opaque, GError **error);
+  void *prepare_opaque;
+
   GError *error; /* of a concluded job, NULL: success */
   JobCallback *concluded;
   void *concluded_opaque;
@@ -86,6 +89,8 @@ Job *job_new (const JobDriver *driver, AioContext *context, GError **error);
 void job_free (Job *job);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (Job, job_free)
 
+/* What the job's coroutine does before anything else; false with @error: and nothing else. */
+void job_set_prepare (Job *job, bool coroutine_fn (*co_prepare) (void *opaque, GError **error), void *opaque);
 /* @concluded is called once from the loop, in the state JOB_CONCLUDED; it may free the job. */
 void job_start (Job *job, JobCallback *concluded, void *opaque);
 

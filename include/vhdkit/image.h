@@ -215,7 +215,8 @@ typedef struct
 } VhdkitCheckResult;
 
 /* Checks the leaf's container (open it with VHDKIT_OPEN_CHECK; RDWR too to fix).  @finding is called for each
- * finding, @text is borrowed; it must not call the library.  false: the check itself could not be done. */
+ * finding, @text is borrowed; it must not call the library.  A repair waits for the writes under way, and lets no others
+ * begin (-EBUSY); it is for an image that no job runs on.  false: the check itself could not be done. */
 bool vhdkit_image_check (VhdkitImage *image, bool fix, VhdkitCheckResult *result,
                          void (*finding) (void *opaque, VhdkitCheckSeverity severity, const char *text),
                          void *opaque, GError **error);

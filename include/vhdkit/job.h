@@ -7,8 +7,10 @@
  *                        v
  *                    concluded --free-->
  *
- * A job runs in its image's context.  Images of a running job may be read, not written or closed.  Every job
- * leaves consistent images wherever it stops, and finishes what is left when it is made and run again.
+ * A job runs in its image's context.  It begins when the writes of its images that were under way have ended.  Images of
+ * a running job may be read, not written or closed, and one that it changes is for no other job: of two, the second ends
+ * with IN_USE.  Every job leaves consistent images wherever it stops, and finishes what is left when it is made and run
+ * again.
  */
 #ifndef VHDKIT_JOB_H
 #define VHDKIT_JOB_H

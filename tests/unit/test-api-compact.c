@@ -458,6 +458,149 @@ test_fails_and_goes_on (void)
       passed = fails_and_goes_on (ops[i], n) ? 0 : passed + 1;
 }
 
+/* --- what was under way before ------------------------------------------------------------------------- */
+
+typedef struct
+{
+  int left, failed;
+} Flying;
+
+static void
+on_written (void *opaque, int ret)
+{
+  Flying *flying = opaque;
+
+  flying->left--;
+  flying->failed += ret < 0;
+}
+
+/* Writes that had begun before the job are part of what it finds: their blocks are zeros when it begins, and must not go
+ * while the data is on its way.  Each goes block by block, so that the scan meets it somewhere. */
+static void
+test_writes_under_way (void)
+{
+  enum
+  {
+    BLOCK_BYTES = 4 * KIB,
+    BLOCKS = 2048,
+    WRITES = 8,
+    ROUNDS = 10
+  };
+  const int64_t bytes = (int64_t)BLOCKS * BLOCK_BYTES;
+  g_autofree uint8_t *data = g_malloc ((gsize)bytes);
+
+  memset (data, 0x5a, (size_t)bytes);
+  for (int round = 0; round < ROUNDS; round++)
+    {
+      g_autoptr (GError) error = NULL;
+      VhdkitCompactOptions options = { .struct_size = sizeof options, .mode = VHDKIT_COMPACT_PREZEROED };
+      struct iovec iov[WRITES];
+      Flying flying = { .left = WRITES };
+
+      scratch_init ();
+      const char *path = scratch_path ("a.vhd");
+      create_image (path, "vhd", bytes, BLOCK_BYTES, NULL);
+      VhdkitImage *image = open_image (path, VHDKIT_OPEN_RDWR);
+      write_byte (image, 0, bytes, 0);
+      g_assert_cmpint (vhdkit_image_flush (image), ==, 0);
+      VhdkitJob *job = vhdkit_compact_new (image, &options, &error);
+      g_assert_no_error (error);
+      for (int i = 0; i < WRITES; i++)
+        {
+          iov[i] = (struct iovec){ data, (size_t)bytes / WRITES };
+          vhdkit_image_aio_pwritev (image, &iov[i], 1, i * (bytes / WRITES), on_written, &flying);
+        }
+      g_assert_true (vhdkit_job_run (job, NULL, NULL, &error));
+      g_assert_no_error (error);
+      vhdkit_job_free (job);
+      while (flying.left > 0)
+        vhdkit_context_iterate (NULL, true);
+      g_assert_cmpint (flying.failed, ==, 0);
+      close_image (image);
+      assert_view (path, data, bytes);
+      assert_checks_clean (path);
+      scratch_clear ();
+    }
+}
+
+/* A repair cuts the file behind the last block, which may come while it looks: it waits for the writes, too. */
+static void
+test_repair_beside_writes (void)
+{
+  enum
+  {
+    BLOCK_BYTES = 4 * KIB,
+    BLOCKS = 2048,
+    WRITES = 8,
+    ROUNDS = 10
+  };
+  const int64_t bytes = (int64_t)BLOCKS * BLOCK_BYTES;
+  g_autofree uint8_t *data = g_malloc ((gsize)bytes);
+
+  memset (data, 0x5a, (size_t)bytes);
+  for (int round = 0; round < ROUNDS; round++)
+    {
+      g_autoptr (GError) error = NULL;
+      VhdkitCheckResult result;
+      struct iovec iov[WRITES];
+      Flying flying = { .left = WRITES };
+
+      scratch_init ();
+      const char *path = scratch_path ("a.vhd");
+      create_image (path, "vhd", bytes, BLOCK_BYTES, NULL);
+      VhdkitImage *image = open_image (path, VHDKIT_OPEN_RDWR);
+      for (int i = 0; i < WRITES; i++)
+        {
+          iov[i] = (struct iovec){ data, (size_t)bytes / WRITES };
+          vhdkit_image_aio_pwritev (image, &iov[i], 1, i * (bytes / WRITES), on_written, &flying);
+        }
+      g_assert_true (vhdkit_image_check (image, true, &result, NULL, NULL, &error));
+      g_assert_no_error (error);
+      while (flying.left > 0)
+        vhdkit_context_iterate (NULL, true);
+      g_assert_cmpint (flying.failed, ==, 0);
+      close_image (image);
+      assert_view (path, data, bytes);
+      assert_checks_clean (path);
+      scratch_clear ();
+    }
+}
+
+/* Two jobs made while the image was idle: the second to be started ends with an error. */
+static void
+test_two_jobs (void)
+{
+  g_autoptr (GError) error = NULL;
+  VhdkitCompactOptions options = { .struct_size = sizeof options };
+
+  scratch_init ();
+  const char *path = scratch_path ("a.vhd");
+  make_thirds (path, 90);
+  g_autofree uint8_t *before = read_file_view (path);
+  VhdkitImage *image = open_image (path, VHDKIT_OPEN_RDWR);
+  VhdkitJob *first = vhdkit_compact_new (image, &options, &error);
+  g_assert_no_error (error);
+  VhdkitJob *second = vhdkit_compact_new (image, &options, &error);
+  g_assert_no_error (error);
+  vhdkit_job_start (first, NULL, NULL);
+  VhdkitCheckResult result;
+  g_assert_false (vhdkit_image_check (image, true, &result, NULL, NULL, &error));
+  g_assert_error (error, VHDKIT_ERROR, VHDKIT_ERROR_IN_USE);
+  g_clear_error (&error);
+  g_assert_false (vhdkit_job_run (second, NULL, NULL, &error));
+  g_assert_error (error, VHDKIT_ERROR, VHDKIT_ERROR_IN_USE);
+  g_clear_error (&error);
+  g_assert_true (vhdkit_job_run (first, NULL, NULL, &error));
+  g_assert_no_error (error);
+  vhdkit_job_free (first);
+  vhdkit_job_free (second);
+  write_byte (image, 0, 512, before[0]);
+  close_image (image);
+  assert_view (path, before, 90 * BLOCK);
+  assert_checks_clean (path);
+  scratch_clear ();
+}
+
 int
 main (int argc, char **argv)
 {
@@ -476,5 +619,8 @@ main (int argc, char **argv)
   g_test_add_data_func ("/compact/faults/truncate", "truncate", test_faults);
   g_test_add_func ("/compact/cancel-and-again", test_cancel_and_again);
   g_test_add_func ("/compact/fails-and-goes-on", test_fails_and_goes_on);
+  g_test_add_func ("/compact/writes-under-way", test_writes_under_way);
+  g_test_add_func ("/compact/repair-beside-writes", test_repair_beside_writes);
+  g_test_add_func ("/compact/two-jobs", test_two_jobs);
   return g_test_run ();
 }
