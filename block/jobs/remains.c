@@ -418,7 +418,7 @@ co_open_one (const Remain *remain, const char *confine, GError **error)
   if (!bs)
     return NULL;
   get_identity_text (bs, identity);
-  if (!named_file_co_check (bs, &file, "cannot be removed", error))
+  if (!named_file_co_check_free (bs, &file, "cannot be removed", error))
     ;
   else if (file.id[1] != remain->inode || get_mtime (&file.st) != remain->mtime
            || strcmp (identity, remain->identity) != 0 || !bdrv_lacks_parent (bs))

@@ -872,6 +872,21 @@ def list_that_may_not_be_read(t):
 
 
 @case
+def rest_that_may_not_go(t):
+    """Of two files one might: nothing goes."""
+    if os.geteuid() != 0:
+        t.skip('needs root, who can drop his rights')
+    chain = merged(t, '.')
+    leave_remains(t, chain, 'mc', 'p', 'p')
+    for path in (chain['c'] + '.remains', chain['m']):
+        os.chown(path, 65534, 65534)
+    nobody = t.as_nobody(chain.folder, *(chain[name] for name in 'pmcde'))
+    os.chmod(chain.folder, 0o1777)
+    t.refused(t.run(*nobody, tool('vhd-img'), 'commit', '-b', chain['p'], '--delete', chain['c'], rc=1), 'is sticky')
+    t.equal(chain.files(), 'c d e m p', 'files')
+
+
+@case
 def no_list_for_one_file(t):
     """It goes, or not."""
     chain = Chain(t)
