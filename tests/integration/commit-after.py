@@ -434,7 +434,8 @@ def names_that_may_go(t):
             else:
                 os.chown(chain.folder, 65534, 65534)
             if what == 'privilege':
-                os.chown(chain.folder, 1, 1)
+                for path in (chain.folder, *(chain[name] for name in 'qmc')):
+                    os.chown(path, 1, 1)
                 nobody = []
             argv = [chain[o[1:]] if o.startswith('@') else o for o in options]
             t.run(*nobody, tool('vhd-img'), 'commit', '-q', *argv, chain['c'])
