@@ -237,7 +237,7 @@ ntfs_runs_append (GArray *runs, const NtfsAttribute *attribute, int64_t clusters
 
       at++;
       if (length_bytes == 0 || length_bytes > 8 || lcn_bytes > 8
-          || (ptrdiff_t)length_bytes + lcn_bytes > end - at)
+          || length_bytes + lcn_bytes > (size_t)(end - at))
         return false;
       run.clusters = decode_signed (at, length_bytes);
       if (run.clusters <= 0 || !checked_add (vcn, run.clusters, &vcn))
