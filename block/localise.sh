@@ -6,7 +6,13 @@ set -eu
 output=$1 ld=$2 objcopy=$3 ar=$4
 shift 4
 object=$output.o
-"$ld" -r -o "$object" --whole-archive "$@"
+# What compilers put into groups of which the linker keeps one (x86 has pieces of code so in 32 bits) has no name by
+# which it could be found any more, and must stay.
+groups=
+case $("$ld" --help) in
+  *--force-group-allocation*) groups=--force-group-allocation ;;
+esac
+"$ld" -r $groups -o "$object" --whole-archive "$@"
 "$objcopy" --wildcard --keep-global-symbol='vhdkit_*' "$object"
 rm -f "$output"
 "$ar" rcs "$output" "$object"
