@@ -454,16 +454,9 @@ def exchanging(one, other):
     return pid
 
 
-def need_openat2(t):
-    vf.write_sparse(t.path('probe.vhd'), MiB)
-    result = t.img('info', '--confine', t.dir, t.path('probe.vhd'), rc=None)
-    if 'no openat2' in result.err:
-        t.skip('no openat2 here')
-
-
 def swapped(t, attempt, rounds):
     """While jail/sub is now a folder and now a link that leads out of the jail."""
-    need_openat2(t)
+    t.need_openat2(vf.write_sparse(t.path('probe.vhd'), MiB).path)
     os.makedirs(t.path('jail/sub'))
     os.makedirs(t.path('outside'))
     os.symlink(t.path('outside'), t.path('jail/link'))

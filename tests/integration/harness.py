@@ -144,6 +144,11 @@ class T:
         if found != expected:
             raise Failed('%s: found %r, expected %r' % (what, found, expected))
 
+    def need_openat2(self, image):
+        """What --confine needs; emulators of other processors do not have it."""
+        if 'no openat2' in self.img('info', '--confine', self.dir, image, rc=None).err:
+            raise Skip('no openat2 here')
+
     # running ------------------------------------------------------------------------------------------
 
     def run(self, *argv, rc=0, cwd=None, timeout=TIMEOUT, stdin=None, env=None):

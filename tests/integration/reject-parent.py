@@ -285,6 +285,7 @@ def secrets_are_not_read_as_a_parent(t):
 def confined_to_a_directory(t):
     os.makedirs(t.path('jail'))
     link(t, 'x.vhd', [vf.Locator.w2ru('..\\parent.vhd')])
+    t.need_openat2(t.path('parent.vhd'))
     shutil.move(t.path('x.vhd'), t.path('jail/x.vhd'))
     opens(t, path='jail/x.vhd')
     unchanged = Unchanged(t.path('jail/x.vhd'), t.path('parent.vhd'))
