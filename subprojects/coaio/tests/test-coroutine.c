@@ -134,7 +134,8 @@ keep_floats (void *opaque)
   Floats *floats = opaque;
   volatile double one = 1.0, three = 3.0;
   double a = floats->start, b = a * 2, c = a * 3, d = a * 4;
-  double third, again;
+  /* In memory: registers of the x87 have more digits. */
+  volatile double third, again;
 
   /* setjmp () does not keep the rounding mode. */
 #ifdef COAIO_BACKEND_ASM
