@@ -15,7 +15,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from fsharness import (KiB, MiB, add, case, fill_free, in_use, is_subset, main, make_file, patch, read_file,  # noqa: E402
                        report, tree, usable)
 from harness import corpus  # noqa: E402
-from ntfsfile import Ntfs, list_entry, non_resident, resident  # noqa: E402
+from ntfsfile import Ntfs, list_entry, non_resident, resident, restart_page, spread_bitmap  # noqa: E402
 
 SEED = int(os.environ.get('VHDKIT_SEED', '1'))
 FLIPS = int(os.environ.get('VHDKIT_FLIPS', '100'))
@@ -144,34 +144,11 @@ def smaller_than_its_partition(t):
 # Attribute lists ----------------------------------------------------------------------------------------
 
 
-def spread_bitmap(t, path):
-    """$Bitmap in three pieces over two other records."""
-    ntfs = Ntfs(path)
-    data = ntfs.attribute(6, 0x80)
-    whole = [(lcn + i, 1) for lcn, length in data.runs for i in range(length)]
-    t.check(len(whole) >= 4, 'too few clusters', data.runs)
-    others = [a for a, b in zip(ntfs.raw_attributes(6), ntfs.attributes(6)) if b.type != 0x80]
-    base_sequence = struct.unpack_from('<H', ntfs.record(6), 16)[0]
-    pieces = []
-    for record, part, lowest in ((20, whole[:1], 0), (21, whole[1:3], 1), (20, whole[3:], 3)):
-        if record not in [p[0] for p in pieces]:
-            ntfs.new_record(record, 6, base_sequence)
-        allocated = len(whole) * ntfs.cluster if lowest == 0 else 0
-        piece = non_resident(0x80, lowest, part, data.size if lowest == 0 else 0, allocated, lowest)
-        ntfs.set_attributes(record, ntfs.raw_attributes(record) + [piece])
-        pieces.append((record, 7, lowest))
-    entries = b''.join(list_entry(*struct.unpack_from('<I', a), 0, 6, base_sequence, *struct.unpack_from('<H', a, 14))
-                       for a in others)
-    entries += b''.join(list_entry(0x80, lowest, record, sequence, lowest) for record, sequence, lowest in pieces)
-    ntfs.set_attributes(6, others[:1] + [resident(0x20, entries)] + others[1:])
-    return ntfs, entries
-
-
 @case
 def bitmap_in_pieces(t):
     path = make(t, '-c 512')
     expected = report(t, path, '-g', '512')['free']
-    spread_bitmap(t, path)
+    spread_bitmap(Ntfs(path))
     t.equal(truth(t, path), expected, 'what ntfs-3g reads')
     t.equal(report(t, path, '-g', '512')['free'], expected, 'free')
 
@@ -179,7 +156,8 @@ def bitmap_in_pieces(t):
 @case
 def bitmap_in_pieces_by_a_list_outside(t):
     path = make(t, '-c 512')
-    ntfs, entries = spread_bitmap(t, path)
+    ntfs = Ntfs(path)
+    entries = spread_bitmap(ntfs)
     # The list's own cluster must be in use, or it would be freed.
     free = report(t, path, '-g', '512')['free'][-1][0]
     ntfs.write(free, entries)
@@ -198,7 +176,8 @@ def bitmap_in_pieces_by_a_list_outside(t):
 @case
 def bitmap_with_a_missing_piece(t):
     path = make(t, '-c 512')
-    ntfs, _ = spread_bitmap(t, path)
+    ntfs = Ntfs(path)
+    spread_bitmap(ntfs)
     good = ntfs.record(21)
     ntfs.new_record(21, 9, 7)
     in_use(t, path, 'record 21 does not extend record 6')
@@ -213,7 +192,8 @@ def bitmap_with_a_missing_piece(t):
 @case
 def bitmap_in_pieces_that_do_not_follow(t):
     path = make(t, '-c 512')
-    ntfs, entries = spread_bitmap(t, path)
+    ntfs = Ntfs(path)
+    entries = spread_bitmap(ntfs)
     attributes = ntfs.raw_attributes(6)
     others, pieces = entries[:-96], [entries[-96:-64], entries[-64:-32], entries[-32:]]
     for order, reason in (((0, 2, 1), 'no piece in record 20 fits'), ((1, 0, 2), 'no piece in record 21 fits'),
@@ -259,17 +239,6 @@ def encrypted(t):
     path = make(t)
     patch(path, 3, b'-FVE-FS-')
     in_use(t, path, 'encrypted')
-
-
-def restart_page(lsn, flags=2, in_use=0, major=1, minor=1, size=4096):
-    page = bytearray(size)
-    page[:4] = b'RSTR'
-    struct.pack_into('<HHQIIHHH', page, 4, 30, size // 512 + 1, 0, size, size, 48, minor, major)
-    struct.pack_into('<QHHHH', page, 48, lsn, 1, 0xffff, in_use, flags)
-    for i in range(1, size // 512 + 1):
-        page[i * 512 - 2:i * 512] = b'\x05\0'
-    page[30:32] = b'\x05\0'
-    return bytes(page)
 
 
 def log(t, reason, *pages):

@@ -184,3 +184,37 @@ def non_resident(type, lowest, runs, size=0, allocated=0, ident=0):
 
 def list_entry(type, lowest, record, sequence, ident):
     return struct.pack('<IHBBQQH', type, 32, 0, 26, lowest, record | sequence << 48, ident).ljust(32, b'\0')
+
+
+def restart_page(lsn, flags=2, in_use=0, major=1, minor=1, size=4096):
+    """Of $LogFile."""
+    page = bytearray(size)
+    page[:4] = b'RSTR'
+    struct.pack_into('<HHQIIHHH', page, 4, 30, size // 512 + 1, 0, size, size, 48, minor, major)
+    struct.pack_into('<QHHHH', page, 48, lsn, 1, 0xffff, in_use, flags)
+    for i in range(1, size // 512 + 1):
+        page[i * 512 - 2:i * 512] = b'\x05\0'
+    page[30:32] = b'\x05\0'
+    return bytes(page)
+
+
+def spread_bitmap(ntfs):
+    """$Bitmap, of four clusters or more, in three pieces over two other records; returns the attribute list."""
+    data = ntfs.attribute(6, 0x80)
+    whole = [(lcn + i, 1) for lcn, length in data.runs for i in range(length)]
+    assert len(whole) >= 4, data.runs
+    others = [a for a, b in zip(ntfs.raw_attributes(6), ntfs.attributes(6)) if b.type != 0x80]
+    base_sequence = struct.unpack_from('<H', ntfs.record(6), 16)[0]
+    pieces = []
+    for record, part, lowest in ((20, whole[:1], 0), (21, whole[1:3], 1), (20, whole[3:], 3)):
+        if record not in [p[0] for p in pieces]:
+            ntfs.new_record(record, 6, base_sequence)
+        allocated = len(whole) * ntfs.cluster if lowest == 0 else 0
+        piece = non_resident(0x80, lowest, part, data.size if lowest == 0 else 0, allocated, lowest)
+        ntfs.set_attributes(record, ntfs.raw_attributes(record) + [piece])
+        pieces.append((record, 7, lowest))
+    entries = b''.join(list_entry(*struct.unpack_from('<I', a), 0, 6, base_sequence, *struct.unpack_from('<H', a, 14))
+                       for a in others)
+    entries += b''.join(list_entry(0x80, lowest, record, sequence, lowest) for record, sequence, lowest in pieces)
+    ntfs.set_attributes(6, others[:1] + [resident(0x20, entries)] + others[1:])
+    return entries

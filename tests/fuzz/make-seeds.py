@@ -18,11 +18,15 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, '..', 'integration'))
+sys.path.insert(0, os.path.join(HERE, '..', 'fs'))
 
 import harness  # noqa: E402
+import lvm2disk  # noqa: E402
+import ntfsfile  # noqa: E402
 import vhdxdirty  # noqa: E402
 from harness import MiB  # noqa: E402
 
@@ -146,6 +150,9 @@ FILE_SYSTEMS = {
     'ext4': (4, ['mke2fs', '-q', '-F', '-t', 'ext4', '-b', '1024', '-J', 'size=1']),
     'ext4-csum': (8, ['mke2fs', '-q', '-F', '-t', 'ext4', '-O', 'metadata_csum,64bit,bigalloc,^resize_inode']),
     'ext4-meta-bg': (16, ['mke2fs', '-q', '-F', '-t', 'ext4', '-b', '1024', '-O', 'meta_bg,^resize_inode,^metadata_csum']),
+    'ext4-groups': (4, ['mke2fs', '-q', '-F', '-t', 'ext4', '-b', '1024', '-g', '256', '-O', 'mmp,metadata_csum,^has_journal']),
+    'ext4-uninit': (4, ['mke2fs', '-q', '-F', '-t', 'ext4', '-b', '1024', '-g', '1024', '-J', 'size=1', '-O',
+                        'uninit_bg,^metadata_csum,^64bit,sparse_super2']),
     'fat12': (1, ['mkfs.fat', '-F', '12']),
     'fat16': (8, ['mkfs.fat', '-F', '16', '-s', '1']),
     'fat32': (34, ['mkfs.fat', '-F', '32', '-s', '1']),
@@ -193,6 +200,106 @@ def tables(m):
             file_system(m, part, 'part')
             m.run('dd', 'if=part', 'of=0.img', 'bs=512', 'seek=%d' % start, 'conv=notrunc,sparse', 'status=none')
         yield name, ['0.img']
+
+
+def with_files(m, count):
+    """A folder of so many small files, and a list of them for mkfs.xfs."""
+    folder = os.path.join(m.dir, 'files')
+    shutil.rmtree(folder, ignore_errors=True)
+    os.mkdir(folder)
+    lines = ['/', '0 0', 'd--755 0 0']
+    for i in range(count):
+        path = os.path.join(folder, 'f%d' % i)
+        with open(path, 'wb') as f:
+            f.write(b'%d' % i * 3000)
+        lines.append('f%d ---644 0 0 %s' % (i, path))
+    with open(os.path.join(m.dir, 'proto'), 'w', encoding='ascii') as f:
+        f.write('\n'.join(lines + ['$', '']))
+    return folder
+
+
+def mkfs(m, size, *words):
+    m.run(words[0], *words[1:], make_file(m, '0.img', size), stderr=subprocess.DEVNULL)
+
+
+def xfs_in_pieces(m, block_size, options):
+    """Free space in so many pieces that its trees have two levels."""
+    mkfs(m, 16 * MiB, 'mkfs.xfs', '-q', '-f', '--unsupported', '-b', 'size=%d' % block_size, '-d', 'agcount=1', *options,
+         '-p', 'proto')
+    path, folder = os.path.join(m.dir, '0.img'), os.path.join(m.dir, 'mounted')
+    with open(path, 'rb') as f:
+        start, = struct.unpack('>Q', f.read(56)[48:])
+        f.seek(96)
+        blocks, = struct.unpack('>I', f.read(4))
+        f.seek(start * block_size)
+        log = f.read(blocks * block_size)
+    os.makedirs(folder, exist_ok=True)
+    m.run('mount', '-o', 'loop', '0.img', folder, stderr=subprocess.DEVNULL)
+    try:
+        for i in range(0, 500, 2):
+            os.unlink(os.path.join(folder, 'f%d' % i))
+    finally:
+        m.run('umount', folder)
+    # One that was in use is long.
+    with open(path, 'r+b') as f:
+        f.seek(start * block_size)
+        f.write(log)
+
+
+def more_file_systems(m):
+    """(name, function that makes 0.img): with files in them, and what no mkfs makes."""
+    def btrfs_files():
+        mkfs(m, 128 * MiB, 'mkfs.btrfs', '-q', '-f', '-n', '4096', '-m', 'single', '--rootdir', with_files(m, 120))
+
+    def ntfs_lists():
+        mkfs(m, 9 * MiB, 'mkfs.ntfs', '-F', '-q', '-Q', '-c', '512')
+        ntfsfile.spread_bitmap(ntfsfile.Ntfs(os.path.join(m.dir, '0.img')))
+
+    def ntfs_log():
+        mkfs(m, 4 * MiB, 'mkfs.ntfs', '-F', '-q', '-Q')
+        ntfs = ntfsfile.Ntfs(os.path.join(m.dir, '0.img'))
+        ntfs.write(ntfs.offset(ntfs.attribute(2, 0x80)), ntfsfile.restart_page(20) + ntfsfile.restart_page(10))
+
+    def ntfs_hiberfile():
+        mkfs(m, 4 * MiB, 'mkfs.ntfs', '-F', '-q', '-Q')
+        folder = os.path.join(m.dir, 'mounted')
+        os.makedirs(folder, exist_ok=True)
+        m.run('ntfs-3g', '0.img', folder, stderr=subprocess.DEVNULL)
+        try:
+            for i in range(24):
+                open(os.path.join(folder, 'a file of some name %d' % i), 'wb').close()
+            with open(os.path.join(folder, 'hiberfil.sys'), 'wb') as f:
+                f.write(b'WAKE' + b'\1' * 20000)
+        finally:
+            # It writes until after the command has ended.
+            m.run('fusermount3', '-u', folder)
+            time.sleep(1)
+
+    def ntfs_shadow():
+        mkfs(m, 4 * MiB, 'mkfs.ntfs', '-F', '-q', '-Q')
+        guid, catalog = bytes.fromhex('6b87083876c1484eb7ae04046e6cc752'), 0x300000
+        block = struct.pack('<16sIIQQQ', guid, 1, 2, 0, catalog, 0).ljust(128, b'\0') + struct.pack('<Q', 1).ljust(128, b'\0')
+        with open(os.path.join(m.dir, '0.img'), 'r+b') as f:
+            f.seek(0x1e00)
+            f.write(struct.pack('<16sII24xQQ16s16s', guid, 1, 1, catalog, 0, bytes(16), bytes(16)))
+            f.seek(catalog)
+            f.write(block)
+
+    def xfs_pieces(options, block_size=1024):
+        with_files(m, 500)
+        xfs_in_pieces(m, block_size, options)
+
+    def lvm2(*volumes, **what):
+        lvm2disk.make(os.path.join(m.dir, '0.img'), 16 * MiB, lvm2disk.group(14, *volumes), **what)
+
+    lvm2_areas = ((4096, 64 << 10), (15 * MiB, MiB))
+    return [
+        ('btrfs-files', btrfs_files), ('ntfs-lists', ntfs_lists), ('ntfs-shadow', ntfs_shadow),
+        ('ntfs-log', ntfs_log), ('ntfs-hiberfile', ntfs_hiberfile),
+        ('xfs-pieces', lambda: xfs_pieces([])), ('xfs-pieces-v4', lambda: xfs_pieces(['-m', 'crc=0'])),
+        ('lvm2-empty', lvm2), ('lvm2', lambda: lvm2(lvm2disk.logical('a', (0, 2), (2, 1)), lvm2disk.logical('b', (5, 1), (9, 2)))),
+        ('lvm2-two-areas', lambda: lvm2(lvm2disk.logical('a', (0, 2)), areas=lvm2_areas, at=(64 << 10) - 100)),
+    ]
 
 
 # --- all --------------------------------------------------------------------------------------------------------------
@@ -290,6 +397,12 @@ def make_all(m):
             file_system(m, name, '0.img')
             m.pack('fs', name, '0000', ['0.img'])
         attempt(name, one)
+
+    for name, make in more_file_systems(m):
+        def another(name=name, make=make):
+            make()
+            m.pack('fs', name, '0000', ['0.img'])
+        attempt(name, another)
 
     def with_tables():
         for name, files in tables(m):
