@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Checksums of partition tables and guest file systems.  Places and fields are written out here once more, on purpose:
+ * Checksums of partition tables and guest file systems, and the second copies that must be as the first.  Places and fields are written out here once more, on purpose:
  * a fuzzer that took them from what it tests would not notice when they are wrong.
  */
 #include "fuzz.h"
@@ -21,6 +21,16 @@ put_le (Content *file, int64_t offset, uint32_t value, size_t bytes)
   content_write (file, offset, bytes, &disk);
 }
 
+/* What stands at @from, in part or whole, once more at @to. */
+static void
+copy (Content *file, int64_t from, int64_t to, int64_t bytes)
+{
+  g_autofree uint8_t *data = bytes > 0 && bytes <= MAX_STRUCTURE ? g_malloc (bytes) : NULL;
+
+  if (data && to >= 0 && to <= content_length (file) - bytes && content_get_within (file, from, bytes, data))
+    content_write (file, to, bytes, data);
+}
+
 static bool
 is_size (uint64_t bytes)
 {
@@ -30,17 +40,25 @@ is_size (uint64_t bytes)
 /* --- GPT ----------------------------------------------------------------------------------------------- */
 
 static uint32_t
+crc32 (uint32_t crc, const uint8_t *data, size_t bytes)
+{
+  static uint32_t table[256];
+
+  for (uint32_t i = 0; table[255] == 0 && i < 256; i++)
+    {
+      table[i] = i;
+      for (int bit = 0; bit < 8; bit++)
+        table[i] = (table[i] >> 1) ^ (table[i] & 1 ? UINT32_C (0xedb88320) : 0);
+    }
+  for (size_t i = 0; i < bytes; i++)
+    crc = crc >> 8 ^ table[(crc ^ data[i]) & 0xff];
+  return crc;
+}
+
+static uint32_t
 crc32_ieee (const uint8_t *data, size_t bytes)
 {
-  uint32_t crc = ~UINT32_C (0);
-
-  for (size_t i = 0; i < bytes; i++)
-    {
-      crc ^= data[i];
-      for (int bit = 0; bit < 8; bit++)
-        crc = (crc >> 1) ^ (crc & 1 ? UINT32_C (0xedb88320) : 0);
-    }
-  return ~crc;
+  return ~crc32 (~UINT32_C (0), data, bytes);
 }
 
 static void
@@ -65,6 +83,9 @@ fixup_gpt_header (Content *file, int64_t at, uint32_t sector)
 }
 
 /* --- ext2, ext3, ext4 ------------------------------------------------------------------------------------ */
+
+#define EXT_GDT_CSUM      0x10
+#define EXT_METADATA_CSUM 0x400
 
 /* As ext4 chains them: without the inversions at both ends. */
 static uint32_t
@@ -112,6 +133,30 @@ fixup_ext_group (const Ext *ext, const uint8_t *super, uint32_t number, int64_t 
   put_le (ext->file, at + 0x1e, raw_crc (raw_crc (ext->seed, &disk_number, 4), group, size), 2);
 }
 
+/* Before there was a checksum of all metadata, descriptors had one of their own. */
+static uint16_t
+crc16 (uint16_t crc, const void *data, size_t bytes)
+{
+  const uint8_t *at = data;
+
+  for (size_t i = 0; i < bytes * 8; i++)
+    crc = (uint16_t)(crc >> 1 ^ ((crc ^ at[i / 8] >> i % 8) & 1 ? 0xa001 : 0));
+  return crc;
+}
+
+static void
+fixup_ext_group_crc16 (const Ext *ext, const uint8_t *super, uint32_t number, int64_t at, uint32_t size)
+{
+  uint8_t group[64];
+  Le32 disk_number = le32 (number);
+  uint16_t crc = crc16 (0xffff, super + 0x68, 16);
+
+  if (!content_get_within (ext->file, at, size, group))
+    return;
+  crc = crc16 (crc16 (crc, &disk_number, 4), group, 0x1e);
+  put_le (ext->file, at + 0x1e, crc16 (crc, group + 0x20, size - 0x20), 2);
+}
+
 static void
 fixup_ext (Content *file, int64_t base)
 {
@@ -119,18 +164,23 @@ fixup_ext (Content *file, int64_t base)
   Ext ext = { file, base, 0, 0 };
 
   if (!content_get_within (file, base + 1024, sizeof super, super) || le16_at (super + 56) != 0xef53
-      || !(le32_at (super + 0x64) & 0x400) || le32_at (super + 0x18) > 6)
+      || !(le32_at (super + 0x64) & (EXT_METADATA_CSUM | EXT_GDT_CSUM)) || le32_at (super + 0x18) > 6)
     return;
   ext.block = 1024u << le32_at (super + 0x18);
   ext.seed = le32_at (super + 0x60) & 0x2000 ? le32_at (super + 0x270) : raw_crc (~0u, super + 0x68, 16);
-  for (uint32_t i = 0; i < MAX_GROUPS; i++)
-    {
-      uint32_t size = le32_at (super + 0x60) & 0x80 ? 64 : 32;
 
-      fixup_ext_group (&ext, super, i,
-                       base + ((int64_t)le32_at (super + 0x14) + 1) * ext.block + (int64_t)i * size, size);
-    }
-  put_le (file, base + 1024 + 0x3fc, raw_crc (~0u, super, 0x3fc), 4);
+  uint32_t first = le32_at (super + 0x14), blocks = le32_at (super + 4),
+           per_group = MAX (1, le32_at (super + 0x20));
+  uint32_t size = le32_at (super + 0x60) & 0x80 ? 64 : 32;
+  bool has_metadata_csum = (le32_at (super + 0x64) & EXT_METADATA_CSUM) != 0;
+  /* The superblock is in block 1 of 1 KiB even where the first one is block 0. */
+  int64_t descriptors = (ext.block == 1024 ? 2 : (int64_t)first + 1) * ext.block;
+
+  for (uint32_t i = 0; i < MIN (MAX_GROUPS, ((uint64_t)blocks + per_group - 1 - first) / per_group); i++)
+    (has_metadata_csum ? fixup_ext_group : fixup_ext_group_crc16) (
+        &ext, super, i, base + descriptors + (int64_t)i * size, size);
+  if (has_metadata_csum)
+    put_le (file, base + 1024 + 0x3fc, raw_crc (~0u, super, 0x3fc), 4);
 }
 
 /* --- XFS ------------------------------------------------------------------------------------------------- */
@@ -148,9 +198,18 @@ fixup_sum (Content *file, int64_t at, const char *magic, uint32_t field, uint32_
 }
 
 static void
+fixup_xfs_block (Content *file, int64_t at, uint32_t block)
+{
+  uint8_t magic[4];
+
+  if (content_get_within (file, at, sizeof magic, magic)
+      && (memcmp (magic, "AB3B", sizeof magic) == 0 || memcmp (magic, "AB3C", sizeof magic) == 0))
+    fixup_sum (file, at, NULL, 52, block);
+}
+
+static void
 fixup_xfs (Content *file, int64_t base)
 {
-  static const char *const trees[] = { "AB3B", "AB3C", "IAB3", "FIB3", "RMB3", "R3FC" };
   uint8_t super[512];
   uint32_t sector, block;
 
@@ -158,7 +217,7 @@ fixup_xfs (Content *file, int64_t base)
     return;
   sector = be16_at (super + 102);
   block = be32_at (super + 4);
-  if (!is_size (sector) || !is_size (block))
+  if (!is_size (sector) || !is_size (block) || (super[101] & 15) != 5)
     return;
   for (uint32_t group = 0; group < MIN (be32_at (super + 88), MAX_GROUPS); group++)
     {
@@ -168,9 +227,14 @@ fixup_xfs (Content *file, int64_t base)
       fixup_sum (file, at + sector, "XAGF", 216, sector);
       fixup_sum (file, at + 2 * sector, "XAGI", 312, sector);
       fixup_sum (file, at + 3 * sector, "XAFL", 32, sector);
-      for (int i = 0; i < 32; i++)
-        for (size_t tree = 0; tree < G_N_ELEMENTS (trees); tree++)
-          fixup_sum (file, at + (int64_t)i * block, trees[tree], 52, block);
+    }
+  for (int64_t at = base, run; at < content_length (file); at += run)
+    {
+      bool data;
+
+      run = content_run (file, at, &data);
+      for (int64_t i = (at - base) / block * block + base; data && i < at + run; i += block)
+        fixup_xfs_block (file, i, block);
     }
 }
 
@@ -232,6 +296,105 @@ fixup_exfat (Content *file, int64_t base)
       sum = (sum << 31 | sum >> 1) + region[i];
   for (uint32_t i = 0; i < sector; i += 4)
     put_le (file, base + 11 * sector + i, sum, 4);
+  copy (file, base, base + 12 * sector, 12 * sector);
+}
+
+/* --- FAT ------------------------------------------------------------------------------------------------- */
+
+/* The boot sector's copy, and that of the table: it holds for all that has the signature and such fields. */
+static void
+fixup_fat (Content *file, int64_t base)
+{
+  uint8_t boot[512];
+
+  if (!content_get_within (file, base, sizeof boot, boot) || boot[510] != 0x55 || boot[511] != 0xaa
+      || boot[16] != 2 || !is_size (le16_at (boot + 11)))
+    return;
+
+  uint32_t sector = le16_at (boot + 11), fat = le16_at (boot + 22);
+  int64_t table = base + (int64_t)le16_at (boot + 14) * sector;
+
+  if (fat == 0)
+    {
+      fat = le32_at (boot + 36);
+      if (le16_at (boot + 50) > 0)
+        copy (file, base, base + (int64_t)le16_at (boot + 50) * sector, sector);
+    }
+  copy (file, table, table + (int64_t)fat * sector, (int64_t)fat * sector);
+}
+
+/* --- NTFS ------------------------------------------------------------------------------------------------ */
+
+/* The boot sector's copy behind the end, and the first records', which stands where the boot sector says. */
+static void
+fixup_ntfs (Content *file, int64_t base)
+{
+  uint8_t boot[512];
+
+  if (!content_get_within (file, base, sizeof boot, boot) || memcmp (boot + 3, "NTFS    ", 8) != 0
+      || !is_size (le16_at (boot + 11)))
+    return;
+
+  int64_t sector = le16_at (boot + 11), cluster = boot[13] * sector;
+  int64_t record = (int8_t)boot[64] > 0 ? boot[64] * cluster : INT64_C (1) << (-(int8_t)boot[64] & 15);
+
+  if (le64_at (boot + 40) < (UINT64_C (1) << 40))
+    copy (file, base, base + (int64_t)le64_at (boot + 40) * sector, 512);
+  if (le64_at (boot + 48) < (UINT64_C (1) << 32) && le64_at (boot + 56) < (UINT64_C (1) << 32))
+    copy (file, base + (int64_t)le64_at (boot + 48) * cluster, base + (int64_t)le64_at (boot + 56) * cluster,
+          4 * record);
+}
+
+/* --- LVM2 ------------------------------------------------------------------------------------------------ */
+
+#define LVM2_CRC_START UINT32_C (0xf597a6cf)
+
+static void
+fixup_lvm2_area (Content *file, int64_t base, uint64_t offset, uint64_t bytes)
+{
+  uint8_t head[512];
+  int64_t at = base + (int64_t)(offset & G_MAXINT32);
+
+  if (bytes <= sizeof head || !content_get_within (file, at, sizeof head, head)
+      || memcmp (head + 4, " LVM2 x[5A%r0N*>", 16) != 0)
+    return;
+
+  uint64_t start = le64_at (head + 40), length = le64_at (head + 48);
+  g_autofree uint8_t *text = length > 0 && length <= MAX_STRUCTURE ? g_malloc (length) : NULL;
+
+  if (text && start < bytes && length <= bytes - sizeof head)
+    {
+      uint64_t before_end = MIN (length, bytes - start);
+
+      if (content_get_within (file, at + (int64_t)start, (int64_t)before_end, text)
+          && content_get_within (file, at + (int64_t)sizeof head, (int64_t)(length - before_end),
+                                 text + before_end))
+        put_le (file, at + 56, crc32 (LVM2_CRC_START, text, length), 4);
+      content_get (file, at, sizeof head, head);
+    }
+  put_le (file, at, crc32 (LVM2_CRC_START, head + 4, sizeof head - 4), 4);
+}
+
+static void
+fixup_lvm2 (Content *file, int64_t base)
+{
+  uint8_t label[512];
+
+  for (int sector = 0; sector < 4; sector++)
+    {
+      int lists = 0;
+
+      if (!content_get_within (file, base + 512 * sector, sizeof label, label)
+          || memcmp (label, "LABELONE", 8) != 0)
+        continue;
+      /* Areas of data, then those of metadata; a list ends with zeros. */
+      for (size_t at = le32_at (label + 20) % 256 + 40; at + 16 <= sizeof label && lists < 2; at += 16)
+        if (le64_at (label + at) == 0)
+          lists++;
+        else if (lists == 1)
+          fixup_lvm2_area (file, base, le64_at (label + at), le64_at (label + at + 8));
+      put_le (file, base + 512 * sector + 16, crc32 (LVM2_CRC_START, label + 20, sizeof label - 20), 4);
+    }
 }
 
 /* --- all of it --------------------------------------------------------------------------------------------- */
@@ -245,6 +408,9 @@ fixup_volume (Content *file, int64_t base)
   fixup_xfs (file, base);
   fixup_btrfs (file, base);
   fixup_exfat (file, base);
+  fixup_fat (file, base);
+  fixup_ntfs (file, base);
+  fixup_lvm2 (file, base);
 }
 
 static void

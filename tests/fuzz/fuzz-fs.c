@@ -13,8 +13,11 @@
 #include "free-space.h"
 
 #include <errno.h>
+#include <string.h>
 
 #define MAX_JUDGED 1000
+/* Of what is told to people. */
+#define MAX_TEXT 2000
 
 typedef struct
 {
@@ -52,6 +55,15 @@ volume_of (const FsFreeReport *report, int64_t offset)
 }
 
 static void
+judge_text (const char *text)
+{
+  if (text == NULL)
+    return;
+  g_assert_true (g_utf8_validate (text, -1, NULL));
+  g_assert_cmpint (strlen (text), <, MAX_TEXT);
+}
+
+static void
 judge_volumes (const FsFreeReport *report, int64_t disk_bytes)
 {
   for (guint i = 0; i < report->volumes->len; i++)
@@ -62,10 +74,18 @@ judge_volumes (const FsFreeReport *report, int64_t disk_bytes)
       g_assert_cmpint (volume->bytes, >, 0);
       g_assert_cmpint (volume->bytes, <=, disk_bytes - volume->offset);
       if (volume->in_use)
-        g_assert_cmpint (volume->free_bytes, ==, 0);
+        {
+          g_assert_cmpint (volume->free_bytes, ==, 0);
+          judge_text (volume->in_use->message);
+        }
       g_assert_nonnull (volume->type);
-      g_assert_true (!volume->label || g_utf8_validate (volume->label, -1, NULL));
+      judge_text (volume->type);
+      judge_text (volume->label);
+      judge_text (volume->uuid);
+      judge_text (volume->inside);
     }
+  for (guint i = 0; i < report->notes->len; i++)
+    judge_text (report->notes->pdata[i]);
 }
 
 /* A range may reach over from a volume to its neighbour. */
