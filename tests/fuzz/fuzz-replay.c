@@ -14,9 +14,9 @@
 #include <string.h>
 
 /* Of the disk's two ends, and in between as far as there is data. */
-#define VIEW_BYTES  (2 << 20)
+#define VIEW_BYTES  (512 << 10)
 #define MAX_EXTENTS 64
-#define PIECE       (16 << 10)
+#define PIECE       (8 << 10)
 
 typedef struct
 {
@@ -79,7 +79,7 @@ read_view (VhdkitImage *image, View *view)
       view->places = g_array_new (FALSE, FALSE, sizeof (int64_t));
       choose_places (image, view);
     }
-  view->data = g_byte_array_new ();
+  view->data = g_byte_array_sized_new (VIEW_BYTES + PIECE);
   for (guint i = 0; i < view->places->len && view->data->len < VIEW_BYTES; i++)
     {
       int64_t offset = g_array_index (view->places, int64_t, i), bytes = MIN (PIECE, view->bytes - offset);

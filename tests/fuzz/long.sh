@@ -11,7 +11,7 @@
 # VHDKIT_FUZZ_SLICE    seconds after which a process makes room for the next (0: it has all its time at once)
 #
 # What crashes, hangs or leaks is left in CORPUS/TARGET.findings: mend it, and keep it as
-# tests/fuzz/regressions/TARGET/WHAT-IT-WAS.  The status is 1 if there is any.
+# tests/fuzz/regressions/TARGET/WHAT-IT-WAS.  The status is 1 if there is any, or if a target did not run.
 set -eu
 
 cd "$(dirname "$0")/../.."
@@ -24,7 +24,9 @@ jobs=${VHDKIT_FUZZ_JOBS:-1}
 slice=${VHDKIT_FUZZ_SLICE:-0}
 [ "$slice" -gt 0 ] || slice=$seconds
 [ "$jobs" -le 2 ] || jobs=2
-export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=1:abort_on_error=1:detect_stack_use_after_return=0}"
+# The space of a VHDX is a bitmap of 8 MiB that is hardly touched: marking it by mapping is slower than by writing.
+export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=1:abort_on_error=1:detect_stack_use_after_return=0:\
+clear_shadow_mmap_threshold=67108864:quarantine_size_mb=32}"
 export UBSAN_OPTIONS="${UBSAN_OPTIONS:-halt_on_error=1:print_stacktrace=1}"
 
 [ -f "$build/build.ninja" ] \
@@ -43,9 +45,13 @@ fuzz ()
   corpus=$corpora/$1
   mkdir -p "$corpus" "$corpus.findings" "$corpus.logs"
   log=$corpus.logs/$(date +%s%N)
+  # A folder that is not there would end it.
+  inputs="tests/fuzz/seeds/$1"
+  [ ! -d "tests/fuzz/regressions/$1" ] || inputs="$inputs tests/fuzz/regressions/$1"
+  # shellcheck disable=SC2086
   "$build/tests/fuzz/libfuzzer-$1" -max_total_time="$2" -timeout=20 -rss_limit_mb=3072 -malloc_limit_mb=1024 \
     -len_control=0 -max_len=65536 -use_value_profile=1 -print_final_stats=1 -artifact_prefix="$corpus.findings/" \
-    "$corpus" "tests/fuzz/seeds/$1" "tests/fuzz/regressions/$1" > "$log" 2>&1 || true
+    "$corpus" $inputs > "$log" 2>&1 || true
 }
 
 # merge TARGET: keeps of the corpus what reaches something.
@@ -71,7 +77,7 @@ report ()
   executions=$(cat "$corpus.logs"/* | sed -n 's/^stat::number_of_executed_units: //p' | awk '{ n += $1 } END { print n + 0 }')
   reached=$(cat "$corpus.logs"/* | grep -o 'cov: [0-9]* ft: [0-9]*' | sort -k 4n | tail -n 1)
   echo "$1: $executions executions, $reached, corpus of $(find "$corpus" -type f | wc -l) inputs, $findings findings"
-  [ "$findings" -eq 0 ] || status=1
+  [ "$findings" -eq 0 ] && [ "$executions" -gt 0 ] || status=1
 }
 
 spent=0
