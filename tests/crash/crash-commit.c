@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Crashes in a commit: the chain shows the same at every cut, the target is sound, and the job run again finishes:
- * then the target shows what the source did, and no other file has changed.
+ * then the target shows what the source did, and no other file has changed.  It does so from the end of the job on.
  *
  * With and without comparing with the target first: what an interrupted run has left there is compared with, too.
  *
@@ -101,6 +101,7 @@ typedef struct
   CrashTrace *trace;
   Guest *guest;          /* the leaf's view */
   bool reads;            /* a guest reads while the job runs */
+  int64_t end;           /* of the job, in the log */
   bool skips;            /* the job compares with the target; where it runs again, one or the other */
   GuestValues *expected; /* of the target: what the source shows */
 } Run;
@@ -303,6 +304,7 @@ record (Run *run)
 
   run->trace = crash_trace_new (log, (const char *const *)paths->pdata);
   filters = recording_filters (&run->dir, "log", run->rand);
+  image_note_job_end (run->trace, &run->end);
   why = image_commit (&run->dir, run->names[0], filters, c->source, c->target, c->shrink, run->skips,
                       run->reads ? run->guest : NULL, run->rand);
   if (!why)
@@ -317,6 +319,26 @@ record (Run *run)
   if (why)
     test_fail ("without a crash: %s", why);
   return !why;
+}
+
+/* When the job is over the sources may be removed: all is in the target, also if nothing else was kept. */
+static void
+judge_end (Run *run)
+{
+  for (size_t cut = 0; cut <= crash_trace_records (run->trace) && !g_test_failed (); cut++)
+    {
+      g_autoptr (GuestValues) values = NULL;
+      g_autofree char *why = NULL;
+
+      if (crash_trace_position (run->trace, cut) < run->end)
+        continue;
+      crash_trace_make (run->trace, cut, CRASH_KEEP_NONE, SIZE_MAX, run->rand);
+      values = image_values (&run->dir, run->names[run->c.target], &why);
+      if (values)
+        why = guest_values_compare (values, run->expected);
+      if (why)
+        test_fail ("the job was over, and then: %s\n%s", why, crash_trace_story (run->trace));
+    }
 }
 
 static void
@@ -348,6 +370,7 @@ test_case (gconstpointer data)
                            .opaque = &run };
 
       crash_judge_all (&judge, c->crashes);
+      judge_end (&run);
     }
 }
 

@@ -8,7 +8,8 @@
  * the directory was flushed by then; else either, each change of a name by itself, and with any of the changes of
  * content lost that were not flushed.
  *
- * The list of what is to be removed is written outside of the log as well, and known by the rename that puts it there.
+ * The list of what is to be removed is written outside of the log as well, and known by the rename that puts it there;
+ * it must have been flushed by then.
  *
  * However it ends: leaf and other show the same.  As long as nothing is removed and the target has its own name, source
  * does so too, and the command run again for it, naming leaf and other, finishes.  Once the target has the name of source
@@ -100,8 +101,18 @@ typedef struct
 
 /* --- names in the directory ------------------------------------------------------------------------------- */
 
-static Run *noting;      /* changes of names, or NULL */
-static int failing = -1; /* of the changes noted, this one fails */
+static Run *noting;              /* changes of names, or NULL */
+static int failing = -1;         /* of the changes noted, this one fails */
+static struct stat flushed_file; /* as fsync () had it last */
+
+/* Nothing else than the list is written outside of the log: it must be durable when it gets its name. */
+static bool
+is_durable (const char *path)
+{
+  struct stat st;
+
+  return stat (path, &st) == 0 && st.st_ino == flushed_file.st_ino && st.st_size == flushed_file.st_size;
+}
 
 static bool
 note (const char *from, const char *to)
@@ -123,6 +134,8 @@ note (const char *from, const char *to)
   change->of_list = strstr (from, LIST) != NULL;
   if (change->of_list && to && !g_file_get_contents (from, &change->content, NULL, NULL))
     g_error ("%s cannot be read", from);
+  if (change->content && !is_durable (from))
+    test_fail ("%s gets its name before it is durable", to);
   g_ptr_array_add (noting->changes, change);
   return true;
 }
@@ -166,8 +179,11 @@ int
 fsync (int fd)
 {
   static guint flushes;
+  struct stat st;
 
   flushes++;
+  if (noting && fstat (fd, &st) == 0 && S_ISREG (st.st_mode))
+    flushed_file = st;
   for (guint i = 0; noting && i < noting->changes->len; i++)
     {
       NameChange *change = g_ptr_array_index (noting->changes, i);

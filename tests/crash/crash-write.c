@@ -66,6 +66,7 @@ static const Case cases[] = {
   { "differencing-batmap", IMAGE_VHD, 256 * KIB, 4 * KIB, FIXED_PARENT, 256 * KIB, BATMAP | CROWDED, 120 },
   { "dynamic-reuse", IMAGE_VHD, 96 * KIB, 4 * KIB, NO_PARENT, 0, CROWDED | REUSE, 120 },
   { "differencing-reuse", IMAGE_VHD, 96 * KIB, 4 * KIB, DYNAMIC_PARENT, 40 * KIB, CROWDED | REUSE, 120 },
+  { "batmap-reuse", IMAGE_VHD, 32 * KIB, 4 * KIB, DYNAMIC_PARENT, 8 * KIB, BATMAP | CROWDED | REUSE, 120 },
   { "dynamic-many-blocks", IMAGE_VHD, 26 * MIB, 4 * KIB, NO_PARENT, 0, MANY, 40 },
   { "fixed", IMAGE_VHD_FIXED, 512 * KIB, 0, NO_PARENT, 0, 0, 120 },
   { "fixed-grows", IMAGE_VHD_FIXED, 512 * KIB, 0, NO_PARENT, 0, GROW, 240 },
@@ -189,7 +190,7 @@ mix_of (const Run *run)
                       .flush = 6,
                       .read = 14,
                       .max_sectors = 6,
-                      .whole_blocks = 80,
+                      .whole_blocks = c->flags & BATMAP ? 50 : 80,
                       .block_size = c->block_size };
   if (c->flags & MANY)
     mix = (GuestMix){ .write = 1, .max_sectors = 128 };

@@ -60,7 +60,8 @@ test_rand (const char *name)
 void
 test_dir_init (TestDir *dir, const char *name)
 {
-  const char *top = g_access ("/dev/shm", W_OK) == 0 ? "/dev/shm" : g_get_tmp_dir ();
+  const char *given = g_getenv ("VHDKIT_TEST_DIR");
+  const char *top = given ? given : g_access ("/dev/shm", W_OK) == 0 ? "/dev/shm" : g_get_tmp_dir ();
   g_autoptr (GError) error = NULL;
 
   dir->dir = g_strdup_printf ("%s/vhdkit-%s-XXXXXX", top, name);
@@ -453,6 +454,16 @@ image_add_swap (const TestDir *dir, const char *name, int64_t bytes)
     g_error ("%s", why ? why : "cannot write");
 }
 
+static const CrashTrace *noted_trace;
+static int64_t *noted_end;
+
+void
+image_note_job_end (const CrashTrace *trace, int64_t *at)
+{
+  noted_trace = trace;
+  noted_end = at;
+}
+
 /* Runs the job, frees it and closes the image: the first error. */
 static char *
 run_job (const TestDir *dir, VhdkitJob *job, VhdkitImage *image, Guest *reader, GRand *rand,
@@ -476,6 +487,9 @@ run_job (const TestDir *dir, VhdkitJob *job, VhdkitImage *image, Guest *reader, 
         }
       if (!why)
         vhdkit_job_get_result (job, &error);
+      if (noted_end)
+        *noted_end = crash_trace_now (noted_trace);
+      noted_end = NULL;
       if (stats)
         vhdkit_compact_get_stats (job, stats);
       vhdkit_job_free (job);
@@ -665,6 +679,8 @@ judge_writable (const CrashJudge *judge, const GuestValues *values)
   again = image_values (judge->dir, judge->name, &why);
   if (again)
     why = guest_check (guest, again, GUEST_NOW);
+  if (!why)
+    why = image_look_below_bits (judge->dir, judge->changed);
   return why ? why : image_check (judge->dir, judge->changed, NULL);
 }
 
@@ -684,6 +700,8 @@ crash_judge_files (const CrashJudge *judge, int64_t at)
   char *why;
 
   why = in_step ("after the crash", judge_content (judge, at, &values));
+  if (!why && judge->keeps_footer)
+    why = in_step ("after the crash", image_look_at_end (judge->dir, judge->changed));
   if (!why)
     why = in_step ("after the crash", image_check (judge->dir, judge->changed, NULL));
   if (!why && judge->trace)

@@ -26,7 +26,7 @@ int test_fault_step (void);
  * must not fail unheard, nor may a write that was not done again. */
 char *fault_swallowed (const char *id);
 
-/* A directory in memory, if there is one, where the images of a test are. */
+/* A directory where the images of a test are: in VHDKIT_TEST_DIR, or in memory, if there is one there. */
 typedef struct
 {
   char *dir;
@@ -92,6 +92,10 @@ void image_add_rubbish (const TestDir *dir, const char *name);
 /* Of VHD (vhd-image.c). */
 /* Clears the bits of sectors of zeros in the bitmaps of a dynamic image, as some other writers leave them. */
 void image_clear_bits (const TestDir *dir, const char *name);
+/* NULL, or that those who look for a footer at the end alone find none. */
+char *image_look_at_end (const TestDir *dir, const char *name);
+/* NULL, or where a dynamic image holds data that readers which honour its bitmaps would not see. */
+char *image_look_below_bits (const TestDir *dir, const char *name);
 /* Of a differencing image: what is stored for sectors that are not present. */
 void image_add_rubbish_below_bits (const TestDir *dir, const char *name);
 /* A process was killed: @bytes of zeros follow, and a footer at the end behind them.  @bytes 0: no footer at all. */
@@ -126,6 +130,8 @@ void image_set_disk_properties (const TestDir *dir, const char *name, GRand *ran
 /* Makes the first @bytes of the disk, a multiple of 4 KiB, swap space; all but its first 4 KiB are not in use then. */
 void image_add_swap (const TestDir *dir, const char *name, int64_t bytes);
 
+/* Notes in *@at where in the log of @trace the next job has ended, before its image is closed. */
+void image_note_job_end (const CrashTrace *trace, int64_t *at);
 /* NULL, or the errors that a check of the one file finds.  *leaks (may be NULL): how many leaks. */
 char *image_check (const TestDir *dir, const char *name, int64_t *leaks);
 /* Run the job: NULL, or its error, or that of closing the image after it.  With @reader (may be NULL) a guest reads
@@ -161,6 +167,7 @@ typedef struct
   int writes_after;    /* of 100 times, so often the leaf is written to after the crash */
   int64_t block_size;  /* for these writes */
   int64_t ends;        /* as in GuestMix */
+  bool keeps_footer;   /* a VHD with a good footer at its end, at any time */
   /* Called at last, after the image has been opened for writing and closed; NULL: fine.  May be NULL. */
   char *(*look) (void *opaque);
   void *opaque;

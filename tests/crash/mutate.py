@@ -2,22 +2,24 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which barriers do the crash tests prove?  Takes out one at a time and runs the tests.
 
-    python3 tests/crash/mutate.py [--driver vhd|vhdx|jobs] [--jobs N] [--keep DIRECTORY] [PATTERN]
+    python3 tests/crash/mutate.py [--driver vhd|vhdx|jobs] [--jobs N] [--keep DIRECTORY] [--results FILE] [PATTERN]
 
 Every call of bdrv_co_flush () in the driver is replaced by a success without a flush, in the jobs also every flush of a
 directory; other lines are made wrong by hand, among them the order of writes that depend on each other.  A mutant that
 a test fails on is "proven" needed; one that no test notices is "not noticed": the tests are too weak, or the line is
 not needed.  Those of which it is known why no test can notice them are in UNNOTICED, with the reason.  Works on copies
-of the sources; takes an hour or two.  Not part of the suites: run it by hand when an order of writes or the tests
-change.  The usual tests run it with --list, so that a text that is looked for and no longer there is an error at once.
+of the sources; takes an hour or two; what is in the file of results as proven is not tried again.  Not part of the
+suites: run it by hand when an order of writes or the tests change.  The usual tests run it with --list, so that a text that is looked for and no longer there is an error at once.
 """
 
 import argparse
+import filecmp
 import glob
 import os
 import queue
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -194,7 +196,8 @@ JOBS = [
      'bool ok = commit_co_change_target (commit, error);',
      'bool ok = commit_co_change_target (commit, error) && commit_co_parent_changed (commit, true, error);'),
     ('commit.c', 'if (!moved || !flushed)', 'if (!moved)'),
-    ('commit.c', 'return ok && ended && flushed;', 'return ok && ended;'),
+    ('commit.c', 'bool flushed = commit_co_flush (commit->params.target, ok && ended ? error : NULL);\n'
+     '  return ok && ended && flushed;', '(void)commit_co_flush (commit->params.target, NULL);\n  return ok && ended;'),
     ('rebase.c', 'if (!rebase->params.unsafe && !rebase_co_make_independent (rebase, error))', 'if (false)',
      '!leaf->drv->co_change_parent (leaf, &change, error))',
      '!leaf->drv->co_change_parent (leaf, &change, error)\n'
@@ -231,10 +234,25 @@ JOBS = [
 
 # Of those that no test can notice, the name up to its end or a part of it, and why.
 UNNOTICED = {
-    'vhd': {},
-    'vhdx': {},
+    'vhd': {
+        'write_footer_at_cut: no bdrv_co_flush': 'it makes the file system give what was punched, and orders no writes',
+        'vhd_co_cut: no bdrv_co_flush (file), the 3.': 'until the next flush the old end footer, which says the same, may still be there',
+    },
+    'vhdx': {
+        'Copies, flush, entry, flush: I1, I3.': 'the next group, or the cut, begins with such a round; no place is free before',
+        'vhdx_co_cut: no bdrv_co_flush': 'what relies on the cut is named by an entry, whose round begins with a flush',
+        '  ret = vhdx_co_publish (s); co_mutex_lock (&s->session_lock);': 'a commit, which alone asks for it, drains the log '
+                                                                        'of the target right before',
+    },
     'jobs': {
-        'write_all: no fsync (fd)': 'the crashes take what is in the list for durable when its name appears',
+        'commit_co_parent_changed: no commit_co_flush': 'the only driver that has the operation ends it with headers, flushed',
+        'commit_co_change_target: no commit_co_flush': 'the flush at the end of the merge covers it; between them nothing is '
+                                                       'changed that the chain shows (C8, C9)',
+        'commit_co_resume: no commit_co_flush': 'draining the log of the target, before anything is renamed or removed, '
+                                                'flushes it',
+        'compact_co_flush: no bdrv_co_flush': 'whatever comes next begins with a round of the driver: layout, reduce, trim',
+        'compact_co_fill_holes: no bdrv_co_flush': 'what is filled reads the same before and after',
+        'rebase_co_make_independent: no bdrv_co_flush': 'both drivers begin a change of the parent with a round',
         'forget_list: no named_directory_flush': 'a list of files that are all gone is removed by the next run',
     },
 }
@@ -246,25 +264,35 @@ def crash(name, fmt):
     return ('tests/crash/' + name, ['-p', '/%s/%s' % (name, fmt)])
 
 
+def unit(name):
+    return ('tests/unit/' + name, [])
+
+
 # Of each driver: where it is, what is changed by hand, calls that are replaced by what, the tests that are to notice.
 FLUSH = (r'bdrv_co_flush \((?:[^()]|\([^()]*\))*\)', '0')
 DRIVERS = {
     'vhd': ('block/drivers/vhd', VHD, [FLUSH],
-            [crash(name, 'vhd') for name in CRASH_TESTS] + [('tests/unit/test-vhd-relocate', [])]),
+            [unit('test-vhd-relocate'), unit('test-vhd-relink')]
+            + [crash(name, 'vhd') for name in CRASH_TESTS + ['crash-rebase', 'fault']]),
     'vhdx': ('block/drivers/vhdx', VHDX, [FLUSH],
-             [('tests/unit/test-vhdx-write', []), ('tests/unit/test-vhdx-relink', [])]
-             + [crash(name, 'vhdx') for name in CRASH_TESTS + ['crash-replay', 'crash-convert']]),
+             [unit('test-vhdx-write'), unit('test-vhdx-relink')]
+             + [crash(name, 'vhdx') for name in CRASH_TESTS + ['crash-replay', 'crash-convert', 'crash-rebase', 'fault']]),
     'jobs': ('block/jobs', JOBS,
              [FLUSH, (r'(?<!^)\bcommit_co_flush \((?:[^()]|\([^()]*\))*\)(?!\n\{)', 'true'), (r'fsync \(fd\)', '0'),
               (r'(?<!^)\bnamed_directory_flush \([^()]*\)(?!\n\{)', '0')],
              [crash(name, fmt) for name in ('crash-conclude', 'crash-commit', 'crash-rebase', 'crash-compact', 'fault')
               for fmt in ('vhd', 'vhdx')]),
 }
-# Tests that look at a file's work most closely come first.
-FIRST = {'resize.c': 'crash-grow', 'compact.c': 'crash-compact', 'reduce.c': 'crash-compact', 'relink.c': 'relink',
-         'link.c': 'crash-commit', 'replay.c': 'crash-replay', 'conclude.c': 'conclude', 'conclude-check.c': 'conclude', 'named-file.c': 'conclude', 'remains.c': 'conclude',
-         'commit.c': 'crash-commit', 'rebase.c': 'crash-rebase', 'compact-host.c': 'crash-compact', 'flush.c': 'crash-write',
-         'alloc.c': 'crash-write', 'log-write.c': 'crash-write', 'write.c': 'crash-write', 'io.c': 'crash-write'}
+# Tests that look at a file's work most closely: words of their names.
+FIRST = {
+    'alloc.c': 'crash-write', 'commit.c': 'crash-commit', 'compact.c': 'crash-compact',
+    'compact-host.c': 'crash-compact', 'conclude.c': 'conclude', 'conclude-check.c': 'conclude',
+    'flush.c': 'crash-write', 'io.c': 'crash-write', 'link.c': 'crash-commit', 'log-write.c': 'crash-write',
+    'named-file.c': 'conclude', 'open.c': 'crash-grow crash-relink crash-compact',
+    'rebase.c': 'crash-rebase', 'reduce.c': 'crash-compact',
+    'relink.c': 'relink', 'remains.c': 'conclude', 'replay.c': 'crash-replay', 'resize.c': 'crash-grow',
+    'session.c': 'crash-write', 'write.c': 'crash-write',
+}
 # Of the jobs: the others do not run it.
 ONLY = {'conclude.c': ['crash-conclude'], 'conclude-check.c': ['crash-conclude'], 'named-file.c': ['crash-conclude'],
         'remains.c': ['crash-conclude'], 'rebase.c': ['crash-rebase', 'fault'], 'compact.c': ['crash-compact', 'fault'],
@@ -290,7 +318,7 @@ def mutants(driver):
         files.add(name)
         with open(path, encoding='utf-8') as f:
             text = f.read()
-        function = '?'
+        function, numbers = '?', {}
         pattern = r'^([a-z_0-9]+) \([^;]*?\)\n\{|' + '|'.join('(%s)' % call for call, _ in calls)
         for match in re.finditer(pattern, text, re.M):
             if match.group(1):
@@ -300,7 +328,9 @@ def mutants(driver):
                 continue    # what a crash leaves of it is nobody's image yet
             call = next(i for i in range(len(calls)) if match.group(2 + i))
             line = text.count('\n', 0, match.start()) + 1
-            found.append(('%s:%d %s: no %s' % (name, line, function, match.group(0).split('\n')[0]), name,
+            what = '%s: no %s' % (function, match.group(0).split('\n')[0])
+            numbers[what] = numbers.get(what, 0) + 1
+            found.append(('%s:%d %s, the %d.' % (name, line, what, numbers[what]), name,
                           text[:match.start()] + calls[call][1] + text[match.end():]))
         for wanted, *pairs in by_hand:
             if wanted != name:
@@ -323,6 +353,25 @@ def run(*command, **kwargs):
                           check=False, **kwargs)
 
 
+# How a mutant is tried, one stage after the other until a test fails: all of its tests, or only those that look at the
+# file most closely; the seed; after how many seconds of the processor a test has done enough (0: when it ends); and how
+# much it does.  Most mutants are found by the first, in seconds; what none finds has been tried with more than the usual
+# runs do.
+STAGES = [
+    ('first', 1, 5, {'VHDKIT_CRASH_CUTS': '12', 'VHDKIT_STRIDE': '25'}),
+    ('all', 1, 0, {'VHDKIT_CRASH_CUTS': '24', 'VHDKIT_STRIDE': '25'}),
+    ('first', 2, 0, {'VHDKIT_CRASH_CUTS': '400', 'VHDKIT_STRIDE': '5'}),
+    ('all', 3, 0, {'VHDKIT_CRASH_CUTS': '100', 'VHDKIT_STRIDE': '5'}),
+    ('first', 4, 0, {'VHDKIT_CRASH_CUTS': '400', 'VHDKIT_STRIDE': '2', 'VHDKIT_ITERATIONS': '3'}),
+]
+
+
+def copy_changed(source, target):
+    """With a new time: what an earlier run has built of a mutant must not be taken for up to date."""
+    if not os.path.exists(target) or not filecmp.cmp(source, target, shallow=False):
+        shutil.copy(source, target)
+
+
 class Copy:
     """Of the sources, and a build of it."""
 
@@ -330,52 +379,62 @@ class Copy:
         work = os.path.join(args.work, str(number))
         self.args = args
         self.source, self.build = os.path.join(work, 'source'), os.path.join(work, 'build')
-        self.tests = DRIVERS[args.driver][3]
-        shutil.rmtree(self.source, ignore_errors=True)
-        # With new times: what an earlier run has built of mutants must not be taken for up to date.
+        self.scratch = os.path.join(work, 'scratch')
+        shutil.rmtree(self.scratch, ignore_errors=True)
         shutil.copytree(ROOT, self.source, ignore=shutil.ignore_patterns('.git', 'build*', '__pycache__'),
-                        copy_function=shutil.copy)
+                        copy_function=copy_changed, dirs_exist_ok=True)
         if not os.path.exists(os.path.join(self.build, 'build.ninja')):
-            done = run('meson', 'setup', self.build, self.source, '-Dbuildtype=debugoptimized')
+            # Without what a debugger needs, linking takes no time.
+            done = run(*args.through, 'meson', 'setup', self.build, self.source, '-Doptimization=2', '-Ddebug=false')
             if done.returncode:
                 sys.exit(done.stdout)
 
-    def judge(self, file):
-        """Which test fails, or None.  A few crashes of those that look at the file most closely come first, then all."""
-        only = ONLY.get(file) if self.args.driver == 'jobs' else None
-        tests = [test for test in self.tests if only is None or os.path.basename(test[0]) in only]
-        first = [test for test in tests if FIRST.get(file, '?') in test[0]]
-        verdict = self.run_tests(first, 1, VHDKIT_CRASH_CUTS='60') if first else None
-        for seed in range(1, self.args.seeds + 1):
-            verdict = verdict or self.run_tests(tests, seed)
-        return verdict
+    def judge(self, driver, file):
+        """Which test fails, or None."""
+        only = ONLY.get(file) if driver == 'jobs' and file else None
+        tests = [test for test in DRIVERS[driver][3] if only is None or os.path.basename(test[0]) in only]
+        first = [test for test in tests
+                 if file is None or 'unit' in test[0] or any(word in test[0] for word in FIRST[file].split())]
+        tried = []
+        for which, seed, seconds, environment in STAGES[:self.args.stages]:
+            wanted = first if which == 'first' else first + [test for test in tests if test not in first]
+            # Nothing but the program decides what a unit test does: once is enough.
+            wanted = [test for test in wanted if 'unit' not in test[0] or test not in tried]
+            verdict = self.run_tests(wanted, seed, seconds, environment)
+            if verdict:
+                return verdict
+            tried += wanted
+        return None
 
-    def run_tests(self, tests, seed, **environment):
-        done = run(*self.args.through, 'ninja', '-j2', '-C', self.build, *sorted({name for name, _ in tests}))
-        if done.returncode:
-            return 'does not compile\n' + done.stdout[-2000:]
+    def run_tests(self, tests, seed, seconds, environment):
         for test, arguments in tests:
-            done = run(*self.args.through, 'timeout', '600', os.path.join(self.build, test), *arguments,
-                       env=dict(os.environ, VHDKIT_SEED=str(seed), **environment))
+            done = run(*self.args.through, 'ninja', '-j2', '-C', self.build, test)
             if done.returncode:
-                kept = re.search(r'files kept in (\S+)', done.stdout)
-                if kept:
-                    shutil.rmtree(kept.group(1), ignore_errors=True)
+                return 'does not compile\n' + done.stdout[-2000:]
+            os.makedirs(self.scratch)
+            limit = ['prlimit', '--cpu=%d' % seconds] if seconds else []
+            done = run(*self.args.through, 'timeout', '600', *limit, os.path.join(self.build, test), *arguments,
+                       env=dict(os.environ, TMPDIR=self.scratch, VHDKIT_TEST_DIR=self.scratch, VHDKIT_SEED=str(seed),
+                                **environment))
+            shutil.rmtree(self.scratch)
+            if seconds and done.returncode in (128 + signal.SIGXCPU, 128 + signal.SIGKILL):
+                continue
+            if done.returncode:
                 failed = re.search(r'^not ok \d+ (\S+)', done.stdout, re.M)
                 return 'proven by %s' % (failed.group(1) if failed else '%s, status %d' % (test, done.returncode))
         return None
 
     def try_mutant(self, mutant):
-        name, file, text = mutant
-        path = os.path.join(self.source, DRIVERS[self.args.driver][0], file)
+        driver, name, file, text = mutant
+        path = os.path.join(self.source, DRIVERS[driver][0], file)
         with open(path, encoding='utf-8') as f:
             original = f.read()
         with open(path, 'w', encoding='utf-8') as f:
             f.write(text)
-        verdict = self.judge(file)
+        verdict = self.judge(driver, file)
         with open(path, 'w', encoding='utf-8') as f:
             f.write(original)
-        return name, verdict
+        return driver, name, verdict
 
     def work(self, waiting, results):
         while True:
@@ -388,12 +447,13 @@ class Copy:
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument('--driver', choices=DRIVERS, default='vhd')
+    parser.add_argument('--driver', choices=DRIVERS, help='only those of this one')
     parser.add_argument('--list', action='store_true', help='print the mutants of all drivers, and end')
     parser.add_argument('--jobs', type=int, default=1, help='mutants tried at once')
     parser.add_argument('--keep', metavar='DIRECTORY', help='work there, and use it again')
     parser.add_argument('--through', metavar='COMMAND', default='', help='that builds and tests are run with, "nice" say')
-    parser.add_argument('--seeds', type=int, default=3, help='how often the tests run before a mutant has survived')
+    parser.add_argument('--stages', type=int, default=len(STAGES), help='only so many of the stages')
+    parser.add_argument('--results', metavar='FILE', help='is added to; what it says was proven is not tried again')
     parser.add_argument('--trust', action='store_true', help='do not run the tests without a mutation first')
     parser.add_argument('pattern', nargs='?', default='', help='only mutants whose name has this regular expression')
     args = parser.parse_args()
@@ -405,22 +465,33 @@ def main():
     args.work = args.keep or tempfile.mkdtemp(prefix='vhdkit-mutate-')
     args.through = args.through.split()
     copies = [Copy(args, number) for number in range(args.jobs)]
-    verdict = None if args.trust else copies[0].judge(None)
-    if verdict:
-        sys.exit('without a mutation: ' + verdict)
+    drivers = [args.driver] if args.driver else list(DRIVERS)
+    for driver in drivers if not args.trust else []:
+        verdict = copies[0].judge(driver, None)
+        if verdict:
+            sys.exit('%s without a mutation: %s' % (driver, verdict))
 
+    known = set()
+    if args.results and os.path.exists(args.results):
+        with open(args.results, encoding='utf-8') as f:
+            known = {line.split('\t')[0] for line in f if 'NOT NOTICED' not in line}
     waiting, results = queue.Queue(), queue.Queue()
-    for mutant in lists[args.driver]:
-        if re.search(args.pattern, mutant[0]):
-            waiting.put(mutant)
+    for driver in drivers:
+        for name, file, text in lists[driver]:
+            if re.search(args.pattern, name) and '%s %s' % (driver, name) not in known:
+                waiting.put((driver, name, file, text))
     wanted, missed = waiting.qsize(), 0
     for copy in copies:
         threading.Thread(target=copy.work, args=(waiting, results), daemon=True).start()
     for _ in range(wanted):
-        name, verdict = results.get()
-        reason = next((why for part, why in UNNOTICED[args.driver].items() if part in name), None)
+        driver, name, verdict = results.get()
+        reason = next((why for part, why in UNNOTICED[driver].items() if part in name), None)
         missed += verdict is None and reason is None
-        print('%s: %s' % (name, verdict or ('not noticed: ' + reason if reason else 'NOT NOTICED')), flush=True)
+        text = verdict or ('not noticed: ' + reason if reason else 'NOT NOTICED')
+        print('%s %s: %s' % (driver, name, text), flush=True)
+        if args.results:
+            with open(args.results, 'a', encoding='utf-8') as f:
+                f.write('%s %s\t%s\n' % (driver, name, text))
     if not args.keep:
         shutil.rmtree(args.work)
     print('%d of %d not noticed' % (missed, wanted))

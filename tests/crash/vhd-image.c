@@ -14,6 +14,17 @@ put_be (uint8_t *data, int bytes, uint64_t value)
     data[i] = value;
 }
 
+static void
+put_checksum (uint8_t *data, int bytes, int field)
+{
+  uint32_t sum = 0;
+
+  put_be (data + field, 4, 0);
+  for (int i = 0; i < bytes; i++)
+    sum += data[i];
+  put_be (data + field, 4, ~sum);
+}
+
 typedef struct
 {
   int fd;
@@ -23,18 +34,30 @@ typedef struct
 } Vhd;
 
 static void
-vhd_read (Vhd *vhd, const TestDir *dir, const char *name)
+vhd_read_footer (Vhd *vhd, const TestDir *dir, const char *name)
 {
   g_autofree char *path = test_path (dir, name);
 
   vhd->fd = open (path, O_RDWR | O_CLOEXEC);
   vhd->file_bytes = lseek (vhd->fd, 0, SEEK_END);
   g_assert_cmpint (pread (vhd->fd, vhd->footer, 512, 0), ==, 512);
+}
+
+static void
+vhd_read_header (Vhd *vhd)
+{
   g_assert_cmpint (pread (vhd->fd, vhd->header, 1024, be64_at (vhd->footer + 16)), ==, 1024);
   vhd->table_offset = be64_at (vhd->header + 16);
   vhd->entries = be32_at (vhd->header + 28);
   vhd->block_size = be32_at (vhd->header + 32);
   vhd->bitmap_bytes = (vhd->block_size / 512 / 8 + 511) / 512 * 512;
+}
+
+static void
+vhd_read (Vhd *vhd, const TestDir *dir, const char *name)
+{
+  vhd_read_footer (vhd, dir, name);
+  vhd_read_header (vhd);
 }
 
 static void
@@ -70,6 +93,48 @@ image_clear_bits (const TestDir *dir, const char *name)
       g_free (bitmap);
     }
   close (vhd.fd);
+}
+
+static char *
+look_below_bits (const Vhd *vhd, uint32_t block, int64_t start)
+{
+  g_autofree uint8_t *bitmap = g_malloc0 (vhd->bitmap_bytes);
+  uint8_t sector[512];
+
+  g_assert_cmpint (pread (vhd->fd, bitmap, vhd->bitmap_bytes, start), >=, 0);
+  for (int64_t i = 0; i < vhd->block_size / 512; i++)
+    if (!(bitmap[i / 8] & (0x80 >> i % 8))
+        && pread (vhd->fd, sector, 512, start + vhd->bitmap_bytes + i * 512) == 512
+        && guest_decode (sector, 0) != 0)
+      return g_strdup_printf ("sector %" G_GINT64_FORMAT " of block %u holds data below a zero bit", i,
+                              block);
+  return NULL;
+}
+
+char *
+image_look_below_bits (const TestDir *dir, const char *name)
+{
+  g_autofree uint8_t *table = NULL;
+  char *why = NULL;
+  uint32_t blocks;
+  Vhd vhd;
+
+  vhd_read_footer (&vhd, dir, name);
+  if (memcmp (vhd.footer, "conectix", 8) != 0 || be32_at (vhd.footer + 60) != 3)
+    {
+      close (vhd.fd);
+      return NULL;
+    }
+  vhd_read_header (&vhd);
+  /* Entries behind those in use may be anything. */
+  blocks = (be64_at (vhd.footer + 48) + vhd.block_size - 1) / vhd.block_size;
+  table = g_malloc (blocks * 4);
+  g_assert_cmpint (pread (vhd.fd, table, blocks * 4, vhd.table_offset), ==, blocks * 4);
+  for (uint32_t block = 0; block < blocks && !why; block++)
+    if (be32_at (table + block * 4) != UINT32_MAX)
+      why = look_below_bits (&vhd, block, (int64_t)be32_at (table + block * 4) * 512);
+  close (vhd.fd);
+  return why;
 }
 
 void
@@ -136,17 +201,6 @@ image_damage_copy (const TestDir *dir, const char *name)
   close (vhd.fd);
 }
 
-static void
-put_checksum (uint8_t *data, int bytes, int field)
-{
-  uint32_t sum = 0;
-
-  put_be (data + field, 4, 0);
-  for (int i = 0; i < bytes; i++)
-    sum += data[i];
-  put_be (data + field, 4, ~sum);
-}
-
 void
 image_damage_end_footer (const TestDir *dir, const char *name)
 {
@@ -192,6 +246,22 @@ image_leave_header_behind (const TestDir *dir, const char *name)
   memset (rubbish, 0x5A, sizeof rubbish);
   vhd_write (&vhd, rubbish, sizeof rubbish, 512);
   close (vhd.fd);
+}
+
+char *
+image_look_at_end (const TestDir *dir, const char *name)
+{
+  g_autofree char *path = test_path (dir, name);
+  int fd = open (path, O_RDONLY | O_CLOEXEC);
+  uint8_t end[512] = { 0 }, again[512];
+  ssize_t n = pread (fd, end, 512, lseek (fd, 0, SEEK_END) - 512);
+
+  close (fd);
+  memcpy (again, end, 512);
+  put_checksum (again, 512, 64);
+  if (n != 512 || memcmp (end, "conectix", 8) != 0 || memcmp (end, again, 512) != 0)
+    return g_strdup ("there is no footer at the end");
+  return NULL;
 }
 
 char *
