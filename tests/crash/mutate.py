@@ -222,8 +222,8 @@ JOBS = [
     ('conclude-check.c', '.parent_path = renamed ? name_after : bdrv_get_host_path (params->target),',
      '.parent_path = name_after ? name_after : bdrv_get_host_path (params->target),'),
     ('conclude.c', '  return !params->delete_sources || co_remove (conclude, removals, has_list, error);', '  return true;',
-     'if (!co_look_again (conclude, error) || !co_drain_log (params->target, error))',
-     'if (!co_look_again (conclude, error) || !co_drain_log (params->target, error)\n'
+     'if (!co_look_again (conclude, error) || !co_settle_target (params->target, error))',
+     'if (!co_look_again (conclude, error) || !co_settle_target (params->target, error)\n'
      '      || (params->delete_sources && !co_remove (conclude, removals, false, error)))'),
     ('conclude.c', 'g_ptr_array_insert (layers, 0, layer);', 'g_ptr_array_add (layers, layer);'),
     ('conclude.c', 'if (!needs_list (params, removals))', 'if (!needs_list (params, removals) || true)'),
