@@ -318,4 +318,31 @@ def other_formats_are_not_taken_for_raw(t):
         t.equal(t.img('info', '--output=json', '-f', 'raw', path).json['format'], 'raw', 'with -f raw')
 
 
+@case
+def damaged_images_are_not_taken_for_raw(t):
+    """A fixed VHD lost its only sign with its end, a VHDX with its start."""
+    whole, cut, marked = t.path('whole.vhd'), t.path('cut.VHD'), t.path('marked.avhdx')
+    t.img('create', '-q', '-f', 'vhd', '-o', 'subformat=fixed', whole, MiB)
+    t.img('create', '-q', '-f', 'vhdx', marked, MiB)
+    with open(whole, 'rb') as f, open(cut, 'wb') as g:
+        g.write(f.read(MiB // 2))
+    with open(marked, 'r+b') as f:
+        f.write(b'XXXXXXXX')
+    for path in (cut, marked):
+        unchanged = Unchanged(path)
+        t.refused(t.img('info', path, rc=1), 'bears no sign of one', os.path.basename(path))
+        t.refused(t.img('convert', '-O', 'raw', path, t.path('o.raw'), rc=1), 'bears no sign of one')
+        t.check(not os.path.exists(t.path('o.raw')), 'a target was made')
+        t.refused(t.img('check', path, rc=1), 'bears no sign of one')
+        unchanged.verify(t)
+        t.equal(t.img('info', '--output=json', '-f', 'raw', path).json['format'], 'raw', 'with -f raw')
+        t.img('convert', '-f', 'raw', '-O', 'raw', path, t.path('as-it-is.raw'))
+
+
+@case
+def json_of_two_kinds(t):
+    t.img('create', '-q', '-f', 'vhdx', t.path('a.vhdx'), MiB)
+    t.refused(t.img('compact', '--output=json', '--progress=json', t.path('a.vhdx'), rc=1), 'exclude each other')
+
+
 main()
