@@ -49,7 +49,6 @@ int coroutine_fn bdrv_co_unref (BlockDriverState *bs);
 /* Makes a node of an open chain writable, container file first: locks are upgraded, IN_USE if they cannot. */
 bool coroutine_fn bdrv_co_reopen_rw (BlockDriverState *bs, GError **error);
 
-/* Flushes @bs and leaves nothing in a journal of it: a reader who cannot replay one can read it.  0 or -errno. */
 /* Of somebody who writes much before the next flush: begins zeroed. */
 typedef struct
 {
@@ -59,7 +58,11 @@ typedef struct
 /* @bytes more were written to @bs.  Now and then the host is told to write what it keeps of the container: the disk works
  * while the rest is copied, where it would start when the flush at the end waits for all of it.  Promises nothing. */
 void coroutine_fn bdrv_co_write_back (BdrvWriteback *writeback, BlockDriverState *bs, int64_t bytes);
+/* Flushes @bs and leaves nothing in a journal of it: a reader who cannot replay one can read it.  0 or -errno. */
 int coroutine_fn bdrv_co_drain_log (BlockDriverState *bs);
+
+/* Cuts the container of @bs, a writable image, after its last used byte, where its format knows that. */
+bool coroutine_fn bdrv_co_trim (BlockDriverState *bs, GError **error);
 
 /* Waits until no request to @bs is in flight. */
 void coroutine_fn bdrv_co_drain (BlockDriverState *bs);

@@ -11,7 +11,8 @@
  *
  * Whoever asks is about to break what is found, so nothing passes for no child unless that is known.  What has the name
  * or the signature of an image and cannot be examined is told with the reason, and so is a directory that is not seen
- * to its end: one with very many files that may be images, or entries at all.  What has neither is none of ours; only a warning tells that it could not be read.
+ * to its end: one with very many files that may be images, or entries at all.  What has neither is none of ours; only a
+ * warning tells that it could not be read.
  */
 #include "core-int.h"
 

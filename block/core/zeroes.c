@@ -229,3 +229,13 @@ bdrv_co_truncate (BlockDriverState *bs, int64_t bytes, GError **error)
   bdrv_tracked_end (node, &req);
   return ok;
 }
+
+bool coroutine_fn
+bdrv_co_trim (BlockDriverState *bs, GError **error)
+{
+  int ret = bs->drv->co_trim ? bs->drv->co_trim (bs) : 0;
+
+  if (ret < 0)
+    bdrv_set_error_errno (error, bs, ret, "cutting the file after its last used byte failed");
+  return ret == 0;
+}

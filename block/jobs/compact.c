@@ -317,17 +317,12 @@ compact_co_move (CompactJob *compact, GError **error)
 static bool coroutine_fn
 compact_co_cut (CompactJob *compact, GError **error)
 {
-  BlockDriverState *bs = compact->params.bs;
-
   if (job_co_pause_point (&compact->job) < 0)
     {
       job_set_cancelled (&compact->job, error);
       return false;
     }
-  int ret = bs->drv->co_trim != NULL ? bs->drv->co_trim (bs) : 0;
-  if (ret < 0)
-    bdrv_set_error_errno (error, bs, ret, "cutting the file after its last used byte failed");
-  return ret == 0;
+  return bdrv_co_trim (compact->params.bs, error);
 }
 
 static bool coroutine_fn

@@ -127,11 +127,7 @@ co_drain_log (BlockDriverState *bs, GError **error)
 static bool coroutine_fn
 co_settle_target (BlockDriverState *target, GError **error)
 {
-  int ret = target->drv->co_trim ? target->drv->co_trim (target) : 0;
-
-  if (ret < 0)
-    bdrv_set_error_errno (error, target, ret, "cutting the file after its last used byte failed");
-  return ret == 0 && co_drain_log (target, error);
+  return bdrv_co_trim (target, error) && co_drain_log (target, error);
 }
 
 /* A1 and A4. */
