@@ -623,34 +623,29 @@ fallocate_in_thread (void *opaque)
   return file_errno_is_unsupported (errno) ? -ENOTSUP : -errno;
 }
 
+/* @never: noted that the host has no such call, which is then not asked again. */
 static int coroutine_fn
-co_fallocate (FileState *s, int mode, int64_t offset, int64_t bytes)
+co_fallocate (FileState *s, bool *never, int mode, int64_t offset, int64_t bytes)
 {
-  FileRangeWork work = { .fd = s->fd, .mode = mode, .offset = offset, .bytes = bytes };
+  FileRangeWork work = { .fd = s->fd, .mode = mode | FALLOC_FL_KEEP_SIZE, .offset = offset, .bytes = bytes };
 
-  return aio_co_run_in_thread (fallocate_in_thread, &work);
+  if (*never)
+    return -ENOTSUP;
+
+  int ret = aio_co_run_in_thread (fallocate_in_thread, &work);
+
+  *never |= ret == -ENOTSUP;
+  return ret;
 }
 
 int coroutine_fn
 file_co_punch_hole (FileState *s, int64_t offset, int64_t bytes)
 {
-  if (s->no_punch_hole)
-    return -ENOTSUP;
-
-  int ret = co_fallocate (s, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes);
-
-  s->no_punch_hole |= ret == -ENOTSUP;
-  return ret;
+  return co_fallocate (s, &s->no_punch_hole, FALLOC_FL_PUNCH_HOLE, offset, bytes);
 }
 
 int coroutine_fn
 file_co_zero_range (FileState *s, int64_t offset, int64_t bytes)
 {
-  if (s->no_zero_range)
-    return -ENOTSUP;
-
-  int ret = co_fallocate (s, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, bytes);
-
-  s->no_zero_range |= ret == -ENOTSUP;
-  return ret;
+  return co_fallocate (s, &s->no_zero_range, FALLOC_FL_ZERO_RANGE, offset, bytes);
 }
