@@ -460,8 +460,13 @@ test_fails_and_goes_on (void)
 
 /* --- what was under way before ------------------------------------------------------------------------- */
 
+#define FLYING_BYTES  (8 * MIB)
+#define FLYING_WRITES 8
+#define FLYING_ROUNDS 10
+
 typedef struct
 {
+  struct iovec iov[FLYING_WRITES];
   int left, failed;
 } Flying;
 
@@ -474,52 +479,60 @@ on_written (void *opaque, int ret)
   flying->failed += ret < 0;
 }
 
+/* Writes @data to all of @image, in several requests that are under way. */
+static void
+start_writes (Flying *flying, VhdkitImage *image, uint8_t *data)
+{
+  const size_t each = FLYING_BYTES / FLYING_WRITES;
+
+  flying->left = FLYING_WRITES;
+  for (int i = 0; i < FLYING_WRITES; i++)
+    {
+      flying->iov[i] = (struct iovec){ data, each };
+      vhdkit_image_aio_pwritev (image, &flying->iov[i], 1, i * (int64_t)each, on_written, flying);
+    }
+}
+
+/* None has failed, and nothing is lost. */
+static void
+end_writes (const Flying *flying, VhdkitImage *image, const char *path, const uint8_t *data)
+{
+  while (flying->left > 0)
+    vhdkit_context_iterate (NULL, true);
+  g_assert_cmpint (flying->failed, ==, 0);
+  close_image (image);
+  assert_view (path, data, FLYING_BYTES);
+  assert_checks_clean (path);
+  scratch_clear ();
+}
+
 /* Writes that had begun before the job are part of what it finds: their blocks are zeros when it begins, and must not go
  * while the data is on its way.  Each goes block by block, so that the scan meets it somewhere. */
 static void
 test_writes_under_way (void)
 {
-  enum
-  {
-    BLOCK_BYTES = 4 * KIB,
-    BLOCKS = 2048,
-    WRITES = 8,
-    ROUNDS = 10
-  };
-  const int64_t bytes = (int64_t)BLOCKS * BLOCK_BYTES;
-  g_autofree uint8_t *data = g_malloc ((gsize)bytes);
+  g_autofree uint8_t *data = g_malloc (FLYING_BYTES);
 
-  memset (data, 0x5a, (size_t)bytes);
-  for (int round = 0; round < ROUNDS; round++)
+  memset (data, 0x5a, FLYING_BYTES);
+  for (int round = 0; round < FLYING_ROUNDS; round++)
     {
       g_autoptr (GError) error = NULL;
       VhdkitCompactOptions options = { .struct_size = sizeof options, .mode = VHDKIT_COMPACT_PREZEROED };
-      struct iovec iov[WRITES];
-      Flying flying = { .left = WRITES };
+      Flying flying = { 0 };
 
       scratch_init ();
       const char *path = scratch_path ("a.vhd");
-      create_image (path, "vhd", bytes, BLOCK_BYTES, NULL);
+      create_image (path, "vhd", FLYING_BYTES, 4 * KIB, NULL);
       VhdkitImage *image = open_image (path, VHDKIT_OPEN_RDWR);
-      write_byte (image, 0, bytes, 0);
+      write_byte (image, 0, FLYING_BYTES, 0);
       g_assert_cmpint (vhdkit_image_flush (image), ==, 0);
       VhdkitJob *job = vhdkit_compact_new (image, &options, &error);
       g_assert_no_error (error);
-      for (int i = 0; i < WRITES; i++)
-        {
-          iov[i] = (struct iovec){ data, (size_t)bytes / WRITES };
-          vhdkit_image_aio_pwritev (image, &iov[i], 1, i * (bytes / WRITES), on_written, &flying);
-        }
+      start_writes (&flying, image, data);
       g_assert_true (vhdkit_job_run (job, NULL, NULL, &error));
       g_assert_no_error (error);
       vhdkit_job_free (job);
-      while (flying.left > 0)
-        vhdkit_context_iterate (NULL, true);
-      g_assert_cmpint (flying.failed, ==, 0);
-      close_image (image);
-      assert_view (path, data, bytes);
-      assert_checks_clean (path);
-      scratch_clear ();
+      end_writes (&flying, image, path, data);
     }
 }
 
@@ -527,42 +540,23 @@ test_writes_under_way (void)
 static void
 test_repair_beside_writes (void)
 {
-  enum
-  {
-    BLOCK_BYTES = 4 * KIB,
-    BLOCKS = 2048,
-    WRITES = 8,
-    ROUNDS = 10
-  };
-  const int64_t bytes = (int64_t)BLOCKS * BLOCK_BYTES;
-  g_autofree uint8_t *data = g_malloc ((gsize)bytes);
+  g_autofree uint8_t *data = g_malloc (FLYING_BYTES);
 
-  memset (data, 0x5a, (size_t)bytes);
-  for (int round = 0; round < ROUNDS; round++)
+  memset (data, 0x5a, FLYING_BYTES);
+  for (int round = 0; round < FLYING_ROUNDS; round++)
     {
       g_autoptr (GError) error = NULL;
       VhdkitCheckResult result;
-      struct iovec iov[WRITES];
-      Flying flying = { .left = WRITES };
+      Flying flying = { 0 };
 
       scratch_init ();
       const char *path = scratch_path ("a.vhd");
-      create_image (path, "vhd", bytes, BLOCK_BYTES, NULL);
+      create_image (path, "vhd", FLYING_BYTES, 4 * KIB, NULL);
       VhdkitImage *image = open_image (path, VHDKIT_OPEN_RDWR);
-      for (int i = 0; i < WRITES; i++)
-        {
-          iov[i] = (struct iovec){ data, (size_t)bytes / WRITES };
-          vhdkit_image_aio_pwritev (image, &iov[i], 1, i * (bytes / WRITES), on_written, &flying);
-        }
+      start_writes (&flying, image, data);
       g_assert_true (vhdkit_image_check (image, true, &result, NULL, NULL, &error));
       g_assert_no_error (error);
-      while (flying.left > 0)
-        vhdkit_context_iterate (NULL, true);
-      g_assert_cmpint (flying.failed, ==, 0);
-      close_image (image);
-      assert_view (path, data, bytes);
-      assert_checks_clean (path);
-      scratch_clear ();
+      end_writes (&flying, image, path, data);
     }
 }
 
