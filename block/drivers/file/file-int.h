@@ -9,12 +9,11 @@
 
 #include "file-lock.h"
 
-/* Two neighbouring extents of a file, as last asked of the file system: [start, middle) of one kind,
- * [middle, end) of the other.  Empty when start == end. */
+/* What the file system was last asked about: a hole [start, data), if any, and the data [data, end) behind it.
+ * Empty when start == end. */
 typedef struct
 {
-  int64_t start, middle, end; /* bytes */
-  bool data_first;
+  int64_t start, data, end; /* bytes */
 } FileExtents;
 
 typedef struct

@@ -6,7 +6,7 @@
  * Zeroes and discards do not: the core lengthens the file by co_truncate, which it does not let run beside
  * writes there.
  *
- * Status.  The file system is asked with SEEK_DATA/SEEK_HOLE for two neighbouring extents at once; the answer
+ * Status.  The file system is asked with SEEK_DATA/SEEK_HOLE, for a hole and the data behind it at once; the answer
  * serves all queries inside it until something is written there.  It is kept only while our lock keeps other
  * writers away.
  */
@@ -83,11 +83,7 @@ extents_changed (FileState *s, int64_t offset, int64_t bytes, bool data)
 
   if (!ranges_overlap (offset, bytes, e->start, e->end - e->start))
     return;
-
-  int64_t data_start = e->data_first ? e->start : e->middle;
-  int64_t data_end = e->data_first ? e->middle : e->end;
-
-  if (!data || offset < data_start || offset + bytes > data_end)
+  if (!data || offset < e->data || offset + bytes > e->end)
     *e = (FileExtents){ 0 };
 }
 
@@ -112,39 +108,23 @@ seek_next (int fd, int64_t offset, int whence, int64_t *found)
 /* Reading a range this short costs less than asking whether it is a hole. */
 #define MIN_LOOK_UP_BYTES (32 * 1024)
 
-/* The extent at @offset and the one behind it.  Not in a thread: file systems answer from their extent map in
- * memory, and the way to a thread and back costs ten times as much. */
+/* The extent at @offset, and behind a hole the data, which costs no more.  Not in a thread: file systems answer from
+ * their extent map in memory, and the way to a thread and back costs ten times as much. */
 static int
 look_up_extents (int fd, int64_t offset, FileExtents *e)
 {
-  int64_t data = 0;
-  int ret = seek_next (fd, offset, SEEK_DATA, &data);
+  int ret = seek_next (fd, offset, SEEK_DATA, &e->data);
 
   if (ret < 0)
     return ret;
-  if (data < offset)
-    return -EIO; /* a broken file system */
-
   e->start = offset;
-  e->data_first = data == offset;
-  if (!e->data_first)
-    {
-      e->middle = data;
-      e->end = data;
-      if (data == G_MAXINT64 || seek_next (fd, data, SEEK_HOLE, &e->end) < 0 || e->end < data)
-        e->end = data;
-      return 0;
-    }
-
-  ret = seek_next (fd, offset, SEEK_HOLE, &e->middle);
+  e->end = G_MAXINT64;
+  if (e->data == G_MAXINT64)
+    return 0;
+  ret = seek_next (fd, e->data, SEEK_HOLE, &e->end);
   if (ret < 0)
     return ret;
-  if (e->middle <= offset)
-    return -EIO;
-  e->end = e->middle;
-  if (e->middle != G_MAXINT64 && (seek_next (fd, e->middle, SEEK_DATA, &e->end) < 0 || e->end < e->middle))
-    e->end = e->middle;
-  return 0;
+  return e->data < offset || e->end <= e->data ? -EIO : 0; /* a broken file system */
 }
 
 /* A hole without an end reaches to the end of the file.  Where somebody else has cut it, what is missing is no hole:
@@ -154,12 +134,9 @@ take_out_what_was_cut (int fd, int64_t known_bytes, FileExtents *e)
 {
   struct stat st;
 
-  if (e->end != G_MAXINT64 || fstat (fd, &st) < 0 || st.st_size >= known_bytes)
+  if (e->data != G_MAXINT64 || fstat (fd, &st) < 0 || st.st_size >= known_bytes)
     return;
-  if (e->data_first)
-    e->end = e->middle;
-  else
-    e->middle = e->end = MAX (e->start, st.st_size);
+  e->data = e->end = MAX (e->start, st.st_size);
 }
 
 static int coroutine_fn
@@ -190,10 +167,8 @@ file_co_block_status (BlockDriverState *bs, int64_t offset, int64_t bytes, int64
     }
   if (offset >= e.start && offset < e.end)
     {
-      bool first = offset < e.middle;
-
-      data = first == e.data_first;
-      *pnum = MIN (bytes, (first ? e.middle : e.end) - offset);
+      data = offset >= e.data;
+      *pnum = MIN (bytes, (data ? e.end : e.data) - offset);
     }
 
   *map = offset;

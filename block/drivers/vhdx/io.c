@@ -124,6 +124,16 @@ vhdx_co_preadv (BlockDriverState *bs, int64_t offset, int64_t bytes, const IoVec
   return ret;
 }
 
+/* How much of @bytes, from @piece on, the rest of its block and the blocks behind it in @state are. */
+static int64_t coroutine_fn
+blocks_run (VhdxState *s, const VhdxPiece *piece, int64_t bytes, VhdxBlockState state)
+{
+  uint64_t behind = div_round_up (bytes - piece->bytes, s->metadata.block_size);
+  int64_t run = behind > 0 ? vhdx_co_state_run (s, piece->block + 1, behind, state) : 0;
+
+  return MIN (bytes, piece->bytes + MAX (run, 0) * (int64_t)s->metadata.block_size);
+}
+
 int coroutine_fn
 vhdx_co_block_status (BlockDriverState *bs, int64_t offset, int64_t bytes, int64_t *pnum, int64_t *map,
                       BlockDriverState **file)
@@ -139,11 +149,7 @@ vhdx_co_block_status (BlockDriverState *bs, int64_t offset, int64_t bytes, int64
   *pnum = piece.bytes;
   if (!vhdx_is_present (entry.state))
     {
-      uint64_t max = div_round_up (piece.in_block + bytes, s->metadata.block_size);
-      int64_t run = vhdx_co_state_run (s, piece.block, max, entry.state);
-
-      if (run > 0)
-        *pnum = MIN (bytes, run * (int64_t)s->metadata.block_size - piece.in_block);
+      *pnum = blocks_run (s, &piece, bytes, entry.state);
       /* Without a backing node nobody answers, and zeros show; one that is not the parent any more is not asked. */
       if (entry.state == VHDX_BLOCK_NOT_PRESENT && (has_open_parent (s) || !s->bs->backing))
         return 0;
@@ -154,6 +160,9 @@ vhdx_co_block_status (BlockDriverState *bs, int64_t offset, int64_t bytes, int64
       ret = vhdx_co_bitmap_run (s, &piece, pnum, &present);
       if (ret < 0)
         return ret;
+      /* The blocks behind often have nothing either. */
+      if (!present && *pnum == piece.bytes && bytes > piece.bytes)
+        *pnum = blocks_run (s, &piece, bytes, VHDX_BLOCK_NOT_PRESENT);
       if (!present)
         return 0;
     }
