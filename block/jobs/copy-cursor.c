@@ -135,7 +135,8 @@ copy_co_join_runs (CopyItem *run, int coroutine_fn (*co_look) (void *opaque), vo
   if (ret <= 0)
     return ret;
 
-  int64_t unit = run->zero ? max_zero : max_data;
+  bool shared = engine != NULL && !run->zero && copy_can_share (engine, run->file);
+  int64_t unit = run->zero ? max_zero : shared ? MAX (max_data, COPY_SHARE_BYTES) : max_data;
   int64_t room = unit - run->offset % unit;
 
   *item = *run;

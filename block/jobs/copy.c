@@ -8,6 +8,8 @@
 #include <errno.h>
 #include <string.h>
 
+/* How often a page is read of what is going to be shared, to see whether there are zeros. */
+#define SHARE_LOOK_BYTES (16 * 1024 * 1024)
 /* A part of an item that is shared while the rest of it is copied has at least so much. */
 #define SHARE_MIN_PART (64 * 1024)
 /* Ranges refused one after the other before a file is given up: layouts that do not fit never will. */
@@ -55,28 +57,50 @@ copy_set_error (const CopyEngine *engine, GError **error)
 bool
 copy_may_share (const CopyEngine *engine, const BlockDriverState *file)
 {
+  gpointer works;
+
   return engine->share_extents && file != NULL
-         && (engine->unshareable == NULL || !g_hash_table_contains (engine->unshareable, file));
+         && (engine->shareable == NULL
+             || !g_hash_table_lookup_extended (engine->shareable, file, NULL, &works)
+             || GPOINTER_TO_INT (works));
+}
+
+bool
+copy_can_share (const CopyEngine *engine, const BlockDriverState *file)
+{
+  return engine->shareable != NULL && GPOINTER_TO_INT (g_hash_table_lookup (engine->shareable, file));
 }
 
 static void
-never_share (CopyEngine *engine, BlockDriverState *file)
+note_sharing (CopyEngine *engine, BlockDriverState *file, bool works)
 {
-  if (engine->unshareable == NULL)
-    engine->unshareable = g_hash_table_new (NULL, NULL);
-  g_hash_table_add (engine->unshareable, file);
+  if (engine->shareable == NULL)
+    engine->shareable = g_hash_table_new (NULL, NULL);
+  g_hash_table_insert (engine->shareable, file, GINT_TO_POINTER (works));
   engine->misaligned = 0;
 }
 
-/* Whether the item starts with a page of zeros.  Such an item is read in full: zero data must not take up
- * space in the target, not even shared space. */
+/* What starts with a page of zeros is read in full instead of being shared: zero data must not take up space in the
+ * target, not even shared space. */
 static bool coroutine_fn
-item_co_starts_with_zeros (CopyEngine *engine, const CopyItem *item)
+co_is_to_share (CopyEngine *engine, int64_t offset)
 {
   uint8_t page[COPY_SHARE_ALIGNMENT];
 
-  return engine->sparse_bytes > 0 && bdrv_co_pread (engine->source, item->offset, sizeof page, page) == 0
-         && buffer_is_zero (page, sizeof page);
+  return engine->must_share || engine->sparse_bytes == 0
+         || bdrv_co_pread (engine->source, offset, sizeof page, page) < 0
+         || !buffer_is_zero (page, sizeof page);
+}
+
+static CopyItem
+item_part (const CopyItem *item, int64_t offset, int64_t end)
+{
+  CopyItem part = *item;
+
+  part.offset = offset;
+  part.bytes = end - offset;
+  part.file_offset += offset - item->offset;
+  return part;
 }
 
 bool
@@ -87,10 +111,7 @@ copy_get_shareable (const CopyEngine *engine, const CopyItem *item, CopyItem *pa
 
   if (((item->offset ^ item->file_offset) & (COPY_SHARE_ALIGNMENT - 1)) != 0 || end <= start)
     return false;
-  *part = *item;
-  part->offset = start;
-  part->bytes = end - start;
-  part->file_offset += start - item->offset;
+  *part = item_part (item, start, end);
   return part->bytes == item->bytes || part->bytes >= SHARE_MIN_PART || engine->must_share;
 }
 
@@ -99,13 +120,10 @@ copy_get_shareable (const CopyEngine *engine, const CopyItem *item, CopyItem *pa
 static int coroutine_fn
 part_co_share (CopyEngine *engine, const CopyItem *part)
 {
-  if (!engine->must_share && item_co_starts_with_zeros (engine, part))
-    return 0;
-
   int ret = bdrv_co_copy_range_to (engine->target, part->offset, part->bytes, part->file, part->file_offset);
   if (ret == 0)
     {
-      engine->misaligned = 0;
+      note_sharing (engine, part->file, true);
       engine->bytes_cloned += part->bytes;
       return 1;
     }
@@ -118,11 +136,11 @@ part_co_share (CopyEngine *engine, const CopyItem *part)
     case -EOPNOTSUPP:
 #endif
     case -EXDEV:
-      never_share (engine, part->file);
+      note_sharing (engine, part->file, false);
       return 0;
     case -EINVAL:
       if (++engine->misaligned == SHARE_MAX_MISALIGNED)
-        never_share (engine, part->file);
+        note_sharing (engine, part->file, false);
       return 0;
     default:
       return 0;
@@ -355,10 +373,8 @@ item_co_write_different (CopyEngine *engine, const CopyItem *item, WorkerBuffers
 }
 
 static int coroutine_fn
-item_co_copy (CopyEngine *engine, const CopyItem *item, WorkerBuffers *buffers, uint64_t ticket)
+piece_co_copy (CopyEngine *engine, const CopyItem *item, WorkerBuffers *buffers, uint64_t ticket)
 {
-  if (item->bytes == 0)
-    return 0;
   if (!worker_buffer_reserve (engine, &buffers->read, item->bytes))
     return copy_fail (engine, engine->source, "buffer for the read", item->offset, item->bytes, -ENOMEM);
 
@@ -377,26 +393,66 @@ item_co_copy (CopyEngine *engine, const CopyItem *item, WorkerBuffers *buffers, 
              : copy_co_write_sparse (engine, item->offset, item->bytes, buffers->read.data);
 }
 
+/* Copies [@offset, @end) of the item, which may be longer than a buffer. */
+static int coroutine_fn
+item_co_copy (CopyEngine *engine, const CopyItem *item, int64_t offset, int64_t end, WorkerBuffers *buffers,
+              uint64_t ticket)
+{
+  int ret = 0;
+
+  while (ret == 0 && offset < end)
+    {
+      int64_t border = round_down (offset, engine->max_item_bytes) + engine->max_item_bytes;
+      CopyItem piece = item_part (item, offset, MIN (end, border));
+
+      ret = piece_co_copy (engine, &piece, buffers, ticket);
+      offset += piece.bytes;
+    }
+  return ret;
+}
+
+/* Where those looks at @part from @offset on end that find something to share, or those that do not. */
+static int64_t coroutine_fn
+part_co_find_end (CopyEngine *engine, const CopyItem *part, int64_t offset, bool *share)
+{
+  int64_t end = part->offset + part->bytes;
+
+  *share = co_is_to_share (engine, offset);
+  do
+    offset = MIN (end, round_down (offset, SHARE_LOOK_BYTES) + SHARE_LOOK_BYTES);
+  while (offset < end && co_is_to_share (engine, offset) == *share);
+  return offset;
+}
+
 /* Shares what can be, copies the rest. */
 static int coroutine_fn
 item_co_share (CopyEngine *engine, const CopyItem *item, WorkerBuffers *buffers, uint64_t ticket)
 {
+  int64_t item_end = item->offset + item->bytes;
+  int64_t done = item->offset; /* all before it is in the target */
   CopyItem part;
 
   if (!copy_get_shareable (engine, item, &part))
-    return item_co_copy (engine, item, buffers, ticket);
-  int ret = part_co_share (engine, &part);
-  if (ret < 0)
-    return ret;
-  if (ret == 0)
-    return item_co_copy (engine, item, buffers, ticket);
+    return item_co_copy (engine, item, done, item_end, buffers, ticket);
 
-  CopyItem head = *item, tail = *item;
-  head.bytes = part.offset - item->offset;
-  tail.offset = part.offset + part.bytes;
-  tail.bytes = item->offset + item->bytes - tail.offset;
-  ret = item_co_copy (engine, &head, buffers, ticket);
-  return ret < 0 ? ret : item_co_copy (engine, &tail, buffers, ticket);
+  for (int64_t offset = part.offset, end; offset < part.offset + part.bytes; offset = end)
+    {
+      bool share;
+
+      end = part_co_find_end (engine, &part, offset, &share);
+      if (!share || !copy_may_share (engine, part.file))
+        continue;
+      CopyItem run = item_part (&part, offset, end);
+      int ret = part_co_share (engine, &run);
+      if (ret > 0)
+        {
+          ret = item_co_copy (engine, item, done, offset, buffers, ticket);
+          done = end;
+        }
+      if (ret < 0)
+        return ret;
+    }
+  return item_co_copy (engine, item, done, item_end, buffers, ticket);
 }
 
 static int coroutine_fn
@@ -405,7 +461,7 @@ item_co_process (CopyEngine *engine, const CopyItem *item, WorkerBuffers *buffer
   int ret = 0;
 
   if (!item->zero && !copy_may_share (engine, item->file))
-    return item_co_copy (engine, item, buffers, ticket);
+    return item_co_copy (engine, item, item->offset, item->offset + item->bytes, buffers, ticket);
   ret = wait_turn (engine, ticket);
   if (ret < 0)
     return ret;
@@ -493,6 +549,6 @@ copy_co_run (CopyEngine *engine)
   job_co_run_workers (engine->job, workers, worker_entry, engine);
   co_mutex_clear (&engine->planner_lock);
   co_queue_clear (&engine->order_queue);
-  g_clear_pointer (&engine->unshareable, g_hash_table_unref);
+  g_clear_pointer (&engine->shareable, g_hash_table_unref);
   return engine->ret;
 }

@@ -27,6 +27,8 @@ G_BEGIN_DECLS
 #define COPY_MAX_WORKERS  16
 /* Extents can be shared in units of the host file system's blocks. */
 #define COPY_SHARE_ALIGNMENT 4096
+/* Sharing much takes no longer than sharing little: where it is known to work, items are this long. */
+#define COPY_SHARE_BYTES (64 * 1024 * 1024)
 
 typedef struct CopyEngine CopyEngine;
 
@@ -54,8 +56,7 @@ struct CopyEngine
       skip_identical; /* what is copied is compared with the target first, and not written where it is equal */
   int64_t sparse_bytes; /* zero runs this long, and items all zero, are zeros, not data; 0: look for none */
   void *opaque;
-  /* The next item: 1, 0 at the end, -errno (after copy_fail ()).  Data items have at most
-   * engine->max_item_bytes. */
+  /* The next item: 1, 0 at the end, -errno (after copy_fail ()). */
   int coroutine_fn (*co_next) (CopyEngine *engine, CopyItem *item);
   /* Make the range read as zeros in the target.  0 or -errno (after copy_fail ()). */
   int coroutine_fn (*co_zero) (CopyEngine *engine, int64_t offset, int64_t bytes);
@@ -75,7 +76,8 @@ struct CopyEngine
   CoMutex planner_lock;
   CoQueue order_queue; /* those that wait for their turn to write */
   uint64_t next_ticket, next_write;
-  GHashTable *unshareable; /* set of protocol nodes of the source whose extents the target cannot share */
+  GHashTable
+      *shareable; /* protocol nodes of the source: whether the target can share their extents, once tried */
   BdrvWriteback writeback;
   unsigned misaligned; /* tries in a row refused for the range's sake */
 };
@@ -95,6 +97,8 @@ void copy_set_error (const CopyEngine *engine, GError **error);
 /* Whether extents of @file may still turn out to be shareable with the target; where not, a planner need not
  * keep to pieces that are contiguous in the file. */
 bool copy_may_share (const CopyEngine *engine, const BlockDriverState *file);
+/* Whether some of them have been shared. */
+bool copy_can_share (const CopyEngine *engine, const BlockDriverState *file);
 /* The part of @item, which copy_may_share () its file, whose extents can be shared as far as its place in guest
  * and file tells; false: none. */
 bool copy_get_shareable (const CopyEngine *engine, const CopyItem *item, CopyItem *part);
@@ -126,15 +130,14 @@ typedef struct
 
 /* For cursors of any kind.  Joins what @co_look finds to one item, from @run on, which it fills when it is empty (1, 0 at
  * the end, -errno): of one kind, zeros of one depth, of at most @max_data bytes, or @max_zero when it is zeros, not
- * across a multiple of that size.  With @engine, pieces whose extents may be shared are contiguous in their file.  An
- * error is left to the next call when something was found before it.  1, or what the first look says. */
+ * across a multiple of that size.  With @engine, pieces whose extents may be shared are contiguous in their file, and
+ * have up to COPY_SHARE_BYTES where that works.  An error is left to the next call when something was found before it.  1, or what the first look says. */
 int coroutine_fn copy_co_join_runs (CopyItem *run, int coroutine_fn (*co_look) (void *opaque), void *opaque,
                                     const CopyEngine *engine, int64_t max_data, int64_t max_zero,
                                     CopyItem *item);
 
-/* The next piece, of at most @max_data bytes, or @max_zero when it is zeros, not across a multiple of that
- * size.  With @engine, pieces whose extents may be shared are contiguous in their file.  1, 0 at the end, or
- * -errno with cursor->offset where it happened. */
+/* The next piece, as copy_co_join_runs () makes it.  1, 0 at the end, or -errno with cursor->offset where it
+ * happened. */
 int coroutine_fn copy_cursor_co_next (CopyCursor *cursor, const CopyEngine *engine, int64_t max_data,
                                       int64_t max_zero, CopyItem *item);
 /* Frees what is in it, if it was not followed to its end. */

@@ -47,8 +47,8 @@ def make_child(fmt, parent, child):
     sh(tool('create', '-q', '-f', fmt, '-b', parent, *options_of(fmt), child))
 
 
-def write(path, fmt, count, bytes_, step, offset, pattern):
-    sh(tool('bench', '-f', fmt, '-c', count, '-d', 16, '-s', bytes_, '-S', step, '-o', offset, '-w', '--pattern', pattern, path))
+def write(path, fmt, count, bytes_, step, offset, pattern, depth=16):
+    sh(tool('bench', '-f', fmt, '-c', count, '-d', depth, '-s', bytes_, '-S', step, '-o', offset, '-w', '--pattern', pattern, path))
 
 
 def sources_of(path):
@@ -65,7 +65,8 @@ class Chain:
         self.parent = 'p.' + fmt
         self.children = []
         sh(tool('create', '-q', '-f', fmt, *options_of(fmt), self.parent, size))
-        write(self.parent, fmt, max(1, size // (64 * MiB)), 32 * MiB, 64 * MiB, 0, 1)
+        # In the order of the disk, as one writer leaves it.
+        write(self.parent, fmt, max(1, size // (64 * MiB)), 32 * MiB, 64 * MiB, 0, 1, depth=1)
         self.add_child()
 
     def add_child(self):
@@ -211,7 +212,7 @@ def reflink_of(fmt):
                 sh('mkdir s%d' % bytes_)
                 os.chdir('s%d' % bytes_)
                 chain = Chain(fmt, 2 * large)
-                write(chain.leaf, fmt, bytes_ // (2 * MiB), 2 * MiB, 2 * MiB, 0, 85)
+                write(chain.leaf, fmt, bytes_ // (2 * MiB), 2 * MiB, 2 * MiB, 0, 85, depth=1)
                 chain.keep()
                 chains.append(chain)
                 os.chdir('..')

@@ -7,6 +7,7 @@ What needs shared extents runs in VHDKIT_TEST_REFLINK_DIR, a folder on a file sy
 import json
 import os
 import random
+import re
 import signal
 import tempfile
 import time
@@ -257,6 +258,31 @@ def reflink_always(t, fmt):
             maker.reads_as(t, layers, 0, layers[4].view, 'target after a second run, ' + mode)
 
 
+def reflink_long_runs(t, fmt):
+    """What stands in one piece is shared in one piece, across blocks and up to its odd end, but not the zeros in it."""
+    with shared_folder(t) as folder:
+        parent, child, raw = (os.path.join(folder, name) for name in ('p.' + fmt, 'c.' + fmt, 'raw'))
+        small = ['-o', 'block_size=1M'] if fmt == 'vhdx' else []
+        t.img('create', '-q', '-f', fmt, *small, parent, '256M')
+        # Some blocks of the parent exist already, elsewhere.
+        t.img('bench', '-f', fmt, '-w', '-d', 1, '-c', 4, '-s', MiB, '-S', 48 * MiB, '--pattern', 1, parent)
+        t.img('create', '-q', '-f', fmt, *small, '-b', parent, child)
+
+        def write(offset, bytes_, pattern):
+            t.img('bench', '-f', fmt, '-w', '-d', 1, '-c', 1, '-o', offset, '-s', bytes_, '--pattern', pattern, child)
+        write(0, 32 * MiB, 85)
+        write(32 * MiB, 16 * MiB, 0)
+        write(48 * MiB, 100 * MiB + 5 * 512, 86)
+        t.img('convert', '-q', '-O', 'raw', child, raw)
+        out = t.img('commit', child).out
+        shared = re.search(r'([0-9.]+) MiB shared', out)
+        t.check(shared and float(shared.group(1)) > 130, 'not shared', out)
+        t.img('compare', parent, raw)
+        t.img('check', parent)
+        kinds = t.img('map', '--output=json', parent).json
+        t.check(all(x['zero'] for x in kinds if 33 * MiB <= x['start'] < 48 * MiB), 'zeros are stored', kinds)
+
+
 def reflink_always_misaligned(t):
     """Blocks of an old image, aligned to sectors only: refused with the place, before anything is written."""
     with shared_folder(t) as folder:
@@ -310,6 +336,7 @@ def reflink_unable(t):
 
 for fmt in MAKERS:
     add(fmt + '-reflink-modes', reflink_always, fmt)
+    add(fmt + '-reflink-long-runs', reflink_long_runs, fmt)
 add('reflink-always-misaligned', reflink_always_misaligned)
 add('reflink-always-misaligned-target', reflink_always_misaligned_target)
 add('reflink-across-file-systems', reflink_across_file_systems)

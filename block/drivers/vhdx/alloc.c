@@ -267,12 +267,18 @@ allocate_locked (VhdxState *s, uint64_t block, VhdxBlock *entry)
 }
 
 int coroutine_fn
-vhdx_co_allocate (VhdxState *s, uint64_t block, VhdxBlock *entry)
+vhdx_co_allocate (VhdxState *s, uint64_t block, uint64_t behind, VhdxBlock *entry)
 {
+  VhdxBlock next = { .state = VHDX_BLOCK_NOT_PRESENT };
   int ret;
 
   co_mutex_lock (&s->alloc_lock);
   ret = allocate_locked (s, block, entry);
+  /* What fails for a block behind will fail again when it is its turn. */
+  for (uint64_t i = 1; ret == 0 && i <= behind; i++)
+    if (vhdx_co_lookup (s, block + i, &next) < 0 || vhdx_is_present (next.state)
+        || allocate_locked (s, block + i, &next) < 0)
+      break;
   co_mutex_unlock (&s->alloc_lock);
   return ret;
 }

@@ -558,8 +558,9 @@ bool coroutine_fn vhdx_co_check (BlockDriverState *bs, BlockCheckResult *result,
 bool vhdx_check_takes (VhdxState *s, const GError *failure);
 /* alloc.c */
 /* Makes payload block @block present: a block that shows the parent becomes partially present without a bit, any
- * other fully present and zero.  Called without alloc_lock. */
-int coroutine_fn vhdx_co_allocate (VhdxState *s, uint64_t block, VhdxBlock *entry);
+ * other fully present and zero.  So many blocks @behind it will be written next: those up to the first that is present
+ * are made present too, so that they stand together, as far as nothing fails.  Called without alloc_lock. */
+int coroutine_fn vhdx_co_allocate (VhdxState *s, uint64_t block, uint64_t behind, VhdxBlock *entry);
 /* Puts the block into @state, which stores nothing, and gives up its space. */
 int coroutine_fn vhdx_co_set_state (VhdxState *s, uint64_t block, VhdxBlockState state);
 /* The state that a partially present block might as well have, by its bits. */

@@ -88,26 +88,63 @@ reads_zero (VhdxState *s, VhdxBlockState state, int64_t offset, int64_t bytes)
   return bdrv_co_is_zero (s->bs->backing, offset, bytes);
 }
 
+/* Where the piece, the first of @bytes, is to be written: 1, 0 when what is there reads as the payload already, or
+ * -errno. */
 static int coroutine_fn
-write_piece (VhdxState *s, int64_t offset, const VhdxPiece *piece, const BdrvPayload *payload, int64_t done)
+find_place (VhdxState *s, int64_t offset, const VhdxPiece *piece, int64_t bytes, const BdrvPayload *payload,
+            VhdxBlock *entry)
 {
-  VhdxBlock entry;
-  int ret = vhdx_co_lookup (s, piece->block, &entry);
+  int ret = vhdx_co_lookup (s, piece->block, entry);
 
   if (G_UNLIKELY (ret < 0))
     return ret;
-  if (!vhdx_is_present (entry.state))
+  if (!vhdx_is_present (entry->state))
     {
+      uint64_t behind = div_round_up (bytes - piece->bytes, s->metadata.block_size);
+
       if (bdrv_payload_is_zero (payload))
         {
-          ret = reads_zero (s, entry.state, offset, piece->bytes);
+          ret = reads_zero (s, entry->state, offset, piece->bytes);
           if (ret != 0)
             return MIN (ret, 0);
+          behind = 0; /* they may not need it */
         }
-      ret = vhdx_co_allocate (s, piece->block, &entry);
-      if (ret < 0)
-        return ret;
+      ret = vhdx_co_allocate (s, piece->block, behind, entry);
     }
+  return ret < 0 ? ret : 1;
+}
+
+/* How much of @bytes from @piece on, which stands at @entry, stands in one piece of the file and needs no more than
+ * its data. */
+static int64_t coroutine_fn
+bytes_together (VhdxState *s, const VhdxPiece *piece, const VhdxBlock *entry, int64_t bytes)
+{
+  int64_t file_end = entry->file_offset + piece->in_block + piece->bytes;
+  int64_t n = piece->bytes;
+  VhdxBlock next = *entry;
+
+  for (uint64_t block = piece->block + 1; n < bytes; block++)
+    {
+      if (next.state != VHDX_BLOCK_FULLY_PRESENT || vhdx_co_lookup (s, block, &next) < 0
+          || next.state != VHDX_BLOCK_FULLY_PRESENT || next.file_offset != file_end)
+        break;
+      file_end += s->metadata.block_size;
+      n += s->metadata.block_size;
+    }
+  return MIN (n, bytes);
+}
+
+/* Writes @piece, and of the @bytes from it on what can be written with it; piece->bytes becomes how much that is. */
+static int coroutine_fn
+write_piece (VhdxState *s, int64_t offset, VhdxPiece *piece, int64_t bytes, const BdrvPayload *payload,
+             int64_t done)
+{
+  VhdxBlock entry;
+  int ret = find_place (s, offset, piece, bytes, payload, &entry);
+
+  if (ret <= 0)
+    return ret;
+  piece->bytes = bytes_together (s, piece, &entry, bytes);
   return write_present (s, &entry, piece, payload, done);
 }
 
@@ -138,7 +175,7 @@ write_range (VhdxState *s, int64_t offset, int64_t bytes, const BdrvPayload *pay
     {
       VhdxPiece piece = vhdx_piece_at (s, offset + done, bytes - done);
 
-      ret = write_piece (s, offset + done, &piece, payload, done);
+      ret = write_piece (s, offset + done, &piece, bytes - done, payload, done);
       done += piece.bytes;
     }
   return change_end (s, epoch, ret);
@@ -212,7 +249,7 @@ vhdx_co_pwrite_zeroes (BlockDriverState *bs, int64_t offset, int64_t bytes, int 
       if (ret == 0 && is_whole_block (s, offset, &piece) && !vhdx_is_fixed (s))
         ret = zero_whole_block (s, piece.block, flags);
       if (ret == 0)
-        ret = write_piece (s, offset, &piece, &payload, 0);
+        ret = write_piece (s, offset, &piece, piece.bytes, &payload, 0);
       ret = change_end (s, epoch, ret);
       if (ret < 0)
         return ret;
