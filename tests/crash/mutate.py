@@ -275,7 +275,7 @@ DRIVERS = {
             [unit('test-vhd-relocate'), unit('test-vhd-relink')]
             + [crash(name, 'vhd') for name in CRASH_TESTS + ['crash-rebase', 'fault']]),
     'vhdx': ('block/drivers/vhdx', VHDX, [FLUSH],
-             [unit('test-vhdx-write'), unit('test-vhdx-relink')]
+             [unit('test-vhdx-write'), unit('test-vhdx-order'), unit('test-vhdx-relink')]
              + [crash(name, 'vhdx') for name in CRASH_TESTS + ['crash-replay', 'crash-convert', 'crash-rebase', 'fault']]),
     'jobs': ('block/jobs', JOBS,
              [FLUSH, (r'(?<!^)\bcommit_co_flush \((?:[^()]|\([^()]*\))*\)(?!\n\{)', 'true'), (r'fsync \(fd\)', '0'),

@@ -2,57 +2,8 @@
 /* Writing VHDX images where something is odd: failures at each write after the file was cut, blocks of fixed images that
  * are lost, entries behind the end of the disk, a parent that is not open, containers of fixed length. */
 #include <errno.h>
-#include <string.h>
 
-#include "test-core-util.h"
-
-#define KIB INT64_C (1024)
-#define MIB (1024 * KIB)
-
-/* Where create puts it, behind header section, log and metadata of a MiB each. */
-#define BAT (3 * MIB)
-
-enum
-{
-  NOT_PRESENT = 0,
-  ZERO = 2,
-  UNMAPPED = 3,
-  FULLY_PRESENT = 6,
-};
-
-/* --- images in memory ----------------------------------------------------------------------------------- */
-
-static void coroutine_fn
-co_create (MemFile *mem, int64_t bytes, const char *subformat, BlockDriverState *parent)
-{
-  const BlockDriver *drv = bdrv_find_driver ("vhdx");
-  const char *words[] = { "block_size=1M", subformat, NULL };
-  g_autoptr (GError) error = NULL;
-  g_autoptr (BlockOptions) options = block_options_parse (drv->create_options, words, &error);
-  BlockCreateParams params = {
-    .bytes = bytes, .options = options, .child_path = "/x.vhdx", .parent = parent, .parent_path = "/base.vhdx"
-  };
-  BlockDriverState *file = co_mem_open (mem, BDRV_O_RDWR);
-
-  file->fixed_length = mem->fixed_length;
-  bdrv_co_create (drv, file, &params, &error);
-  g_assert_no_error (error);
-  bdrv_co_unref (file);
-}
-
-static BlockDriverState *coroutine_fn
-co_open (MemFile *mem, int flags, BlockDriverState *parent)
-{
-  g_autoptr (GError) error = NULL;
-  BlockDriverState *file = co_mem_open (mem, flags), *bs;
-
-  file->fixed_length = mem->fixed_length;
-  bs = bdrv_node_new (bdrv_find_driver ("vhdx"), "x.vhdx", flags, file);
-  bs->backing = parent;
-  bdrv_co_node_open (bs, NULL, &error);
-  g_assert_no_error (error);
-  return bs;
-}
+#include "vhdx-mem.h"
 
 /* The image, opened read-only from what the container holds, as after a crash. */
 static void coroutine_fn
@@ -64,44 +15,6 @@ co_assert_opens (MemFile *mem, const char *when)
   if (!bdrv_co_node_open (bs, NULL, &error))
     g_error ("%s: %s", when, error->message);
   bdrv_co_unref (bs);
-}
-
-static void coroutine_fn
-co_fill (BlockDriverState *bs, int64_t offset, int64_t bytes, int byte)
-{
-  g_autofree uint8_t *buf = g_malloc (bytes);
-
-  memset (buf, byte, bytes);
-  g_assert_cmpint (bdrv_co_pwrite (bs, offset, bytes, buf, 0), ==, 0);
-}
-
-static void coroutine_fn
-co_assert_filled (BlockDriverState *bs, int64_t offset, int64_t bytes, int byte)
-{
-  g_autofree uint8_t *buf = g_malloc (bytes);
-
-  memset (buf, ~byte, bytes);
-  g_assert_cmpint (bdrv_co_pread (bs, offset, bytes, buf), ==, 0);
-  for (int64_t i = 0; i < bytes; i++)
-    if (buf[i] != byte)
-      g_error ("byte %" G_GINT64_FORMAT " is %#x, not %#x", offset + i, buf[i], byte);
-}
-
-static void
-set_entry (MemFile *mem, int index, uint64_t value)
-{
-  for (int i = 0; i < 8; i++)
-    mem->data->data[BAT + index * 8 + i] = value >> 8 * i;
-}
-
-static uint64_t
-get_entry (const MemFile *mem, int index)
-{
-  uint64_t value = 0;
-
-  for (int i = 8; i-- > 0;)
-    value = value << 8 | mem->data->data[BAT + index * 8 + i];
-  return value;
 }
 
 /* --- the log after a cut -------------------------------------------------------------------------------- */
@@ -276,9 +189,8 @@ short_device (void *opaque)
   co_fill (bs, bytes - 512, 512, 0xA5);
   g_assert_cmpint (bdrv_co_flush (bs), ==, 0);
 
-  mem_file_init (&crashed, mem.data->len);
+  copy_container (&mem, &crashed);
   crashed.fixed_length = true;
-  memcpy (crashed.data->data, mem.data->data, mem.data->len);
   g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
   for (int writable = 0; writable < 2; writable++)
     {
@@ -334,7 +246,7 @@ bits_are_cleared (void *opaque)
 typedef struct
 {
   BlockDriverState *bs;
-  int64_t offset;
+  int64_t offset, bytes;
 } SlowWrite;
 
 static void coroutine_fn
@@ -342,12 +254,13 @@ write_entry (void *opaque)
 {
   const SlowWrite *write = opaque;
 
-  co_fill (write->bs, write->offset, 4 * KIB, 0xA5);
+  co_fill (write->bs, write->offset, write->bytes, 0xA5);
 }
 
-/* While data is on its way, a round makes other bits of the same page durable: not those of this data (I2). */
+/* While the data of @offset, @bytes, in the first block, is on its way, a round makes another change of the same pages
+ * durable: what says that this data is there comes later (I2). */
 static void coroutine_fn
-bits_after_data (void *opaque)
+judge_data_first (int64_t offset, int64_t bytes)
 {
   BlockDriverState *base, *bs;
   MemFile base_mem, mem, crashed;
@@ -365,28 +278,39 @@ bits_after_data (void *opaque)
   co_fill (bs, 0, 4 * KIB, 0xA5);
   g_assert_cmpint (bdrv_co_flush (bs), ==, 0);
 
-  SlowWrite write = { bs, 8 * KIB };
+  SlowWrite write = { bs, offset, bytes };
   mem.max_delay = 100000;
   test_start (write_entry, &write, &running);
   mem.max_delay = 0;
-  co_fill (bs, 64 * KIB, 4 * KIB, 0xA5);
+  co_fill (bs, MIB + 64 * KIB, 4 * KIB, 0xA5);
   g_assert_cmpint (bdrv_co_flush (bs), ==, 0);
   g_assert_cmpint (running, ==, 1);
-  mem_file_init (&crashed, mem.data->len);
-  memcpy (crashed.data->data, mem.data->data, mem.data->len);
+  copy_container (&mem, &crashed);
   co_test_wait (&running);
-  co_assert_filled (bs, 8 * KIB, 4 * KIB, 0xA5);
+  co_assert_filled (bs, offset, bytes, 0xA5);
   g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
 
   bs = co_open (&crashed, 0, bdrv_ref (base));
   co_assert_filled (bs, 0, 4 * KIB, 0xA5);
-  co_assert_filled (bs, 4 * KIB, 60 * KIB, 0xBB);
-  co_assert_filled (bs, 64 * KIB, 4 * KIB, 0xA5);
+  co_assert_filled (bs, 4 * KIB, MIB + 60 * KIB, 0xBB);
+  co_assert_filled (bs, MIB + 64 * KIB, 4 * KIB, 0xA5);
   bdrv_co_unref (bs);
   bdrv_co_unref (base);
   mem_file_clear (&crashed);
   mem_file_clear (&mem);
   mem_file_clear (&base_mem);
+}
+
+static void coroutine_fn
+bits_after_data (void *opaque)
+{
+  judge_data_first (8 * KIB, 4 * KIB);
+}
+
+static void coroutine_fn
+state_after_data (void *opaque)
+{
+  judge_data_first (0, MIB);
 }
 
 /* --- rounds of several entries -------------------------------------------------------------------------- */
@@ -516,7 +440,6 @@ flush_fails_in_growth (void *opaque)
 
   for (int n = 0; !grown; n++)
     {
-      g_autoptr (GError) error = NULL;
       g_autofree uint8_t *buf = g_malloc (MIB);
       BlockDriverState *bs;
       MemFile mem;
@@ -526,11 +449,9 @@ flush_fails_in_growth (void *opaque)
       memset (buf, 0x5A, MIB);
       mem_file_init (&mem, 0);
       co_create (&mem, 100 * 1024 * MIB, NULL, NULL);
-      bs = bdrv_node_new (bdrv_find_driver ("vhdx"), "x.vhdx", BDRV_O_RDWR,
-                          co_node_on (&flush_filter, co_mem_open (&mem, BDRV_O_RDWR), BDRV_O_RDWR));
       flushes_left = -1;
-      bdrv_co_node_open (bs, NULL, &error);
-      g_assert_no_error (error);
+      bs = co_open_on (co_node_on (&flush_filter, co_mem_open (&mem, BDRV_O_RDWR), BDRV_O_RDWR), BDRV_O_RDWR,
+                       NULL);
       co_fill (bs, 0, MIB, 0xA5);
       g_assert_cmpint (bdrv_co_flush (bs), ==, 0);
 
@@ -572,6 +493,9 @@ headers_after_flushes (void *opaque)
   bs = co_open (&mem, BDRV_O_RDWR, NULL);
   co_fill (bs, 0, MIB, 0xA5);
   g_assert_cmpint (bdrv_co_flush (bs), ==, 0);
+  /* Without a flush before it, as when a guest writes while the log is drained. */
+  co_fill (bs, 2 * MIB, MIB, 0xA5);
+  g_assert_cmpint (bs->drv->co_drain_log (bs), ==, 0);
   co_fill (bs, MIB, MIB, 0xA5);
   g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
   for (; i < mem.log->len; i++)
@@ -583,8 +507,8 @@ headers_after_flushes (void *opaque)
       headers += header;
       dirty = req->op == MEM_FLUSH ? false : dirty || req->op != MEM_READ;
     }
-  /* New GUIDs, a log, no log. */
-  g_assert_cmpint (headers, ==, 6);
+  /* New GUIDs, a log, no log, a log, no log. */
+  g_assert_cmpint (headers, ==, 10);
   mem_file_clear (&mem);
 }
 
@@ -745,6 +669,7 @@ main (int argc, char **argv)
     { "/vhdx-write/short-device", short_device },
     { "/vhdx-write/bits-are-cleared", bits_are_cleared },
     { "/vhdx-write/bits-after-data", bits_after_data },
+    { "/vhdx-write/state-after-data", state_after_data },
     { "/vhdx-write/headers-after-flushes", headers_after_flushes },
     { "/vhdx-write/several-entries", several_entries },
     { "/vhdx-write/flush-fails-in-growth", flush_fails_in_growth },

@@ -8,7 +8,8 @@
  *   a bitmap block of a chunk      none
  *   without a block in state 7
  *
- * Nothing a guest or a child sees changes.  Two rounds: a bitmap block goes only when no durable entry relies on it.
+ * Nothing a guest or a child sees changes.  Two rounds: a bitmap block goes only when no durable entry relies on it;
+ * and what is looked at for that is the table in its place, which has what a round has put there.
  */
 #include "vhdx.h"
 
