@@ -130,6 +130,7 @@ VHDX = [
     ('reduce.c', 'if (ret == 0)\n    ret = vhdx_co_publish (s);\n  /* A read that', '/* A read that'),
     ('reduce.c', 'if (ret == 0)\n    epochs_co_wait (&s->epochs);\n  if (ret == 0 && s->metadata', 'if (ret == 0 && s->metadata'),
     ('reduce.c', 'vhdx_pages_forget (s, file_offset, VHDX_BITMAP_BLOCK_BYTES);', ';'),
+    ('metadata-change.c', 'int ret = vhdx_co_publish (s);', 'int ret = 0;'),
     ('link.c', 'if (!set_linkage (s, &now, &next, error))', 'if (false)'),
     ('link.c', 'if (!set_linkage (s, &next, &none, error))', 'if (false && !set_linkage (s, &next, &none, error))'),
     ('link.c', 'ret = bdrv_co_take_next_identity (parent);', 'ret = 0;'),
@@ -163,8 +164,6 @@ VHDX = [
      'ret = write_pages (s);\n  /* Between', 'ret = write_zeros (s);\n  /* Between'),
     ('resize.c', 'ret = bdrv_co_copy_within (s->bs->file, &copy, 1);\n  if (ret == 0)\n    ret = log_region_tables (s, &bat);',
      'ret = log_region_tables (s, &bat);\n  if (ret == 0)\n    ret = bdrv_co_copy_within (s->bs->file, &copy, 1);'),
-    ('resize.c', '  if (ret == 0)\n    ret = vhdx_co_publish (s);\n  if (ret < 0)\n    return ret;\n'
-     '  if (!vhdx_co_replace_item', '  if (ret < 0)\n    return ret;\n  if (!vhdx_co_replace_item'),
     ('resize.c', 'if (ret == 0)\n    ret = set_new_entries (s, ',
      'if (ret == 0)\n    ret = vhdx_co_replace_item (s, &vhdx_guid_disk_size, &size, sizeof size, error) ? 0 : -EIO;\n'
      '  if (ret == 0)\n    ret = set_new_entries (s, '),
@@ -288,7 +287,7 @@ FIRST = {
     'alloc.c': 'crash-write', 'commit.c': 'crash-commit', 'compact.c': 'crash-compact',
     'compact-host.c': 'crash-compact', 'conclude.c': 'conclude', 'conclude-check.c': 'conclude',
     'flush.c': 'crash-write', 'io.c': 'crash-write', 'link.c': 'crash-commit', 'log-write.c': 'crash-write',
-    'named-file.c': 'conclude', 'open.c': 'crash-grow crash-relink crash-compact',
+    'metadata-change.c': 'relink crash-grow', 'named-file.c': 'conclude', 'open.c': 'crash-grow crash-relink crash-compact',
     'rebase.c': 'crash-rebase', 'reduce.c': 'crash-compact',
     'relink.c': 'relink', 'remains.c': 'conclude', 'replay.c': 'crash-replay', 'resize.c': 'crash-grow',
     'session.c': 'crash-write', 'write.c': 'crash-write',

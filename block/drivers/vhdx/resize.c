@@ -203,11 +203,9 @@ grow (VhdxState *s, int64_t bytes, GError **error)
     ret = zero_tail (s, old_bytes, bytes);
   if (ret == 0)
     ret = set_new_entries (s, vhdx_bat_entries (&larger), vhdx_payload_blocks (&larger), old_bytes);
-  /* Between the entries and the size that makes them count. */
-  if (ret == 0)
-    ret = vhdx_co_publish (s);
   if (ret < 0)
     return ret;
+  /* Begins with a round, so the entries are durable before the size that makes them count. */
   if (!vhdx_co_replace_item (s, &vhdx_guid_disk_size, &size, sizeof size, error))
     return -EIO;
   s->metadata.bytes = bytes;

@@ -314,9 +314,10 @@ typedef struct
   uint32_t bytes;      /* of it, 0 to VHDX_MAX_METADATA_ITEM */
 } VhdxItemChange;
 
-/* All of @changes, one after the other, or none of them; durable on return.  An item keeps its place if its new content
- * fits there, else it gets free space of the region, that of items that went before included.  NO_SPACE and
- * UNSUPPORTED, without a change: no room in the region, or in the log.  Poisons the node when writing fails. */
+/* All of @changes, one after the other, or none of them; durable on return, and all that was changed before is durable
+ * before them.  An item keeps its place if its new content fits there, else it gets free space of the region, that of
+ * items that went before included.  NO_SPACE and UNSUPPORTED, without a change: no room in the region, or in the log.
+ * Poisons the node when writing fails. */
 bool coroutine_fn vhdx_co_change_items (VhdxState *s, const VhdxItemChange *changes, size_t n,
                                         GError **error);
 /* System item @id gets new content; as vhdx_co_change_items (). */
