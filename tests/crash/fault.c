@@ -39,7 +39,8 @@ typedef struct
   bool skips; /* a commit that does not write what the target has already */
   bool swap;  /* half of the disk is not in use */
   VhdkitCompactMode mode;
-  bool shares; /* files are said to be able to share extents; those here are not */
+  bool shares;  /* files are said to be able to share extents; those here are not */
+  bool shrinks; /* the parent is larger, and is cut */
 } Case;
 
 static const Case cases[] = {
@@ -54,6 +55,7 @@ static const Case cases[] = {
   { "commit-into-fixed", WORK_COMMIT, IMAGE_VHD, IMAGE_VHD_FIXED, 600 * KIB, 16 * KIB, 512 * KIB, 0, false,
     false },
   { "commit-into-raw", WORK_COMMIT, IMAGE_VHD, IMAGE_RAW, 600 * KIB, 16 * KIB, 512 * KIB, 0, false, false },
+  { "commit-shrinking", WORK_COMMIT, IMAGE_VHD, IMAGE_RAW, 256 * KIB, 16 * KIB, 512 * KIB, .shrinks = true },
   { "compact-dynamic", WORK_COMPACT, IMAGE_VHD, 0, 512 * KIB, 4 * KIB, 0, 0, false, false },
   { "compact-differencing", WORK_COMPACT, IMAGE_VHD, IMAGE_VHD, 512 * KIB, 8 * KIB, 512 * KIB, 0, true,
     false },
@@ -102,6 +104,7 @@ static const Fault faults[] = {
   { "EIO of two writes", "op=write,count=2,errno=EIO", EIO },
   { "EIO from there on", "op=any,count=0,errno=EIO", EIO },
 };
+static const Fault flush_fault = { "EIO of a flush", "op=flush,errno=EIO", EIO };
 
 typedef struct
 {
@@ -262,7 +265,7 @@ job_work (Run *run, char **filters)
   switch (run->c->work)
     {
     case WORK_COMMIT:
-      return image_commit (&run->dir, "leaf", filters, 0, 1, false, run->c->skips, NULL, NULL);
+      return image_commit (&run->dir, "leaf", filters, 0, 1, run->c->shrinks, run->c->skips, NULL, NULL);
     case WORK_REBASE:
       return image_rebase (&run->dir, "leaf", "other", filters, NULL, NULL);
     case WORK_FLATTEN:
@@ -361,6 +364,27 @@ one_fault (Run *run, const Fault *fault, int n)
   return why;
 }
 
+/* As many runs as there are requests; @each: none of them is passed over. */
+static void
+all_faults (Run *run, const Fault *fault, bool each)
+{
+  int n = 0;
+
+  run->told = run->survived = 0;
+  do
+    {
+      n += each ? 1 : test_fault_step ();
+
+      g_autofree char *why = one_fault (run, fault, n);
+
+      if (why)
+        test_fail ("%s at request %d: %s", fault->name, n, why);
+    }
+  while (!g_test_failed () && blkdebug_get_failures ("fault") > 0);
+  g_test_message ("%s, in %d requests: %d times it was reported, %d times overcome", fault->name, n - 1,
+                  run->told, run->survived);
+}
+
 static void
 test_case (gconstpointer data)
 {
@@ -368,26 +392,19 @@ test_case (gconstpointer data)
 
   test_dir_init (&run.dir, "fault");
   make_files (&run);
-  for (size_t i = 0; i < G_N_ELEMENTS (faults); i++)
-    {
-      int n = 0;
+  for (size_t i = 0; i < G_N_ELEMENTS (faults) && !g_test_failed (); i++)
+    all_faults (&run, &faults[i], false);
+}
 
-      run.told = run.survived = 0;
-      do
-        {
-          n += test_fault_step ();
+/* There are few, and each stands for much: in a short run, too, none is passed over. */
+static void
+test_flushes (gconstpointer data)
+{
+  g_auto (Run) run = { .c = data };
 
-          g_autofree char *why = one_fault (&run, &faults[i], n);
-
-          if (why)
-            test_fail ("%s at request %d: %s", faults[i].name, n, why);
-        }
-      while (!g_test_failed () && blkdebug_get_failures ("fault") > 0);
-      g_test_message ("%s, in %d requests: %d times it was reported, %d times overcome", faults[i].name,
-                      n - 1, run.told, run.survived);
-      if (g_test_failed ())
-        return;
-    }
+  test_dir_init (&run.dir, "fault");
+  make_files (&run);
+  all_faults (&run, &flush_fault, true);
 }
 
 int
@@ -401,5 +418,13 @@ main (int argc, char **argv)
 
       g_test_add_data_func (path, &cases[i], test_case);
     }
+  for (size_t i = 0; i < G_N_ELEMENTS (cases); i++)
+    if (cases[i].work == WORK_COMMIT && cases[i].leaf == IMAGE_VHD)
+      {
+        g_autofree char *path =
+            g_strdup_printf ("/fault/%s/%s-flushes", image_kind_format (cases[i].leaf), cases[i].name);
+
+        g_test_add_data_func (path, &cases[i], test_flushes);
+      }
   return g_test_run ();
 }
