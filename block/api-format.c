@@ -3,10 +3,12 @@
  * Formats as the host sees them, and making images of them.
  *
  * Creating looks before it touches: format, options, parent and the rule that an image is never made over
- * its own parent or an ancestor of it are settled before the file is made or emptied.  A file that was not
+ * its own parent or an ancestor of it, nor over somebody else's parent, are settled before the file is made or emptied.  A file that was not
  * there before is removed when anything fails after that.
  */
 #include "api.h"
+
+#include "siblings.h"
 
 #include <errno.h>
 #include <unistd.h>
@@ -141,6 +143,28 @@ create_co_open_parent (CreateCall *call, bool *failed)
   return parent;
 }
 
+/* Whether no image would be lost with what the file there holds. */
+static bool coroutine_fn
+create_co_check_children (CreateCall *call, const struct stat *existing)
+{
+  const VhdkitCreateOptions *options = call->options;
+  const BdrvOpenParams params = {
+    .flags = BDRV_O_NO_BACKING | BDRV_O_FORCE_SHARE | BDRV_O_NO_LOCK | BDRV_O_INCOMPLETE,
+    .confine = options->confine,
+    .drive_map = options->drive_map,
+  };
+
+  if (options->break_children || !S_ISREG (existing->st_mode) || existing->st_size == 0)
+    return true;
+  BlockDriverState *bs = bdrv_co_open (call->path, &params, NULL);
+  /* No image is opened above one that cannot be opened. */
+  if (bs == NULL)
+    return true;
+  bool ok = siblings_co_check_overwritten (NULL, bs, &params, options->ignore_unknown, call->error);
+  bdrv_co_unref (bs);
+  return ok;
+}
+
 static bool coroutine_fn
 create_co_with_parent (CreateCall *call, BlockDriverState *parent)
 {
@@ -161,6 +185,8 @@ create_co_with_parent (CreateCall *call, BlockDriverState *parent)
           return false;
         }
     }
+  if (exists && !create_co_check_children (call, &existing))
+    return false;
 
   BdrvOpenParams file_params = {
     .flags = BDRV_O_RDWR,

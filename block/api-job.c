@@ -575,6 +575,7 @@ vhdkit_convert_new (VhdkitImage *source, VhdkitImage *target, const VhdkitConver
   VhdkitConvertOptions own;
 
   if (!api_copy_options (&own, sizeof own, options, "VhdkitConvertOptions", error)
+      || !api_check_reserved (own.reserved, sizeof own.reserved, "VhdkitConvertOptions", error)
       || !images_check_pair (source, target, error) || !image_check_idle (target, error))
     return NULL;
 
@@ -587,6 +588,9 @@ vhdkit_convert_new (VhdkitImage *source, VhdkitImage *target, const VhdkitConver
     .sparse_bytes = own.sparse_bytes,
     .above_target_parent = own.above_target_parent,
     .copy_range = own.copy_range,
+    .break_children = own.break_children,
+    .ignore_unknown = own.ignore_unknown,
+    .places = { .confine = target->confine, .drive_map = (const char *const *)target->drive_map },
   };
   return job_wrap (convert_job_new (source->context->aio, &params, error), source, target, target, source->bs,
                    target->bs);

@@ -16,7 +16,7 @@ typedef struct
   GPtrArray *format_options;
   VhdkitCacheMode cache, source_cache;
   int64_t sparse, parallel, rate;
-  bool out_of_order, no_create, target_is_zero, copy_range, quiet;
+  bool out_of_order, no_create, target_is_zero, copy_range, break_children, ignore_unknown, quiet;
   ProgressStyle progress;
   const char *parent, *parent_format; /* of the target */
 } ConvertArgs;
@@ -51,6 +51,7 @@ static const OptionDef options[] = {
     "Write in any order: faster where the target's space exists already" },
   { 'C', "copy-range", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (ConvertArgs, copy_range),
     "Let the host's file system copy or share data where it can; zeros are not looked for there" },
+  OPTIONS_CHILDREN (ConvertArgs),
   { 'r', "rate-limit", "RATE", OPTION_SIZE, OPTION_MAIN, offsetof (ConvertArgs, rate),
     "Bytes per second at most" },
   { 'c', NULL, NULL, OPTION_REFUSED, OPTION_MAIN, 0, "no format here has compression" },
@@ -123,6 +124,9 @@ copy (VhdkitImage *source, VhdkitImage *target, const ConvertArgs *args, const c
     .sparse_bytes = args->sparse,
     .above_target_parent = args->parent != NULL,
     .copy_range = args->copy_range,
+    /* Of what was made here that has been asked. */
+    .break_children = args->break_children || !args->no_create,
+    .ignore_unknown = args->ignore_unknown,
   };
   g_autoptr (GError) error = NULL;
   VhdkitJob *job = vhdkit_convert_new (source, target, &convert_options, &error);
@@ -192,6 +196,8 @@ run (const Command *command, void *opaque, char **operands)
     .parent_format = args->parent_format,
     .bytes = -1,
     .incomplete = true,
+    .break_children = args->break_children,
+    .ignore_unknown = args->ignore_unknown,
   };
   bool help;
   if (!new_image_take_options (&new_image, args->format_options, &help))
@@ -226,13 +232,14 @@ const Command cmd_convert = {
   .name = "convert",
   .summary = "copy the content of an image into another",
   .operands = "SOURCE TARGET",
-  .description = "Makes TARGET, of any format, with the content that a guest sees in SOURCE, its parents "
-                 "included. An existing "
-                 "TARGET is overwritten unless it is in use. Zeros and holes are neither read nor written "
-                 "where that can be "
-                 "avoided. --parent and -U belong to the source. TARGET is durable when the command has "
-                 "succeeded, unless -t "
-                 "unsafe is given; a TARGET whose conversion failed or was stopped is incomplete.",
+  .description =
+      "Makes TARGET, of any format, with the content that a guest sees in SOURCE, its parents "
+      "included. An existing TARGET is overwritten unless it is in use, or images in its directory "
+      "have it as their parent. Zeros and holes are neither read nor written "
+      "where that can be "
+      "avoided. --parent and -U belong to the source. TARGET is durable when the command has "
+      "succeeded, unless -t "
+      "unsafe is given; a TARGET whose conversion failed or was stopped is incomplete.",
   .options = options,
   .args_size = sizeof (ConvertArgs),
   .defaults = &defaults,

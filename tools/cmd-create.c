@@ -12,7 +12,7 @@
 typedef struct
 {
   ImageOptions image;
-  bool quiet, unsafe;
+  bool quiet, unsafe, break_children, ignore_unknown;
   const char *parent, *parent_format;
   GPtrArray *format_options;
 } CreateArgs;
@@ -28,6 +28,7 @@ static const OptionDef options[] = {
     "Format of PARENT; probed by content when not given" },
   { 'u', "unsafe", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (CreateArgs, unsafe),
     "Do not open the parents of PARENT. PARENT itself must be there: the new image records its identity" },
+  OPTIONS_CHILDREN (CreateArgs),
   OPTIONS_QUIET (CreateArgs),
   { 'U', "force-share", NULL, OPTION_FLAG, OPTION_IMAGE, OPTION_AT (CreateArgs, image, force_share),
     "Open PARENT although another process may be writing it" },
@@ -48,6 +49,8 @@ run (const Command *command, void *opaque, char **operands)
     .bytes = -1,
     .parent_flags = (args->unsafe ? VHDKIT_OPEN_NO_PARENTS : 0u)
                     | (args->image.force_share ? VHDKIT_OPEN_FORCE_SHARE : 0u),
+    .break_children = args->break_children,
+    .ignore_unknown = args->ignore_unknown,
   };
   bool help;
   if (!new_image_take_options (&new_image, args->format_options, &help))
@@ -87,8 +90,8 @@ const Command cmd_create = {
   .operands = "FILE [SIZE]",
   .description =
       "Makes an image of SIZE bytes that reads as zeros, or, with -b, one that reads as PARENT does. An "
-      "existing "
-      "FILE is overwritten unless another process uses it. SIZE may be left out when there is a parent.",
+      "existing FILE is overwritten unless another process uses it, or images in its directory have it as "
+      "their parent. SIZE may be left out when there is a parent.",
   .options = options,
   .args_size = sizeof (CreateArgs),
   .min_operands = 0,

@@ -142,6 +142,8 @@ new_image_create (const NewImage *image, const char *path, const ImageOptions *p
     .confine = places->confine,
     .drive_map = list_strings (places->drive_map),
     .incomplete = image->incomplete,
+    .break_children = image->break_children,
+    .ignore_unknown = image->ignore_unknown,
   };
   g_autoptr (GError) error = NULL;
   if (vhdkit_image_create (tool_context (), path, &create_options, &error))

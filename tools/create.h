@@ -9,11 +9,12 @@ typedef struct
 {
   const char *format; /* canonical name */
   const char *parent, *parent_format;
-  unsigned parent_flags; /* VhdkitOpenFlags */
-  int64_t bytes;         /* -1: the parent's */
-  bool incomplete;       /* to be filled: VhdkitCreateOptions.incomplete */
-  GPtrArray *options;    /* of const char *, NAME=VALUE, with a NULL behind the last */
-  GPtrArray *texts;      /* of char *: what options, and parent if -o named it, point to */
+  unsigned parent_flags;               /* VhdkitOpenFlags */
+  int64_t bytes;                       /* -1: the parent's */
+  bool incomplete;                     /* to be filled: VhdkitCreateOptions.incomplete */
+  bool break_children, ignore_unknown; /* as there */
+  GPtrArray *options;                  /* of const char *, NAME=VALUE, with a NULL behind the last */
+  GPtrArray *texts;                    /* of char *: what options, and parent if -o named it, point to */
 } NewImage;
 
 void new_image_clear (NewImage *image);

@@ -108,6 +108,15 @@ typedef struct
   { 'm', "parallel", "N", OPTION_NUMBER, OPTION_MAIN, offsetof (type, parallel),                               \
     "Pieces of work in flight, 1 to 16", 1, 16 }
 
+/* Of what writes over an image. */
+#define OPTIONS_CHILDREN(type)                                                                                 \
+  { 0, "break-children", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (type, break_children),                      \
+    "Write over an existing file although images in its directory have it as their parent: they are lost. "    \
+    "Refused otherwise" },                                                                                     \
+  { 0, "ignore-unknown", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (type, ignore_unknown),                      \
+    "Write over an existing image although it is not known of all files there whether they are such images, "  \
+    "as one that is damaged or may not be read. Refused otherwise" }
+
 /* Where the files of a chain may lie. */
 #define OPTIONS_PLACES(type, member)                                                                           \
   { 0, "confine", "DIR", OPTION_STRING, OPTION_IMAGE, OPTION_AT (type, member, confine),                       \

@@ -9,12 +9,15 @@
  * Above a parent of the target only what differs from the parent is written.  If the parent is one of the
  * source's own layers, allocation above it tells what may differ; else contents are compared.
  *
+ * A target that other images have as their parent is not written; one that is new has none, whatever lies beside it.
+ *
  * The target holds garbage until the job has succeeded; a target that was made incomplete becomes an image at the
  * very end, when all it holds is durable.
  */
 #include "convert.h"
 
 #include "copy.h"
+#include "siblings.h"
 
 #include <errno.h>
 #include <string.h>
@@ -156,6 +159,14 @@ convert_co_hide_rest (CopyEngine *engine)
 }
 
 static bool coroutine_fn
+convert_co_check_children (Job *job, const ConvertParams *params, GError **error)
+{
+  return params->break_children
+         || siblings_co_check_overwritten (job, params->target, &params->places,
+                                           params->ignore_unknown || params->target_is_zero, error);
+}
+
+static bool coroutine_fn
 convert_co_run (Job *job, GError **error)
 {
   ConvertJob *convert = (ConvertJob *)job;
@@ -175,6 +186,8 @@ convert_co_run (Job *job, GError **error)
                                                                          : copy_co_zero_visible,
   };
 
+  if (!convert_co_check_children (job, params, error))
+    return false;
   convert->cursor = (CopyCursor){ .source = params->source, .end = length, .all = true };
   if (params->above_target_parent)
     {

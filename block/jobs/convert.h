@@ -18,6 +18,9 @@ typedef struct
   int64_t sparse_bytes;     /* zero runs this long are not written as data; 0: all are */
   bool above_target_parent; /* leave to the target's parent what reads the same there */
   bool copy_range;          /* share extents where the host can */
+  bool break_children;      /* write although other images are above the target */
+  bool ignore_unknown;      /* write although it is not known whether some are */
+  BdrvOpenParams places;    /* to look for those: confine and drive_map, borrowed */
 } ConvertParams;
 
 /* The nodes are borrowed until the job has concluded. */

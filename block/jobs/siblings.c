@@ -9,6 +9,8 @@
  *
  * A compaction that counts on space the guest does not use changes what its image shows there, so any child of it is
  * one it would break: what that child uses there now, it may never have written itself.
+ *
+ * Whoever writes another disk over an image loses all of its children.
  */
 #include "siblings.h"
 
@@ -30,7 +32,7 @@ siblings_co_find (Job *job, BlockDriverState *leaf, BlockDriverState *upper, Blo
     .upper = upper,
     .lower = lower,
     .places = places,
-    .co_pause_point = pause_point,
+    .co_pause_point = job ? pause_point : NULL,
     .opaque = job,
   };
   GPtrArray *found = bdrv_co_find_children (&query);
@@ -113,6 +115,35 @@ siblings_co_check (Job *job, BlockDriverState *source, BlockDriverState *target,
         "whether other images above it or a merged layer would be broken is not known: %s; nothing was "
         "changed: mend %s or move %s away, or go on regardless with --ignore-unknown",
         unknown, n_unknown == 1 ? "it" : "them", n_unknown == 1 ? "it" : "them");
+  else
+    return true;
+  return false;
+}
+
+bool coroutine_fn
+siblings_co_check_overwritten (Job *job, BlockDriverState *bs, const BdrvOpenParams *places,
+                               bool ignore_unknown, GError **error)
+{
+  g_autoptr (GPtrArray) found = siblings_co_find (job, bs, bs, bs, places, error);
+  guint n, n_unknown;
+
+  if (!found)
+    return false;
+  g_autofree char *names = name_some (found, false, &n);
+  g_autofree char *unknown = name_some (found, true, &n_unknown);
+  /* What is no more than a name is overwritten every day, beside anything. */
+  if (!bs->drv->get_identity)
+    ignore_unknown = true;
+  if (n > 0)
+    bdrv_set_error (error, bs, VHDKIT_ERROR_HAS_CHILDREN,
+                    "%u image%s above it would be lost with what it holds: %s; nothing was changed: take "
+                    "another name, or give %s up with --break-children",
+                    n, n == 1 ? "" : "s", names, n == 1 ? "it" : "them");
+  else if (n_unknown > 0 && !ignore_unknown)
+    bdrv_set_error (error, bs, VHDKIT_ERROR_HAS_CHILDREN,
+                    "whether images above it would be lost with what it holds is not known: %s; nothing was "
+                    "changed: take another name, or go on regardless with --ignore-unknown",
+                    unknown);
   else
     return true;
   return false;

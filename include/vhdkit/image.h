@@ -235,12 +235,19 @@ typedef struct
   /* To be filled by vhdkit_convert_new (): where the format can say so (vhdx), the image is refused by whoever opens it
    * without VHDKIT_OPEN_INCOMPLETE until that job has succeeded, also after a crash. */
   bool incomplete;
-  bool reserved[3];
+  /* The file exists, and other images have what it holds as their parent: make the new image all the same, which loses
+   * them.  Else it is refused (HAS_CHILDREN) and nothing changed. */
+  bool break_children;
+  /* It is not known whether some do (VhdkitChild.problem): as if they did not.  Else it is refused as well, unless the
+   * file holds no more than a raw disk. */
+  bool ignore_unknown;
+  bool reserved[1];
   const char *confine; /* as in VhdkitOpenOptions */
   const char *const *drive_map;
 } VhdkitCreateOptions;
 
-/* Makes an image file; an existing file is overwritten unless it is in use. */
+/* Makes an image file; an existing file is overwritten unless it is in use, or the parent of images in its directory
+ * (vhdkit_image_find_children ()). */
 bool vhdkit_image_create (VhdkitContext *context, const char *path, const VhdkitCreateOptions *options,
                           GError **error);
 

@@ -259,9 +259,15 @@ typedef struct
       above_target_parent; /* @target has a parent: copy only what differs from what it shows by allocation */
   bool copy_range;         /* try copy_file_range and extent sharing */
   int64_t sparse_bytes; /* a run of zeros this long is not written; 0: write all zeros out; multiple of 512 */
+  bool break_children;  /* write although other images have @target as their parent: they are lost */
+  bool
+      ignore_unknown; /* write although it is not known whether some do; of a fresh target that is never asked */
+  bool reserved[6];
 } VhdkitConvertOptions;
 
-/* Copy all of @source into @target (opened read-write, at least as large, same context). */
+/* Copy all of @source into @target (opened read-write, at least as large, same context).  The job fails (HAS_CHILDREN)
+ * before it writes when images in the directory of @target would be broken, unless an option says otherwise: as
+ * vhdkit_image_create (). */
 VhdkitJob *vhdkit_convert_new (VhdkitImage *source, VhdkitImage *target, const VhdkitConvertOptions *options,
                                GError **error);
 

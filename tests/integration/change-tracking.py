@@ -64,7 +64,8 @@ def writing_warns(t, fmt):
     warned(t, t.img('compact', '-q', base), files)
     warned(t, t.img('check', '-q', '-r', 'all', base), files)
     warned(t, t.io('-c', 'write -q -P 1 0 4k', base), files)
-    warned(t, t.img('convert', '-q', '-n', '-f', 'raw', '-O', fmt, t.path('raw'), base), files)
+    warned(t, t.img('convert', '-q', '-n', '--break-children', '-f', 'raw', '-O', fmt,
+                        t.path('raw'), base), files)
     unchanged.verify(t, 'a write beside them')
 
 

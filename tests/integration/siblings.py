@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Other images above what a commit changes; of VHD, or of VHDX with "vhdx" as first argument."""
+"""Other images above what a commit, or what writes over an image, changes; of VHD, or of VHDX with "vhdx" as first argument."""
 
 import os
 import shutil
@@ -237,6 +237,98 @@ def confined(t):
     os.symlink(other, t.path('in/link'))
     refused(t, leaf, [t.path('in/link')])
     allowed(t, leaf, '--confine', t.path('in'))
+
+
+# --- an image that is written over --------------------------------------------------------------------------
+
+def kept(t, *argv, phrases=()):
+    """What would lose an image is refused, names the way on, and nothing has changed."""
+    unchanged = everything(t)
+    result = t.img(*argv, rc=1)
+    t.refused(result, *phrases)
+    unchanged.verify(t, argv[0])
+    other = {'--break-children', '--ignore-unknown'} - set(phrases)
+    t.check(not any(option in result.err for option in other), 'an option that is of no use is named', result)
+
+
+def writers(t, path, source):
+    """What writes over @path."""
+    return (('create', '-q', '-f', FORMAT, path, SIZE), ('convert', '-q', '-O', FORMAT, source, path),
+            ('convert', '-q', '-O', 'raw', source, path), ('create', '-q', '-f', 'raw', path, SIZE),
+            ('create', '-q', '-f', FORMAT, '-b', source, path), ('convert', '-q', '-n', '-O', FORMAT, source, path),
+            ('convert', '-q', '-n', '--target-is-zero', '-O', FORMAT, source, path))
+
+
+@case
+def parent_is_written_over(t):
+    source = image(t, 'elsewhere/source', value=7)
+    base = image(t, 'p')
+    child = image(t, 'c', base, 2, 1)
+    for argv in writers(t, base, source):
+        kept(t, *argv, phrases=('1 image above it', child, '--break-children'))
+        kept(t, *argv, '--ignore-unknown', phrases=('1 image above it', child, '--break-children'))
+    # Of the layer between, and through another name.
+    leaf = image(t, 'l', child, 3, 2)
+    kept(t, 'convert', '-O', FORMAT, source, child, phrases=(leaf, '--break-children'))
+    os.symlink(child, t.path('elsewhere/link'))
+    kept(t, 'convert', '-O', FORMAT, source, t.path('elsewhere/link'), phrases=(leaf, '--break-children'))
+    view = t.content(source)
+    for argv in (('convert', '-q', '-n', '-O', FORMAT, source, child), ('convert', '-q', '-O', FORMAT, source, base)):
+        result = t.img(*argv, '--break-children')
+        t.equal(result.err, '', 'messages')
+        t.same_content(t.content(argv[-1]), view, 'what was written over')
+
+
+@case
+def leaf_is_written_over(t):
+    """As with qemu-img, whoever else has the same parent, and however often."""
+    source = image(t, 'elsewhere/source', value=7)
+    base = image(t, 'p')
+    image(t, 'c', base, 2, 1)
+    other = image(t, 'x', base, 3, 2)
+    for argv in writers(t, other, source):
+        if '-n' in argv:
+            t.img('create', '-q', '-f', FORMAT, other, SIZE)
+        t.img(*argv)
+    t.img('create', '-q', '-f', FORMAT, t.path('new.' + FORMAT), SIZE)
+
+
+@case
+def raw_parent_is_written_over(t):
+    if FORMAT != 'vhd':
+        t.skip('a VHDX has no raw parent')
+    base, child = t.path('p.raw'), t.path('c.vhd')
+    t.img('create', '-q', '-f', 'raw', base, SIZE)
+    t.img('create', '-q', '-f', 'vhd', '-b', base, '-F', 'raw', child)
+    with open(t.path('damaged.vhd'), 'wb') as f:
+        f.write(b'no image any more\n' * 100)
+    for argv in (('create', '-q', '-f', 'raw', base, SIZE), ('convert', '-q', '--raw-parent', '-O', 'raw', child, t.path('o.raw')),
+                 ('convert', '-q', '-O', 'raw', t.path('o.raw'), base),
+                 ('convert', '-q', '-n', '-O', 'raw', t.path('o.raw'), base)):
+        if argv[-1] == t.path('o.raw'):
+            t.img(*argv)
+            t.img(*argv)
+        else:
+            kept(t, *argv, phrases=('1 image above it', child, '--break-children'))
+    os.unlink(child)
+    t.img('create', '-q', '-f', 'raw', base, SIZE)
+
+
+@case
+def unknown_beside_what_is_written_over(t):
+    """A new file has no children, nor has one that is no image any more, or, so the user says, nothing in it."""
+    source = image(t, 'elsewhere/source', value=7)
+    base, damaged = image(t, 'p'), t.path('damaged.' + FORMAT)
+    with open(damaged, 'wb') as f:
+        f.write(b'no image any more\n' * 100)
+    for argv in writers(t, base, source):
+        if '-b' in argv or '--target-is-zero' in argv or argv[argv.index('-f' if '-f' in argv else '-O') + 1] == 'raw':
+            continue
+        kept(t, *argv, phrases=('not known', damaged, '--ignore-unknown'))
+        t.img(*argv, '--ignore-unknown')
+    t.img('convert', '-q', '-O', FORMAT, source, t.path('new.' + FORMAT))
+    t.img('convert', '-q', '-O', FORMAT, source, damaged)
+    t.same_content(t.content(damaged), t.content(source), 'what was written over')
 
 
 # --- what else may lie there ----------------------------------------------------------------------------------

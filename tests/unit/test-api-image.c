@@ -161,8 +161,8 @@ G_STATIC_ASSERT (sizeof (T)
 #define T VhdkitCreateOptions
 G_STATIC_ASSERT (sizeof (T)
                  == M (struct_size) + M (format) + M (bytes) + M (format_options) + M (parent)
-                        + M (parent_format) + M (parent_flags) + M (incomplete) + M (reserved) + M (confine)
-                        + M (drive_map));
+                        + M (parent_format) + M (parent_flags) + M (incomplete) + M (break_children)
+                        + M (ignore_unknown) + M (reserved) + M (confine) + M (drive_map));
 #undef T
 #define T VhdkitCommitOptions
 G_STATIC_ASSERT (sizeof (T)
@@ -179,7 +179,8 @@ G_STATIC_ASSERT (sizeof (T)
 #define T VhdkitConvertOptions
 G_STATIC_ASSERT (sizeof (T)
                  == M (struct_size) + M (parallel) + M (in_order) + M (target_is_zero)
-                        + M (above_target_parent) + M (copy_range) + M (sparse_bytes));
+                        + M (above_target_parent) + M (copy_range) + M (sparse_bytes) + M (break_children)
+                        + M (ignore_unknown) + M (reserved));
 #undef T
 #define T VhdkitCompareOptions
 G_STATIC_ASSERT (sizeof (T) == M (struct_size) + M (strict) + M (reserved));
