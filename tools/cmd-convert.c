@@ -111,6 +111,15 @@ open_target (const ConvertArgs *args, const char *path)
   return tool_open (path, &target_options, flags, VHDKIT_CACHE_WRITEBACK);
 }
 
+/* Whether a job that has failed may have changed the target. */
+static bool
+has_begun (VhdkitJob *job, const ConvertArgs *args)
+{
+  VhdkitJobProgress progress;
+  vhdkit_job_get_progress (job, &progress);
+  return !args->no_create || progress.total > 0;
+}
+
 /* Takes the exit status of the copy. */
 static int
 copy (VhdkitImage *source, VhdkitImage *target, const ConvertArgs *args, const char *path)
@@ -138,6 +147,8 @@ copy (VhdkitImage *source, VhdkitImage *target, const ConvertArgs *args, const c
   if (args->rate > 0)
     vhdkit_job_set_rate_limit (job, args->rate);
   int status = run_job (job, path, progress_shown (args->progress, args->quiet), "the target is incomplete");
+  if (status == EXIT_FAILURE && has_begun (job, args))
+    report_warning ("%s: incomplete; it does not hold what the source shows", path);
   vhdkit_job_free (job);
   return status;
 }

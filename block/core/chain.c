@@ -485,7 +485,7 @@ bdrv_co_examine_parents (BlockDriverState *child, const BdrvOpenParams *params)
 
   if (!child->drv->get_parent_link || !child->drv->get_parent_link (child, &link) || !link.paths)
     return;
-  look.flags = (params->flags & ~BDRV_O_RDWR) | BDRV_O_FORCE_SHARE;
+  look.flags = (params->flags & ~(BDRV_O_RDWR | BDRV_O_EXAMINE)) | BDRV_O_FORCE_SHARE;
   if (stat (bdrv_get_host_path (child), &st) == 0)
     add_layer (&chain, &st, child);
 

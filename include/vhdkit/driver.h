@@ -50,7 +50,8 @@ typedef enum
   BDRV_O_CHECK = 1 << 6,       /* opened to be checked: go on past what co_check reports, change nothing */
   BDRV_O_RAW_PARENT = 1 << 7,  /* a parent without an identity (raw) may be opened */
   BDRV_O_CHILD = 1 << 8,       /* set by the core: the node is the parent image of another node */
-  BDRV_O_EXAMINE = 1 << 9,     /* note of every place an image names for its parent what is there */
+  BDRV_O_EXAMINE = 1 << 9,     /* note of every place an image names for its parent what is there; warn of
+                                * blocks that are not in the file.  May go through whole tables */
   BDRV_O_INCOMPLETE = 1 << 10, /* to fill an image that was made with BlockCreateParams.incomplete */
 } BdrvOpenFlags;
 

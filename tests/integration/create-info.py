@@ -259,6 +259,41 @@ def info_tells_what_is_odd(t):
     t.check('copy' in (result.out + result.err).lower(), 'nothing said of the damaged footer copy', result)
 
 
+def cut_short(t, fmt):
+    """Nobody looks at all blocks of an image to open it; info does, and a conversion that fails leaves no doubt."""
+    path = made(t, 'd.' + fmt, '-f', fmt, '-o', 'block_size=1M', '40M')
+    t.io('-f', fmt, '-c', 'write -q -P 1 0 1M', '-c', 'write -q -P 2 7M 1M', '-c', 'write -q -P 3 9M 1M', path)
+    t.equal(t.img('info', path).err, '', 'messages of a sound image')
+    data, end = read_file(path), os.path.getsize(path)
+    footer = data[-512:] if fmt == 'vhd' else b''
+    child = made(t, 'c.' + fmt, '-f', fmt, '-b', path, '40M')
+    for cut, blocks in ((4096, 1), (MiB + 65536, 2)):
+        with open(path, 'r+b') as f:
+            f.truncate(end - len(footer) - cut)
+            f.seek(0, 2)
+            f.write(footer)
+        # The first of them, which is where reading would stop.
+        unchanged = Unchanged(path, child)
+        block = (9, 7)[blocks - 1]
+        result = t.img('info', path)
+        t.check('block %d, of guest offset %d, cannot be read' % (block, block * MiB) in result.err, 'warning', result)
+        t.check(str(os.path.getsize(path) - len(footer)) in result.err, 'where the file ends', result)
+        t.equal('%d of its blocks cannot be read' % blocks in result.err, blocks > 1, 'number (%s)' % result)
+        t.check('cannot be read' in t.img('info', '--backing-chain', child).err, 'warning of a parent', result)
+        t.equal(t.img('info', child).err, '', 'messages of the child alone')
+        t.equal(t.img('map', '-l', '1M', path).err, '', 'messages of what does not get there')
+        result = t.img('convert', '-q', '-O', 'raw', path, t.path('o.raw'), rc=1)
+        t.check('o.raw: incomplete' in result.err, 'the target is taken for whole', result)
+        t.img('create', '-q', '-f', 'raw', t.path('n.raw'), '40M')
+        result = t.img('convert', '-q', '-n', '-O', 'raw', path, t.path('n.raw'), rc=1)
+        t.check('n.raw: incomplete' in result.err, 'the target is taken for whole', result)
+        unchanged.verify(t)
+
+
+for fmt in ('vhd', 'vhdx'):
+    add('cut-short-' + fmt, cut_short, fmt)
+
+
 @case
 def info_human_like_qemu(t):
     path = made(t, 'd.vhd', '-f', 'vhd', '100M')

@@ -221,6 +221,29 @@ vhd_co_for_each_block (VhdState *s, VhdBatVisitor *visit, void *opaque)
   return 0;
 }
 
+static int coroutine_fn
+count_unreadable (VhdState *s, uint32_t block, uint32_t sector, void *opaque)
+{
+  int64_t *count = opaque;
+
+  if (vhd_co_lookup (s, block, &sector) < 0)
+    (*count)++;
+  return 0;
+}
+
+void coroutine_fn
+vhd_co_examine_bat (VhdState *s)
+{
+  int64_t count = 0;
+  int ret = vhd_co_for_each_block (s, count_unreadable, &count);
+
+  if (ret < 0)
+    bdrv_warn (s->bs, "the BAT at offset %" PRIu64 " cannot be read: %s", s->header.table_offset,
+               g_strerror (-ret));
+  if (count > 1)
+    bdrv_warn (s->bs, "%" PRId64 " of its blocks cannot be read (vhd-img check tells which)", count);
+}
+
 int coroutine_fn
 vhd_co_bat_store (VhdState *s, const VhdChange *changes, size_t n)
 {

@@ -544,6 +544,8 @@ vhd_co_open (BlockDriverState *bs, const BlockOptions *options, GError **error)
       state_clear (s);
       return false;
     }
+  if (bs->read_only && bs->open_flags & BDRV_O_EXAMINE && !vhd_is_fixed (s))
+    vhd_co_examine_bat (s);
   if (!bs->read_only && !vhd_co_reopen_rw (bs, error))
     {
       state_clear (s);

@@ -79,6 +79,28 @@ refuse_entry (VhdxState *s, uint64_t block, uint64_t value, const char *problem)
   return -EIO;
 }
 
+/* Why payload block @block, with the entry @value, cannot be read, or NULL. */
+static const char *
+payload_problem (const VhdxState *s, uint64_t block, uint64_t value)
+{
+  switch (value & VHDX_BAT_STATE_MASK)
+    {
+    case VHDX_BLOCK_NOT_PRESENT:
+    case VHDX_BLOCK_UNDEFINED:
+    case VHDX_BLOCK_ZERO:
+    case VHDX_BLOCK_UNMAPPED:
+      return NULL;
+    case VHDX_BLOCK_UNMAPPED_DRAFT:
+      /* COMPAT: images after the draft 0.95, of disks without a parent. */
+      return s->metadata.has_parent ? "its state is not legal over a parent" : NULL;
+    case VHDX_BLOCK_FULLY_PRESENT:
+    case VHDX_BLOCK_PARTIALLY_PRESENT:
+      return vhdx_bat_entry_problem (s, value, vhdx_bytes_in_block (s, block));
+    default:
+      return "its state is not known";
+    }
+}
+
 static int coroutine_fn
 lookup_slow (VhdxState *s, uint64_t block, VhdxBlock *entry)
 {
@@ -89,30 +111,12 @@ lookup_slow (VhdxState *s, uint64_t block, VhdxBlock *entry)
     return ret;
   entry->state = value & VHDX_BAT_STATE_MASK;
   entry->file_offset = value & VHDX_BAT_OFFSET_MASK;
-  switch (entry->state)
-    {
-    case VHDX_BLOCK_NOT_PRESENT:
-    case VHDX_BLOCK_UNDEFINED:
-    case VHDX_BLOCK_ZERO:
-    case VHDX_BLOCK_UNMAPPED:
-      return 0;
-    case VHDX_BLOCK_UNMAPPED_DRAFT:
-      /* COMPAT: images after the draft 0.95, of disks without a parent. */
-      return s->metadata.has_parent ? refuse_entry (s, block, value, "its state is not legal over a parent")
-                                    : 0;
-    case VHDX_BLOCK_FULLY_PRESENT:
-      break;
-    case VHDX_BLOCK_PARTIALLY_PRESENT:
-      /* COMPAT: not legal without a parent; Windows and OpenVMM read the whole block then. */
-      if (!s->metadata.has_parent)
-        entry->state = VHDX_BLOCK_FULLY_PRESENT;
-      break;
-    default:
-      return refuse_entry (s, block, value, "its state is not known");
-    }
-  const char *problem = vhdx_bat_entry_problem (s, value, vhdx_bytes_in_block (s, block));
+  const char *problem = payload_problem (s, block, value);
   if (problem)
     return refuse_entry (s, block, value, problem);
+  /* COMPAT: not legal without a parent; Windows and OpenVMM read the whole block then. */
+  if (entry->state == VHDX_BLOCK_PARTIALLY_PRESENT && !s->metadata.has_parent)
+    entry->state = VHDX_BLOCK_FULLY_PRESENT;
   if (entry->state == VHDX_BLOCK_FULLY_PRESENT)
     s->recent[block % VHDX_RECENT] = (VhdxRecent){ block, entry->file_offset };
   return 0;
@@ -127,6 +131,37 @@ vhdx_co_lookup (VhdxState *s, uint64_t block, VhdxBlock *entry)
     return lookup_slow (s, block, entry);
   *entry = (VhdxBlock){ VHDX_BLOCK_FULLY_PRESENT, recent->file_offset };
   return 0;
+}
+
+static int coroutine_fn
+count_unreadable (VhdxState *s, uint64_t index, uint64_t value, void *opaque)
+{
+  uint64_t *count = opaque;
+  uint64_t block = vhdx_bat_index_block (s, index);
+  const char *problem;
+
+  if (vhdx_bat_index_is_bitmap (s, index) || block >= s->payload_blocks)
+    return 0;
+  problem = payload_problem (s, block, value);
+  if (problem)
+    {
+      refuse_entry (s, block, value, problem);
+      (*count)++;
+    }
+  return 0;
+}
+
+void coroutine_fn
+vhdx_co_examine_bat (VhdxState *s)
+{
+  uint64_t count = 0;
+  int ret = vhdx_co_for_each_entry (s, count_unreadable, &count);
+
+  if (ret < 0)
+    bdrv_warn (s->bs, "the BAT at offset %" PRId64 " cannot be read: %s", s->bat_region.file_offset,
+               g_strerror (-ret));
+  if (count > 1)
+    bdrv_warn (s->bs, "%" PRIu64 " of its blocks cannot be read (vhd-img check tells which)", count);
 }
 
 int coroutine_fn

@@ -138,6 +138,8 @@ vhdx_co_open (BlockDriverState *bs, const BlockOptions *options, GError **error)
   bs->limits.request_alignment = s->metadata.logical_sector_size;
   bs->limits.zeroes_alignment = s->metadata.logical_sector_size;
   bs->limits.discard_alignment = s->metadata.block_size;
+  if (bs->read_only && bs->open_flags & BDRV_O_EXAMINE)
+    vhdx_co_examine_bat (s);
   if (!bs->read_only && !vhdx_co_reopen_rw (bs, error))
     {
       state_clear (s);
