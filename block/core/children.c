@@ -3,8 +3,9 @@
  * Finding the children of a layer: the images that would be opened above it.
  *
  * A parent does not know its children.  They are looked for where they mostly are, in the directories of the chain's
- * files, not below those.  X is a child of a layer if opening X takes the layer's file as its parent: identity and
- * paths decide, as they do when X is opened (bdrv_co_find_parent_layer).
+ * files, not below those: of each file the one it lies in, and the one of the name it was opened by.  From elsewhere a
+ * path or a symbolic link may lead to it, and nothing leads back.  X is a child of a layer if opening X takes the
+ * layer's file as its parent: identity and paths decide, as they do when X is opened (bdrv_co_find_parent_layer).
  *
  * The files there may be anybody's and in use: nothing but regular files is opened, read-only, and no locks are
  * taken, so that a virtual machine that runs on one is neither in the way nor disturbed.
