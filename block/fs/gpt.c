@@ -72,7 +72,8 @@ gpt_header_clear (GptHeader *header)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (GptHeader, gpt_header_clear)
 
-/* Kinds of partitions whose content is shared out by something else than a file system. */
+/* Kinds of partitions whose content is that of something else than a file system: what marks of one there are were left
+ * by whoever had the space before.  A name that is a reader's stands for what that reader finds. */
 static const struct
 {
   const char *type;
@@ -81,13 +82,61 @@ static const struct
   { "5808c8aa-7e8f-42e0-85d2-e1e90434cfb3", "a dynamic disk (LDM)" },
   { "af9b60a0-1431-4f62-bc68-3311714a69ad", "a dynamic disk (LDM)" },
   { "e75caf8f-f680-4cee-afa3-b001e56efc2d", "Storage Spaces" },
+  { "558d43c5-a1ac-43c0-aac8-d1472b2923d1", "Storage Replica" },
   { "e3c9e316-0b5c-4db8-817d-f92df00215ae", "Windows (reserved)" },
+  { "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f", "swap" },
+  { "8da63339-0007-60c0-c436-083ac8230908", "Linux (reserved)" },
   { "a19d880f-05fc-4d3b-a006-743f0f84911e", "Linux RAID" },
+  { "be9067b9-ea49-4f15-b4f6-f36f8c9e1818", "Linux RAID" },
   { "e6d6d379-f507-44c2-a23c-238f2a3df928", "LVM2" },
   { "ca7d7ccb-63ed-4c53-861c-1742536059cc", "LUKS" },
   { "7ffec5c9-2d00-49b7-8941-3ea10a5586b7", "dm-crypt" },
+  { "8c8f8eff-ac95-4770-814a-21994f2dbc8f", "VeraCrypt" },
   { "21686148-6449-6e6f-744e-656564454649", "a boot loader (BIOS boot)" },
+  { "9e1a2d38-c612-4316-aa26-8b49521e5a8b", "a boot loader (PReP)" },
+  { "83bd6b9d-7f41-11dc-be0b-001560b84f0f", "a boot loader (FreeBSD)" },
+  { "85d5e45e-237c-11e1-b4b3-e89a8f7fc3a7", "a boot loader (MidnightBSD)" },
+  { "fe3a2a5d-4f32-41a7-b725-accc3285a309", "ChromeOS (kernel)" },
+  { "cab6e88e-abf3-4102-a07a-d4bb9be3c1d3", "ChromeOS (firmware)" },
+  { "2e0a753d-9e48-43b0-8337-b15192cb1b5e", "ChromeOS (reserved)" },
+  { "d3bfe2de-3daf-11df-ba40-e3a556d89593", "a hibernated system (Rapid Start)" },
+  { "aa31e02a-400f-11db-9590-000c2911d1b8", "VMware (VMFS)" },
+  { "9d275380-40ad-11db-bf97-000c2911d1b8", "VMware (core dumps)" },
+  { "9198effc-31c0-11db-8f78-000c2911d1b8", "VMware (reserved)" },
+  { "381cfccc-7288-11e0-92ee-000c2911d0b2", "VMware (vSAN)" },
+  { "77719a0c-a4a0-11e3-a47e-000c29745a24", "VMware (Virsto)" },
+  { "53746f72-6167-11aa-aa11-00306543ecac", "Apple CoreStorage" },
+  { "52414944-0000-11aa-aa11-00306543ecac", "Apple RAID" },
+  { "52414944-5f4f-11aa-aa11-00306543ecac", "Apple RAID" },
+  { "7c3457ef-0000-11aa-aa11-00306543ecac", "APFS" },
   { "6a898cc3-1dd2-11b2-99a6-080020736631", "ZFS" },
+  { "6a87c46f-1dd2-11b2-99a6-080020736631", "Solaris (swap)" },
+  { "6a945a3b-1dd2-11b2-99a6-080020736631", "Solaris (reserved)" },
+  { "516e7cb4-6ecf-11d6-8ff8-00022d09712b", "a FreeBSD disk label" },
+  { "516e7cb5-6ecf-11d6-8ff8-00022d09712b", "FreeBSD (swap)" },
+  { "516e7cb8-6ecf-11d6-8ff8-00022d09712b", "Vinum" },
+  { "516e7cba-6ecf-11d6-8ff8-00022d09712b", "ZFS" },
+  { "85d5e45a-237c-11e1-b4b3-e89a8f7fc3a7", "a MidnightBSD disk label" },
+  { "85d5e45b-237c-11e1-b4b3-e89a8f7fc3a7", "MidnightBSD (swap)" },
+  { "85d5e45c-237c-11e1-b4b3-e89a8f7fc3a7", "Vinum" },
+  { "85d5e45d-237c-11e1-b4b3-e89a8f7fc3a7", "ZFS" },
+  { "49f48d32-b10e-11dc-b99b-0019d1879648", "NetBSD (swap)" },
+  { "49f48daa-b10e-11dc-b99b-0019d1879648", "NetBSD RAID" },
+  { "2db519c4-b10f-11dc-b99b-0019d1879648", "NetBSD (concatenated)" },
+  { "2db519ec-b10f-11dc-b99b-0019d1879648", "NetBSD (encrypted)" },
+  { "824cc7a0-36a8-11e3-890a-952519ad3f61", "an OpenBSD disk label" },
+  { "9d087404-1ca5-11dc-8817-01301bb8a9f5", "a DragonFly disk label" },
+  { "37affc90-ef7d-4e96-91c3-2d7ae055b174", "GPFS" },
+  { "75894c1e-3aeb-11d3-b7c1-7b03a0000000", "HP-UX" },
+  { "c91818f9-8025-47af-89d2-f030d7000c2c", "Plan 9" },
+  { "45b0969e-9b03-4f30-b4c6-b4b80ceff106", "Ceph" },
+  { "45b0969e-9b03-4f30-b4c6-5ec00ceff106", "Ceph" },
+  { "45b0969e-9b03-4f30-b4c6-35865ceff106", "Ceph" },
+  { "4fbd7e29-9d25-41b8-afd0-5ec00ceff05d", "Ceph" },
+  { "4fbd7e29-9d25-41b8-afd0-35865ceff05d", "Ceph" },
+  { "cafecafe-9b03-4f30-b4c6-b4b80ceff106", "Ceph" },
+  { "cafecafe-9b03-4f30-b4c6-5ec00ceff106", "Ceph" },
+  { "cafecafe-9b03-4f30-b4c6-35865ceff106", "Ceph" },
 };
 
 static const char *

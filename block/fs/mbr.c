@@ -39,21 +39,37 @@ typedef struct
   int64_t offset, bytes; /* the offset as it stands there: from where is not its own matter */
 } MbrEntry;
 
-/* Kinds of partitions whose content is shared out by something else than a file system. */
+/* As in a GPT (gpt.c). */
 static const struct
 {
   uint8_t type;
   const char *owner;
 } owners[] = {
   { 0x00, "nobody knows whom (an unused entry)" },
+  { 0x41, "a boot loader (PReP)" },
   { 0x42, "a dynamic disk (LDM)" },
+  { 0x82, "swap" },
+  { 0x84, "a hibernated system" },
+  { 0x86, "a volume set (Windows NT)" },
+  { 0x87, "a volume set (Windows NT)" },
   { 0x8e, "LVM2" },
-  { 0xfd, "Linux RAID" },
+  { 0xa0, "a hibernated system" },
+  { 0xa2, "a boot loader (SoC)" },
   { 0xa5, "a FreeBSD disk label" },
   { 0xa6, "an OpenBSD disk label" },
+  { 0xa7, "a NeXTSTEP disk label" },
   { 0xa9, "a NetBSD disk label" },
+  { 0xb7, "BSDI" },
+  { 0xb8, "BSDI (swap)" },
   { 0xbf, "a Solaris disk label" },
+  { 0xc6, "a volume set (Windows NT)" },
+  { 0xc7, "a volume set (Windows NT)" },
+  { 0xda, "nobody knows whom (not a file system)" },
+  { 0xe8, "LUKS" },
   { 0xee, "a GPT" },
+  { 0xfb, "VMware (VMFS)" },
+  { 0xfc, "VMware (core dumps)" },
+  { 0xfd, "Linux RAID" },
 };
 
 static const char *

@@ -229,7 +229,8 @@ def owned(t, kind, phrase):
     usable(t, path, 1)
 
 
-for kind, phrase in ((0x42, 'LDM'), (0x8e, 'LVM'), (0xfd, 'RAID'), (0xa5, 'FreeBSD')):
+for kind, phrase in ((0x41, 'PReP'), (0x42, 'LDM'), (0x84, 'hibernated'), (0x8e, 'LVM'), (0xda, 'not a file system'),
+                     (0xe8, 'LUKS'), (0xfb, 'VMFS'), (0xfc, 'core dumps'), (0xfd, 'RAID'), (0xa5, 'FreeBSD')):
     add('type-%02x' % kind, owned, kind, phrase)
 
 
@@ -446,7 +447,13 @@ def gpt_owned(t, kind, phrase):
 
 for kind, phrase in (('AF9B60A0-1431-4F62-BC68-3311714A69AD', 'LDM'), ('E75CAF8F-F680-4CEE-AFA3-B001E56EFC2D', 'Storage'),
                      ('E3C9E316-0B5C-4DB8-817D-F92DF00215AE', 'reserved'), ('21686148-6449-6E6F-744E-656564454649', 'BIOS'),
-                     ('A19D880F-05FC-4D3B-A006-743F0F84911E', 'RAID'), ('E6D6D379-F507-44C2-A23C-238F2A3DF928', 'LVM')):
+                     ('A19D880F-05FC-4D3B-A006-743F0F84911E', 'RAID'), ('E6D6D379-F507-44C2-A23C-238F2A3DF928', 'LVM'),
+                     ('AA31E02A-400F-11DB-9590-000C2911D1B8', 'VMFS'), ('9D275380-40AD-11DB-BF97-000C2911D1B8', 'dumps'),
+                     ('9198EFFC-31C0-11DB-8F78-000C2911D1B8', 'VMware'), ('83BD6B9D-7F41-11DC-BE0B-001560B84F0F', 'FreeBSD'),
+                     ('53746F72-6167-11AA-AA11-00306543ECAC', 'CoreStorage'),
+                     ('9E1A2D38-C612-4316-AA26-8B49521E5A8B', 'PReP'), ('FE3A2A5D-4F32-41A7-B725-ACCC3285A309', 'ChromeOS'),
+                     ('45B0969E-9B03-4F30-B4C6-B4B80CEFF106', 'Ceph'), ('D3BFE2DE-3DAF-11DF-BA40-E3A556D89593', 'hibernated'),
+                     ('516E7CB5-6ECF-11D6-8FF8-00022D09712B', 'FreeBSD')):
     add('gpt-type-%s' % kind[:8].lower(), gpt_owned, kind, phrase)
 
 
@@ -486,6 +493,24 @@ def two_file_systems(t):
     patch(path, 4096 - 10, b'SWAPSPACE2')
     entry = in_use(t, path, 'ext4', 'swap')
     t.equal(entry['type'], 'unknown', 'type')
+
+
+def swap_over_a_file_system(t, script):
+    """What swaps there without a header, as encrypted swap does, leaves the marks of what was there before."""
+    path, partitions = partitioned(t, script)
+    usable(t, path, 1)
+    _, offset, size = partitions[0]
+    old = read_file(ext(t, t.path('old.img'), size))
+    patch(path, offset, old)
+    in_use(t, path, 'gives it to swap', partition=1)
+    # The same beside it is a file system.
+    number, offset, _ = partitions[1]
+    patch(path, offset, old)
+    usable(t, path, number)
+
+
+add('mbr-swap-over-a-file-system', swap_over_a_file_system, PRIMARY)
+add('gpt-swap-over-a-file-system', swap_over_a_file_system, GPT)
 
 
 def member(t, name, offset, magic):
