@@ -421,6 +421,7 @@ vhdkit_commit_plan_get (VhdkitJob *job, VhdkitCommitPlan *plan, GError **error)
     .estimated_seconds = -1,
     .relinked = g_strdupv (inner->relinked),
     .already_merged = inner->already_merged,
+    .target_problem = g_strdup (inner->target_problem),
   };
   if (inner->measured_bytes > 0)
     plan->estimated_seconds =
@@ -436,6 +437,7 @@ vhdkit_commit_plan_clear (VhdkitCommitPlan *plan)
     g_free (plan->layers[i].filename);
   g_free (plan->layers);
   g_strfreev (plan->relinked);
+  g_free (plan->target_problem);
   *plan = (VhdkitCommitPlan){ 0 };
 }
 

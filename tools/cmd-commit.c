@@ -2,13 +2,10 @@
 /* vhd-img commit */
 #include "vhd-img.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "commit-plan.h"
 #include "output.h"
@@ -352,17 +349,6 @@ layer_file (VhdkitImage *image, int layer)
   return file;
 }
 
-/* Why nothing can be written into a layer, which is open for reading only, or NULL. */
-static char *
-find_unwritable (VhdkitImage *image, int layer)
-{
-  g_autofree char *file = layer_file (image, layer);
-  if (file == NULL || faccessat (AT_FDCWD, file, W_OK, AT_EACCESS) == 0)
-    return NULL;
-  g_autofree char *shown = printable (file);
-  return g_strdup_printf ("%s cannot be written: %s", shown, g_strerror (errno));
-}
-
 /* Why a merge with these @siblings is refused, or NULL. */
 static const char *
 find_refusal (VhdkitChild **siblings, const CommitArgs *args)
@@ -406,15 +392,13 @@ run_dry (VhdkitImage *image, const CommitArgs *args, const char *path,
   const char *why = plan.already_merged ? NULL : find_refusal (siblings, args);
   if (why != NULL)
     report (path, "the merge would be refused: %s", why);
-  g_autofree char *unwritable =
-      plan.already_merged ? NULL : find_unwritable (image, commit_options->target_layer);
-  if (unwritable != NULL)
-    report (path, "the merge would be refused: %s", unwritable);
+  if (plan.target_problem != NULL)
+    report (path, "the merge would be refused: %s", plan.target_problem);
   if (!plan.enough_space)
     report (path, "the merge would be refused: it may need %" PRId64 " bytes, %" PRId64 " are free",
             plan.host_bytes_worst, plan.host_bytes_free);
   vhdkit_children_free (siblings);
-  return why != NULL || unwritable != NULL || !plan.enough_space ? EXIT_FAILURE : EXIT_SUCCESS;
+  return why != NULL || plan.target_problem != NULL || !plan.enough_space ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
 /* false: with the reason. */

@@ -165,6 +165,10 @@ commit_plan_print_json (const VhdkitCommitPlan *plan, VhdkitChild *const *siblin
   else
     json_null (&json, "host-bytes-free");
   json_bool (&json, "enough-space", plan->enough_space);
+  if (plan->target_problem != NULL)
+    json_string (&json, "target-problem", plan->target_problem);
+  else
+    json_null (&json, "target-problem");
   json_int (&json, "measured-bytes", plan->measured_bytes);
   json_seconds (&json, "measured-seconds", plan->measured_seconds);
   json_seconds (&json, "estimated-seconds", plan->estimated_seconds < 0 ? NAN : plan->estimated_seconds);

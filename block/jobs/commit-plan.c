@@ -11,7 +11,9 @@
 #include "space.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Ranges are planned in pieces so long. */
 #define PLAN_BYTES (2 * 1024 * 1024)
@@ -64,6 +66,7 @@ commit_plan_clear (CommitPlan *plan)
 {
   g_clear_pointer (&plan->layer_bytes, g_free);
   g_clear_pointer (&plan->relinked, g_strfreev);
+  g_clear_pointer (&plan->target_problem, g_free);
 }
 
 /* --- what is refused at once ---------------------------------------------------------------------------- */
@@ -403,6 +406,18 @@ sample_worker (void *opaque)
   bdrv_free_buffer (buffer);
 }
 
+/* The target is open for reading only. */
+static char *
+find_target_problem (BlockDriverState *target)
+{
+  BlockDriverState *file = bdrv_protocol_node (target);
+
+  if (!target->read_only || file->drv->get_host_path == NULL
+      || faccessat (AT_FDCWD, file->drv->get_host_path (file), W_OK, AT_EACCESS) == 0)
+    return NULL;
+  return g_strdup_printf ("%s cannot be written: %s", target->filename, g_strerror (errno));
+}
+
 /* What is to follow the merge: whether it can, and for whom. */
 static bool coroutine_fn
 plan_co_conclude (CommitPlanJob *planner, GError **error)
@@ -436,6 +451,7 @@ commit_plan_co_run (Job *job, GError **error)
                       params->target->filename);
       return false;
     }
+  planner->plan.target_problem = find_target_problem (params->target);
 
   int64_t start = aio_clock_ns ();
   planner->deadline = start + SAMPLE_NS;

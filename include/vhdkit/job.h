@@ -172,13 +172,15 @@ typedef struct
   double estimated_seconds;
   VhdkitCommitPlanLayer *layers; /* the whole chain from the leaf */
   int n_layers;
-  char **relinked;     /* images that get the target as their parent, NULL-terminated */
-  bool already_merged; /* by a run that was interrupted: only what follows a merge is left */
+  char **relinked;      /* images that get the target as their parent, NULL-terminated */
+  bool already_merged;  /* by a run that was interrupted: only what follows a merge is left */
+  char *target_problem; /* why the target's file cannot be written: the commit would be refused; or NULL */
 } VhdkitCommitPlan;
 
 /* A job that writes nothing and finds out what a commit with the same arguments would do: reads the allocation
- * tables and, for at most a third of a second, a sample of the data.  Fails where the commit would be refused, lack of
- * space aside. */
+ * tables and, for at most a third of a second, a sample of the data.  Fails where the commit would be refused, but for
+ * lack of space, a target that cannot be written, and other images above what it changes: see enough_space,
+ * target_problem and vhdkit_image_find_children (). */
 VhdkitJob *vhdkit_commit_plan_new (VhdkitImage *image, const VhdkitCommitOptions *options, GError **error);
 /* What the job, concluded with success, has found; clear it.  Its image must be open still.  false with @error: it has
  * found nothing. */

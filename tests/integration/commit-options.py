@@ -149,6 +149,18 @@ def plan_of_nothing(t):
     t.equal((found['bytes-to-copy'], found['host-bytes-worst'], found['estimated-seconds']), (0, 0, None), 'plan')
 
 
+def plan_of_a_target_that_may_not_be_written(t):
+    """The plan itself says it, so that every user of the library sees it."""
+    layers = make_layers(t, 'vhd', 2)
+    t.equal(t.img('commit', '--dry-run', '--output=json', layers[1].path).json['target-problem'], None, 'problem')
+    os.chmod(layers[0].path, 0o444)
+    nobody = t.as_nobody()
+    result = t.run(*nobody, tool('vhd-img'), 'commit', '--dry-run', '--output=json', layers[1].path, rc=1)
+    t.check('cannot be written' in result.json['target-problem'], 'the plan does not say so', result)
+    t.refused(result, 'would be refused', 'layer0.vhd cannot be written')
+    t.refused(t.run(*nobody, tool('vhd-img'), 'commit', layers[1].path, rc=1), 'layer0.vhd', 'permission')
+
+
 def plan_without_space(t):
     """The plan is printed, and the exit status tells that the commit would be refused."""
     if os.geteuid() != 0:
@@ -175,6 +187,7 @@ def plan_without_space(t):
 for fmt in MAKERS:
     add(fmt + '-plan', plan, fmt)
 add('plan-of-nothing', plan_of_nothing)
+add('plan-of-a-target-that-may-not-be-written', plan_of_a_target_that_may_not_be_written)
 add('plan-without-space', plan_without_space)
 
 # --- how data gets there ----------------------------------------------------------------------------------
