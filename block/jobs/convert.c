@@ -40,19 +40,12 @@ typedef struct
   bool by_content; /* compare with the target's parent */
 } ConvertJob;
 
-/* The target shows zeros already. */
-static int coroutine_fn
-convert_co_zero_nothing (CopyEngine *engine, int64_t offset, int64_t bytes)
-{
-  return 0;
-}
-
 static int64_t
 max_zero_bytes (const CopyEngine *engine)
 {
   if (engine->sparse_bytes == 0)
     return engine->max_item_bytes;
-  return engine->co_zero == convert_co_zero_nothing ? CONVERT_EMPTY_BYTES : CONVERT_ZERO_BYTES;
+  return engine->target_is_zero ? CONVERT_EMPTY_BYTES : CONVERT_ZERO_BYTES;
 }
 
 static int coroutine_fn
@@ -182,8 +175,8 @@ convert_co_run (Job *job, GError **error)
     .sparse_bytes = params->sparse_bytes,
     .opaque = convert,
     .co_next = convert_co_next,
-    .co_zero = params->target_is_zero && params->target->backing == NULL ? convert_co_zero_nothing
-                                                                         : copy_co_zero_visible,
+    .target_is_zero = params->target_is_zero && params->target->backing == NULL,
+    .co_zero = copy_co_zero_visible,
   };
 
   if (!convert_co_check_children (job, params, error))

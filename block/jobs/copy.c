@@ -190,6 +190,12 @@ zero_run (const CopyEngine *engine, int64_t offset, int64_t bytes, const uint8_t
   return run;
 }
 
+static int coroutine_fn
+copy_co_zero (CopyEngine *engine, int64_t offset, int64_t bytes)
+{
+  return engine->target_is_zero ? 0 : engine->co_zero (engine, offset, bytes);
+}
+
 int coroutine_fn
 copy_co_write_sparse (CopyEngine *engine, int64_t offset, int64_t bytes, const uint8_t *buf)
 {
@@ -211,7 +217,7 @@ copy_co_write_sparse (CopyEngine *engine, int64_t offset, int64_t bytes, const u
             ret = copy_co_write_data (engine, offset + pos - data, data, buf + pos - data);
           data = 0;
           if (ret == 0)
-            ret = engine->co_zero (engine, offset + pos, run);
+            ret = copy_co_zero (engine, offset + pos, run);
         }
       else
         data += run;
@@ -466,7 +472,7 @@ item_co_process (CopyEngine *engine, const CopyItem *item, WorkerBuffers *buffer
   if (ret < 0)
     return ret;
   if (item->zero)
-    return engine->co_zero (engine, item->offset, item->bytes);
+    return copy_co_zero (engine, item->offset, item->bytes);
   return item_co_share (engine, item, buffers, ticket);
 }
 

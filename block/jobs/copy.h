@@ -54,6 +54,8 @@ struct CopyEngine
   bool must_share;    /* what could be shared by its place in the source is never copied: an error instead */
   bool
       skip_identical; /* what is copied is compared with the target first, and not written where it is equal */
+  bool
+      target_is_zero; /* where nothing is written it shows zeros, which are left alone: co_zero may be NULL */
   int64_t sparse_bytes; /* zero runs this long, and items all zero, are zeros, not data; 0: look for none */
   void *opaque;
   /* The next item: 1, 0 at the end, -errno (after copy_fail ()). */
@@ -103,7 +105,7 @@ bool copy_can_share (const CopyEngine *engine, const BlockDriverState *file);
  * and file tells; false: none. */
 bool copy_get_shareable (const CopyEngine *engine, const CopyItem *item, CopyItem *part);
 
-/* Writes data and leaves runs of zeros to engine->co_zero (). */
+/* Writes data, and leaves runs of zeros to engine->co_zero () or to the target. */
 int coroutine_fn copy_co_write_sparse (CopyEngine *engine, int64_t offset, int64_t bytes, const uint8_t *buf);
 /* Writes all of it. */
 int coroutine_fn copy_co_write_data (CopyEngine *engine, int64_t offset, int64_t bytes, const uint8_t *buf);
