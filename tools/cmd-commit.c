@@ -195,15 +195,23 @@ find_target (VhdkitImage *image, const CommitArgs *args, int source, GString *wh
   return args->target_depth > 0 ? (int)args->target_depth - 1 : source + (int)MAX (args->depth, 1);
 }
 
+/* The file of a layer, as it can be opened, or NULL. */
+static char *
+layer_file (VhdkitImage *image, int layer)
+{
+  VhdkitLayerInfo info = { 0 };
+  char *file = vhdkit_image_get_layer_info (image, layer, &info, NULL) ? g_strdup (info.filename) : NULL;
+
+  vhdkit_layer_info_clear (&info);
+  return file;
+}
+
 static char *
 layer_name (VhdkitImage *image, int layer)
 {
-  VhdkitLayerInfo info = { 0 };
-  char *name =
-      vhdkit_image_get_layer_info (image, layer, &info, NULL) ? printable (info.filename) : g_strdup ("?");
+  g_autofree char *file = layer_file (image, layer);
 
-  vhdkit_layer_info_clear (&info);
-  return name;
+  return file != NULL ? printable (file) : g_strdup ("?");
 }
 
 /* Whether the command run again, after an interruption or by mistake, means the same images, wherever they are by then:
@@ -241,6 +249,41 @@ find_siblings (VhdkitImage *image, const VhdkitCommitOptions *commit_options, co
   return siblings;
 }
 
+/* The files that go with a merge of layer @from into layer @target, NULL-terminated. */
+static char **
+list_removed (VhdkitImage *image, int from, int target, const CommitArgs *args)
+{
+  GPtrArray *files = g_ptr_array_new ();
+  for (int layer = target - 1; layer >= from + args->rename && args->delete_sources; layer--)
+    {
+      char *file = layer_file (image, layer);
+      if (file != NULL)
+        g_ptr_array_add (files, file);
+    }
+  g_ptr_array_add (files, NULL);
+  return (char **)g_ptr_array_free (files, FALSE);
+}
+
+static void
+describe_removed (GString *text, char **files)
+{
+  for (; *files != NULL; files++)
+    {
+      g_autofree char *name = printable (*files);
+      g_string_append_printf (text, "%s was removed.\n", name);
+    }
+}
+
+/* A ProgressEnd; @opaque: the files, NULL-terminated. */
+static void
+add_removed (JsonWriter *json, void *opaque)
+{
+  json_begin (json, "removed", '[');
+  for (char **file = opaque; *file != NULL; file++)
+    json_string (json, NULL, *file);
+  json_end (json, ']');
+}
+
 /* What has become of the files themselves. */
 static void
 describe_files (GString *text, VhdkitImage *image, int from, int target, const CommitArgs *args)
@@ -251,11 +294,8 @@ describe_files (GString *text, VhdkitImage *image, int from, int target, const C
       g_autofree char *child = printable (*path);
       g_string_append_printf (text, "%s is now above %s.\n", child, args->rename ? source : into);
     }
-  for (int layer = target - 1; layer >= from + args->rename && args->delete_sources; layer--)
-    {
-      g_autofree char *removed = layer_name (image, layer);
-      g_string_append_printf (text, "%s was removed.\n", removed);
-    }
+  g_auto (GStrv) removed = list_removed (image, from, target, args);
+  describe_removed (text, removed);
 }
 
 /* What the merge of layer @from into layer @target means for the files: for people who are about to delete some of
@@ -322,8 +362,12 @@ run_commit (VhdkitImage **image, const CommitArgs *args, const char *path,
   tool_print_warnings (*image);
   if (args->rate > 0)
     vhdkit_job_set_rate_limit (job, args->rate);
-  int status = run_job (job, path, progress_shown (args->progress, args->quiet),
-                        "the chain is whole and reads as before; run the command again to finish the merge");
+  g_auto (GStrv) removed =
+      list_removed (*image, commit_options->source_layer, commit_options->target_layer, args);
+  const ProgressEnd end = { add_removed, removed };
+  int status = run_job_with_end (
+      job, path, progress_shown (args->progress, args->quiet),
+      "the chain is whole and reads as before; run the command again to finish the merge", &end);
   VhdkitCommitStats stats;
   vhdkit_commit_get_stats (job, &stats);
   vhdkit_job_free (job);
@@ -336,17 +380,6 @@ run_commit (VhdkitImage **image, const CommitArgs *args, const char *path,
   if (status == EXIT_SUCCESS && !progress_silences (args->progress, args->quiet))
     printf ("Image committed.\n%s%s", counts, outcome);
   return status;
-}
-
-/* The file of a layer, as it can be opened. */
-static char *
-layer_file (VhdkitImage *image, int layer)
-{
-  VhdkitLayerInfo info = { 0 };
-  char *file = vhdkit_image_get_layer_info (image, layer, &info, NULL) ? g_strdup (info.filename) : NULL;
-
-  vhdkit_layer_info_clear (&info);
-  return file;
 }
 
 /* Why a merge with these @siblings is refused, or NULL. */
@@ -454,14 +487,14 @@ finish_removal (const CommitArgs *args, const char *path, const char *problem)
               problem, error->message);
       return EXIT_FAILURE;
     }
+  const ProgressEnd end = { add_removed, removed };
+  if (args->progress == PROGRESS_JSON)
+    progress_print_end (&end);
   if (progress_silences (args->progress, args->quiet))
     return EXIT_SUCCESS;
-  printf ("Image committed by an earlier run.\n");
-  for (char **file = removed; *file != NULL; file++)
-    {
-      g_autofree char *name = printable (*file);
-      printf ("%s was removed.\n", name);
-    }
+  g_autoptr (GString) text = g_string_new ("Image committed by an earlier run.\n");
+  describe_removed (text, removed);
+  fputs (text->str, stdout);
   return EXIT_SUCCESS;
 }
 

@@ -94,7 +94,7 @@ typedef struct
     offsetof (type, progress) + 0 * sizeof (char[sizeof ((type *)0)->progress == sizeof (ProgressStyle) ? 1 : -1]), \
     "Show progress; with =json for programs: an object a line with state, done and total bytes, rate in "      \
     "bytes a second and seconds-left, at most ten a second, the last with the status (ok, cancelled or "       \
-    "failed), and no other output" }
+    "failed), unless ok with error, source and target, of a commit with what was removed, and no other output" }
 #define OPTIONS_OUTPUT(type)                                                                                   \
   { 0, "output", "FORMAT", OPTION_OUTPUT, OPTION_MAIN, offsetof (type, output),                                \
     "Print for people (human, the default) or for programs (json)" }

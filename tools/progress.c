@@ -74,9 +74,9 @@ get_rate (const Progress *progress, int64_t done)
   return done > 0 && seconds > 0 ? (double)done / seconds : 0;
 }
 
-/* @status: of the last line, or NULL; @error: of a job that failed. */
+/* Begins the line of a job. */
 static void
-print_json (VhdkitJob *job, const Progress *progress, const char *status, const GError *error)
+begin_line (JsonWriter *json, VhdkitJobState state, int64_t done, int64_t total, double rate)
 {
   static const char *const states[] = {
     [VHDKIT_JOB_CREATED] = "created",
@@ -84,21 +84,45 @@ print_json (VhdkitJob *job, const Progress *progress, const char *status, const 
     [VHDKIT_JOB_PAUSED] = "paused",
     [VHDKIT_JOB_CONCLUDED] = "concluded",
   };
+  json_begin (json, NULL, '{');
+  json_string (json, "state", states[state]);
+  json_int (json, "done", done);
+  json_int (json, "total", total);
+  json_int (json, "rate", (int64_t)rate);
+  if (rate <= 0 || state != VHDKIT_JOB_RUNNING)
+    json_null (json, "seconds-left");
+  else
+    json_seconds (json, "seconds-left", (double)(total - done) / rate);
+}
+
+static void
+end_line (JsonWriter *json)
+{
+  json_end (json, '}');
+  json_finish (json);
+  fflush (stdout);
+}
+
+static void
+print_json (VhdkitJob *job, const Progress *progress)
+{
   VhdkitJobProgress now;
   vhdkit_job_get_progress (job, &now);
-  double rate = get_rate (progress, now.done);
   JsonWriter json = { .one_line = true };
-  json_begin (&json, NULL, '{');
-  json_string (&json, "state", states[now.state]);
-  json_int (&json, "done", now.done);
-  json_int (&json, "total", now.total);
-  json_int (&json, "rate", (int64_t)rate);
-  if (status != NULL || rate <= 0 || now.state != VHDKIT_JOB_RUNNING)
-    json_null (&json, "seconds-left");
-  else
-    json_seconds (&json, "seconds-left", (double)(now.total - now.done) / rate);
-  if (status != NULL)
-    json_string (&json, "status", status);
+  begin_line (&json, now.state, now.done, now.total, get_rate (progress, now.done));
+  end_line (&json);
+}
+
+/* @error: of a job that failed, or NULL; @end: of one that did not, or NULL. */
+static void
+print_json_end (VhdkitJob *job, const Progress *progress, const GError *error, const ProgressEnd *end)
+{
+  bool cancelled = error != NULL && g_error_matches (error, VHDKIT_ERROR, VHDKIT_ERROR_CANCELLED);
+  VhdkitJobProgress now;
+  vhdkit_job_get_progress (job, &now);
+  JsonWriter json = { .one_line = true };
+  begin_line (&json, VHDKIT_JOB_CONCLUDED, now.done, now.total, get_rate (progress, now.done));
+  json_string (&json, "status", error == NULL ? "ok" : cancelled ? "cancelled" : "failed");
   if (error != NULL)
     {
       const char *source, *target;
@@ -109,9 +133,19 @@ print_json (VhdkitJob *job, const Progress *progress, const char *status, const 
       if (target != NULL)
         json_string (&json, "target", target);
     }
-  json_end (&json, '}');
-  json_finish (&json);
-  fflush (stdout);
+  else if (end != NULL)
+    end->add (&json, end->opaque);
+  end_line (&json);
+}
+
+void
+progress_print_end (const ProgressEnd *end)
+{
+  JsonWriter json = { .one_line = true };
+  begin_line (&json, VHDKIT_JOB_CONCLUDED, 0, 0, 0);
+  json_string (&json, "status", "ok");
+  end->add (&json, end->opaque);
+  end_line (&json);
 }
 
 static void
@@ -149,7 +183,7 @@ update (VhdkitJob *job, void *opaque)
   if (now.done == 0)
     progress->start_time = g_get_monotonic_time ();
   if (progress->show == PROGRESS_JSON && now.state != VHDKIT_JOB_CONCLUDED)
-    print_json (job, progress, NULL, NULL);
+    print_json (job, progress);
   /* The end is shown once, by run_job (). */
   if (progress->show != PROGRESS_HUMAN || percent >= 100)
     return;
@@ -192,13 +226,10 @@ signals_defer (void)
 
 /* The end, after the last line of progress. */
 static void
-show_end (VhdkitJob *job, const Progress *progress, const GError *error)
+show_end (VhdkitJob *job, const Progress *progress, const GError *error, const ProgressEnd *end)
 {
   if (progress->show == PROGRESS_JSON)
-    {
-      bool cancelled = error != NULL && g_error_matches (error, VHDKIT_ERROR, VHDKIT_ERROR_CANCELLED);
-      print_json (job, progress, error == NULL ? "ok" : cancelled ? "cancelled" : "failed", error);
-    }
+    print_json_end (job, progress, error, end);
   else if (progress->show == PROGRESS_HUMAN)
     {
       const char *clear = progress->terminal ? "\033[K" : "";
@@ -209,6 +240,13 @@ show_end (VhdkitJob *job, const Progress *progress, const GError *error)
 
 int
 run_job (VhdkitJob *job, const char *file, ProgressStyle show, const char *after_interrupt)
+{
+  return run_job_with_end (job, file, show, after_interrupt, NULL);
+}
+
+int
+run_job_with_end (VhdkitJob *job, const char *file, ProgressStyle show, const char *after_interrupt,
+                  const ProgressEnd *end)
 {
   Progress progress = { .show = show,
                         .terminal = isatty (STDOUT_FILENO) == 1,
@@ -229,7 +267,7 @@ run_job (VhdkitJob *job, const char *file, ProgressStyle show, const char *after
   if (asked_for_progress)
     update (job, &progress);
 
-  show_end (job, &progress, error);
+  show_end (job, &progress, error, end);
   if (ok)
     return EXIT_SUCCESS;
   if (stop_signal != 0 && g_error_matches (error, VHDKIT_ERROR, VHDKIT_ERROR_CANCELLED))

@@ -6,6 +6,7 @@
 #include <vhdkit/vhdkit.h>
 
 #include "options.h"
+#include "output.h"
 
 /* Called first thing by a program.  SIGINT and SIGTERM end it with a message and 128 + their number; SIGUSR1 is
  * remembered for the next job; SIGXFSZ becomes the error EFBIG. */
@@ -31,5 +32,18 @@ progress_silences (ProgressStyle style, bool quiet)
  * stopped it, one phrase.  Returns 0, or an exit status after a message that names @file: EXIT_FAILURE, or
  * 128 + the number of the signal that stopped the job. */
 int run_job (VhdkitJob *job, const char *file, ProgressStyle show, const char *after_interrupt);
+
+/* What a job that ended well has done besides, for the last line for programs. */
+typedef struct
+{
+  void (*add) (JsonWriter *json, void *opaque);
+  void *opaque;
+} ProgressEnd;
+
+/* The same; @end may be NULL. */
+int run_job_with_end (VhdkitJob *job, const char *file, ProgressStyle show, const char *after_interrupt,
+                      const ProgressEnd *end);
+/* The last line for programs where there was nothing left for a job to do. */
+void progress_print_end (const ProgressEnd *end);
 
 #endif

@@ -3,6 +3,7 @@
 argument.  What surviving images show is told by our tool and by the independent readers, along the links in the files.
 """
 
+import json
 import os
 import random
 import shutil
@@ -157,6 +158,23 @@ def delete(t):
     t.check('c.%s was removed' % FORMAT in result.out, 'outcome', result)
     t.equal(chain.files(), 'm p q', 'files')
     chain.shows('m', 'c')
+
+
+def removed_of_last_line(result):
+    last = json.loads(result.out.splitlines()[-1])
+    return last['status'], sorted(map(name_of, last['removed']))
+
+
+@case
+def what_was_removed_is_told_to_programs(t):
+    for options, names in ((('-b', '@p', '--delete', *RELINK), 'cmq'), (('-b', '@m', *RELINK), ''),
+                           (('-b', '@p', '--delete', '--rename', *RELINK), 'mq')):
+        chain = Chain(t, 'to-' + names)
+        t.equal(removed_of_last_line(chain.commit('--progress=json', *options)), ('ok', list(names)), 'last line')
+    # Where an earlier run has left that alone to be done.
+    chain = merged(t, 'rest')
+    leave_remains(t, chain, 'mc', 'p', 'p')
+    t.equal(removed_of_last_line(chain.commit('--progress=json', *DELETE)), ('ok', ['c', 'm']), 'last line')
 
 
 @case
