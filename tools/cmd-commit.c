@@ -2,10 +2,12 @@
 /* vhd-img commit */
 #include "vhd-img.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "commit-plan.h"
 #include "output.h"
@@ -126,6 +128,17 @@ parse_reflink (const char *text, VhdkitReflink *reflink)
   return false;
 }
 
+/* Whether nobody can be in a chain under the name @path: there is no such file.  With the reason. */
+static bool
+describe_missing (const char *path, GString *why)
+{
+  struct stat st;
+  if (stat (path, &st) == 0)
+    return false;
+  g_string_printf (why, "%s: %s", path, g_strerror (errno));
+  return true;
+}
+
 /* The uppermost layer to merge, or -1 with the reason. */
 static int
 find_source (VhdkitImage *image, const CommitArgs *args, GString *why)
@@ -134,7 +147,7 @@ find_source (VhdkitImage *image, const CommitArgs *args, GString *why)
   if (args->source != NULL)
     {
       int layer = vhdkit_image_find_layer (image, args->source);
-      if (layer < 0)
+      if (layer < 0 && !describe_missing (args->source, why))
         g_string_printf (why, "%s is not in its chain", args->source);
       return layer;
     }
@@ -165,6 +178,8 @@ find_target (VhdkitImage *image, const CommitArgs *args, int source, GString *wh
       int layer = vhdkit_image_find_layer (image, args->ancestor);
       if (layer > source)
         return layer;
+      if (layer < 0 && !args->rename && describe_missing (args->ancestor, why))
+        return -1;
       g_string_printf (why,
                        layer >= 0 ? "%s is the image to be merged, not one below it"
                        : args->rename

@@ -99,6 +99,8 @@ for name, phrases, options in (
         ('source-too-deep', ('has 5 images', '7'), ('--source-depth', 7)),
         ('source-is-the-base', ('no parent',), ('--source', '@0')),
         ('source-elsewhere', ('not in its chain',), ('--source', '/dev/null')),
+        ('source-nowhere', ('nowhere.vhd: No such file',), ('--source', 'nowhere.vhd')),
+        ('ancestor-nowhere', ('nowhere.vhd: No such file',), ('-b', 'nowhere.vhd')),
         ('depth-below-the-base', ('has 1 ancestor,', '2'), ('--source-depth', 4, '--depth', 2)),
         ('ancestor-above-the-source', ('not one below',), ('--source', '@2', '-b', '@3')),
         ('reflink-unknown', ('sometimes', 'auto', 'always', 'never'), ('--reflink=sometimes',)),
