@@ -216,7 +216,7 @@ search_advice (const ParentSearch *search)
 {
   if (search->there && !search->mismatch)
     return "";
-  return search->is_leaf ? "; --parent FILE says where the right one is"
+  return search->is_leaf ? "; --parent FILE says where the right one is, rebase -u for good"
                          : "; put the right one, or a symbolic link to it, where it is looked for";
 }
 

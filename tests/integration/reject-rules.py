@@ -354,7 +354,7 @@ for label, value in (('equal', lambda made: made.place[0] // 512),
              writes='x.vhd: ' + OVERLAP % ('*', '*'))
 RAW = ('parent of x.vhd: has no identity to recognise it by (raw): opened only where it is named (--parent FILE) or such '
        'parents are allowed (--raw-parent)')
-NONE = 'parent of x.vhd: not found: the image names none; --parent FILE says where the right one is'
+NONE = 'parent of x.vhd: not found: the image names none; --parent FILE says where the right one is, rebase -u for good'
 opening('vhd 16', 'no-identity', vhd_child([vf.Locator.w2ru('.\\parent.vhd')], parent_id=bytes(16)), RAW)
 opening('vhd 16', 'no-place', vhd_child(), NONE)
 for label, fields, warning in (
@@ -670,7 +670,7 @@ opening('vhdx 9', 'no-linkage', vhdx_locator(vx.locator([PATH])),
 opening('vhdx 9', 'linkage', vhdx_locator(vx.locator([('parent_linkage', 'xyz'), PATH])),
         LOCATOR + 'parent_linkage is xyz, expected a GUID')
 opening('vhdx 9', 'no-path', vhdx(flags=2, items=vx.Vhdx().items + [(vx.LOCATOR, vx.locator([LINK]), 4)]),
-        'parent of x.vhdx: not found: the image names none; --parent FILE says where the right one is')
+        'parent of x.vhdx: not found: the image names none; --parent FILE says where the right one is, rebase -u for good')
 opening('vhdx 10', 'too-small', vhdx_items(DISK_SIZE=struct.pack('<Q', 1 << 40)),
         'x.vhdx: BAT at offset 3145728 too small: 1048576 bytes for 1048831 entries')
 READ = 'block %d, of guest offset %d, cannot be read: BAT entry 0x%016x: %s; the file has 8388608 bytes'
