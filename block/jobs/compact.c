@@ -109,9 +109,16 @@ compact_co_look_for_children (CompactJob *compact, GError **error)
       compact_set_children_error (compact, error);
       return false;
     }
-  bdrv_warn (bs, "free space of the guest's file systems is kept: %s may use it; %s", compact->children,
-             compact_way_on (compact));
   return true;
+}
+
+/* Of an image that can give back something else. */
+static void
+compact_warn_of_children (const CompactJob *compact)
+{
+  if (compact->children != NULL)
+    bdrv_warn (compact->params.bs, "free space of the guest's file systems is kept: %s may use it; %s",
+               compact->children, compact_way_on (compact));
 }
 
 /* @block_size: 0: there are no blocks. */
@@ -501,9 +508,12 @@ compact_co_steps (CompactJob *compact, GError **error)
   if (bs->drv->co_get_layout == NULL)
     return compact_co_run_on_fixed (compact, error);
   if (bs->drv->co_get_layout (bs, &layout, &why))
-    return (params->dry_run || !params->fill_holes || compact_co_check_space (compact, &layout, error))
-           && compact_co_give_up_needless (compact, &layout, error)
-           && compact_co_run_on_blocks (compact, &layout, error);
+    {
+      compact_warn_of_children (compact);
+      return (params->dry_run || !params->fill_holes || compact_co_check_space (compact, &layout, error))
+             && compact_co_give_up_needless (compact, &layout, error)
+             && compact_co_run_on_blocks (compact, &layout, error);
+    }
   if (params->punch && g_error_matches (why, VHDKIT_ERROR, VHDKIT_ERROR_UNSUPPORTED))
     return compact_co_run_on_fixed (compact, error);
   g_propagate_error (error, g_steal_pointer (&why));

@@ -429,6 +429,18 @@ def damaged_beside_a_compaction(t):
 
 
 @case
+def fixed_below_others_is_not_punched(t):
+    """It can give back nothing but free space: refused, and then nothing is said to be kept."""
+    base = t.path('p.' + FORMAT)
+    t.img('create', '-q', '-f', FORMAT, '-o', 'subformat=fixed', base, SIZE)
+    child = image(t, 'c', base)
+    for options in ((), ('--dry-run',)):
+        result = t.img('compact', '--mode', 'punch', *options, base, rc=1)
+        t.refused(result, child, '--break-children')
+        t.check('is kept' not in result.err, 'a warning beside the refusal', result)
+
+
+@case
 def that_finds_no_parent(t):
     """It says whose child it is, not where that is: mended later, it would show wrong data."""
     base = image(t, 'p')
