@@ -16,6 +16,16 @@ LIBRARY = os.path.join(BUILD, 'block', 'libvhdkit.so')
 DECLARED = re.compile(r'\b(vhdkit_[a-z0-9_]+) \(')
 
 
+@case
+def users_of_the_shared_library_need_glib_alone(t):
+    """What only the library itself is built with adds nothing to their compiler's flags."""
+    env = {'PKG_CONFIG_PATH': os.path.join(BUILD, 'meson-private')}
+    flags = t.run('pkg-config', '--cflags', 'vhdkit', env=env).out.split()
+    more = [flag for flag in flags if flag not in t.run('pkg-config', '--cflags', 'glib-2.0').out.split()]
+    include = t.run('pkg-config', '--variable=includedir', 'vhdkit', env=env).out.strip()
+    t.check(set(more) <= {'-I' + include}, 'flags of others', *more)
+
+
 def exported(t):
     out = t.run('nm', '-D', '--defined-only', LIBRARY).out
     return {line.split()[-1].split('@')[0] for line in out.splitlines() if line.split()[1] in 'TDBRVW'}
