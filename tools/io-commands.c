@@ -351,6 +351,16 @@ find_command (const char *name)
   return NULL;
 }
 
+static void
+print_list (int indent)
+{
+  for (const Command *const *c = io_commands; *c != NULL; c++)
+    {
+      int column = printf ("%*s%s %s", indent, "", (*c)->name, (*c)->operands);
+      printf ("%*s%s\n", column < 28 + indent ? 28 + indent - column : 1, "", (*c)->summary);
+    }
+}
+
 static int
 run_help (const Command *command, void *opaque, char **operands)
 {
@@ -362,13 +372,17 @@ run_help (const Command *command, void *opaque, char **operands)
       command_print_help (subject, NULL);
       return EXIT_SUCCESS;
     }
-  for (const Command *const *c = io_commands; *c != NULL; c++)
-    {
-      int column = printf ("%s %s", (*c)->name, (*c)->operands);
-      printf ("%*s%s\n", column < 28 ? 28 - column : 1, "", (*c)->summary);
-    }
+  print_list (0);
   printf ("'help COMMAND' shows its options.\n");
   return EXIT_SUCCESS;
+}
+
+void
+io_print_commands (void)
+{
+  printf ("\nCommands:\n");
+  print_list (2);
+  printf ("  -c 'help COMMAND' shows the options of one.\n");
 }
 
 void

@@ -74,6 +74,8 @@ command_print_help (const Command *command, const char *prefix)
       printf ("Also: %s%s\n", prefix, *alias);
   options_print (command->options, OPTION_MAIN, "Options");
   options_print (command->options, OPTION_IMAGE, "Opening images");
+  if (command->print_more_help != NULL)
+    command->print_more_help ();
 }
 
 /* @hint: the help would have told. */

@@ -19,7 +19,8 @@ struct Command
   size_t args_size;     /* of the struct the options are stored in */
   const void *defaults; /* such a struct, or NULL: zeros */
   int min_operands, max_operands;
-  int usage_status; /* exit status for wrong usage, 0: EXIT_FAILURE */
+  int usage_status;               /* exit status for wrong usage, 0: EXIT_FAILURE */
+  void (*print_more_help) (void); /* what --help has below the options, or NULL */
   /* @args as parsed; @operands NULL-terminated, both until it returns.  Returns the exit status. */
   int (*run) (const Command *command, void *args, char **operands);
 };

@@ -97,6 +97,7 @@ static const Command self = {
   .args_size = sizeof (IoArgs),
   .min_operands = 1,
   .max_operands = 1,
+  .print_more_help = io_print_commands,
   .run = run,
 };
 

@@ -22,6 +22,8 @@ extern const Command *const io_commands[]; /* NULL-terminated */
 
 /* Runs one command line. */
 void io_run_line (const char *line);
+/* The list of commands, for the program's own help. */
+void io_print_commands (void);
 /* Waits for every request in flight. */
 void io_drain (void);
 

@@ -70,6 +70,13 @@ def help_of_commands(t, program):
                 t.check(re.search(r'^  %s\b' % spelling, text, re.M), '%s: no %s' % (row[0], spelling), text)
 
 
+@case
+def help_lists_commands(t):
+    text = t.io('--help').out
+    for command in {row[0] for row in table(t, 'vhd-io')} - {'vhd-io'}:
+        t.check(re.search(r'^  %s\b' % command, text, re.M), 'no ' + command, text)
+
+
 for program in PROGRAMS:
     add(program + '-parser-and-help', parser_and_help, program)
     add(program + '-manual-page', manual_page, program)
