@@ -44,6 +44,9 @@ typedef struct
   FileCheckFunc *check;
   bool locking_required;
   FileLocks locks_wanted;
+  int place;        /* the file, found already, or -1 … */
+  struct statfs fs; /* … and its file system */
+  bool fs_known;
   /* Results. */
   int64_t bytes;
   uint32_t request_alignment, memory_alignment;
@@ -119,7 +122,6 @@ static bool
 measure_direct (OpenWork *work, int fd)
 {
   uint32_t offset_alignment = 0, memory_alignment = 0;
-  struct statfs fs;
   int known = statx_direct_alignment (fd, &offset_alignment, &memory_alignment);
 
   if (known < 0)
@@ -129,7 +131,7 @@ measure_direct (OpenWork *work, int fd)
     }
   if (known == 0)
     {
-      if (!work->s->is_device && fstatfs (fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC)
+      if (!work->s->is_device && work->fs_known && work->fs.f_type == TMPFS_MAGIC)
         offset_alignment = memory_alignment = 1; /* memory already: O_DIRECT changes nothing there */
       else if (work->s->is_device)
         offset_alignment = memory_alignment = work->s->fs_block_size;
@@ -171,16 +173,17 @@ measure (OpenWork *work, int fd, const struct stat *st)
     }
   else
     {
-      struct statfs fs;
+      const struct statfs *fs = &work->fs;
 
       work->bytes = st->st_size;
       s->fs_block_size = DIRECT_ALIGNMENT_FALLBACK;
-      if (fstatfs (fd, &fs) == 0)
+      work->fs_known = work->fs_known || fstatfs (fd, &work->fs) == 0;
+      if (work->fs_known)
         {
-          if (fs.f_bsize >= BDRV_SECTOR_SIZE && fs.f_bsize <= DIRECT_ALIGNMENT_MAX
-              && is_power_of_two (fs.f_bsize))
-            s->fs_block_size = fs.f_bsize;
-          s->on_local_fs = host_fs_is_local (&fs);
+          if (fs->f_bsize >= BDRV_SECTOR_SIZE && fs->f_bsize <= DIRECT_ALIGNMENT_MAX
+              && is_power_of_two (fs->f_bsize))
+            s->fs_block_size = fs->f_bsize;
+          s->on_local_fs = host_fs_is_local (fs);
         }
     }
   return !(work->bs->open_flags & BDRV_O_DIRECT) || measure_direct (work, fd);
@@ -229,7 +232,7 @@ open_in_thread (void *opaque)
   bool writable = bs->open_flags & BDRV_O_RDWR;
   const char *confine = block_options_get_string (work->options, "confine", NULL);
   struct stat st;
-  int place = host_path_open (bs->filename, confine, &work->error);
+  int place = work->place >= 0 ? work->place : host_path_open (bs->filename, confine, &work->error);
 
   if (place < 0)
     {
@@ -344,9 +347,22 @@ update_keep_extents (FileState *s)
 
 /* Without the page cache it may have to be read, to see what alignment it needs. */
 static bool
-opens_at_once (const BlockDriverState *bs)
+opens_at_once (OpenWork *work)
 {
-  return !(bs->open_flags & BDRV_O_DIRECT) && host_path_is_at_hand (bs->filename);
+  if (work->bs->open_flags & BDRV_O_DIRECT)
+    return false;
+  work->place = host_path_open_at_hand (work->bs->filename, &work->fs);
+  if (work->place < 0)
+    return false;
+  work->fs_known = true;
+  if (block_options_get_string (work->options, "confine", NULL))
+    {
+      /* Where it lies is found out together with the file. */
+      close (work->place);
+      work->place = -1;
+      work->fs_known = false;
+    }
+  return true;
 }
 
 bool coroutine_fn
@@ -354,14 +370,14 @@ file_co_open_common (BlockDriverState *bs, const BlockOptions *options, bool is_
                      GError **error)
 {
   FileState *s = bs->opaque;
-  OpenWork work = { .bs = bs, .options = options, .s = s, .check = check };
+  OpenWork work = { .bs = bs, .options = options, .s = s, .check = check, .place = -1 };
 
   s->fd = s->retired_fd = s->end_fd = -1;
   s->is_device = is_device;
   if (!choose_engine (s, bs, options, error) || !choose_locking (&work, error))
     return false;
 
-  if ((opens_at_once (bs) ? open_in_thread (&work) : aio_co_run_in_thread (open_in_thread, &work)) < 0)
+  if ((opens_at_once (&work) ? open_in_thread (&work) : aio_co_run_in_thread (open_in_thread, &work)) < 0)
     {
       g_propagate_error (error, work.error);
       g_free (work.lock_warning);

@@ -192,22 +192,19 @@ host_fs_is_local (const struct statfs *fs)
     }
 }
 
-bool
-host_path_is_at_hand (const char *path)
+int
+host_path_open_at_hand (const char *path, struct statfs *fs)
 {
   struct open_how how = { .flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_CACHED };
   int fd = (int)syscall (SYS_openat2, AT_FDCWD, path, &how, sizeof how);
   struct stat st;
-  struct statfs fs;
 
   if (fd < 0)
-    return false;
-
-  bool at_hand =
-      fstat (fd, &st) == 0 && S_ISREG (st.st_mode) && fstatfs (fd, &fs) == 0 && host_fs_is_local (&fs);
-
+    return -1;
+  if (fstat (fd, &st) == 0 && S_ISREG (st.st_mode) && fstatfs (fd, fs) == 0 && host_fs_is_local (fs))
+    return fd;
   close (fd);
-  return at_hand;
+  return -1;
 }
 
 static bool

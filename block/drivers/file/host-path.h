@@ -13,9 +13,9 @@
  * Blocks.  A descriptor, or -1 and @error, a phrase without the file's name. */
 int host_path_open (const char *path, const char *confine, GError **error);
 
-/* Whether @path is a regular file on a file system of this host, and its way known to the kernel: to open it waits for
- * nothing.  Does not block. */
-bool host_path_is_at_hand (const char *path);
+/* The same, unconfined, of a regular file on a file system of this host (*@fs) whose way is known to the kernel: to open
+ * it waits for nothing.  -1: @path is none.  Does not block. */
+int host_path_open_at_hand (const char *path, struct statfs *fs);
 
 /* Whether to open and to close a file of @fs asks no server and no other process. */
 bool host_fs_is_local (const struct statfs *fs);
