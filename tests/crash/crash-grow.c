@@ -39,13 +39,13 @@ typedef struct
 } Case;
 
 static const Case cases[] = {
-  { "close", IMAGE_VHD, 512 * KIB, 4 * KIB, 0, 0, { 0 }, 6 },
-  { "close-differencing", IMAGE_VHD, 512 * KIB, 8 * KIB, 256 * KIB, 0, { 0 }, 6 },
+  { "open-and-cut", IMAGE_VHD, 512 * KIB, 4 * KIB, 0, RESERVE, { 0 }, 0 },
   { "open-without-footer", IMAGE_VHD, 512 * KIB, 4 * KIB, 0, NO_FOOTER, { 0 }, 0 },
   { "open-with-reserve", IMAGE_VHD, 512 * KIB, 4 * KIB, 0, RESERVE, { 0 }, 1 },
-  { "open-and-cut", IMAGE_VHD, 512 * KIB, 4 * KIB, 0, RESERVE, { 0 }, 0 },
   { "open-with-reserve-and-bad-copy", IMAGE_VHD, 512 * KIB, 4 * KIB, 0, RESERVE | BAD_COPY, { 0 }, 1 },
   { "open-with-bad-copy", IMAGE_VHD, 512 * KIB, 4 * KIB, 512 * KIB, BAD_COPY, { 0 }, 4 },
+  { "close", IMAGE_VHD, 512 * KIB, 4 * KIB, 0, 0, { 0 }, 6 },
+  { "close-differencing", IMAGE_VHD, 512 * KIB, 8 * KIB, 256 * KIB, 0, { 0 }, 6 },
   { "grow-in-last-block",
     IMAGE_VHD,
     256 * KIB + 512,
