@@ -47,7 +47,7 @@ make_evictable (VhdState *s, VhdBitmap *bitmap)
 }
 
 static VhdBitmap *
-bitmap_insert (VhdState *s, uint32_t block, uint32_t sector)
+bitmap_make (uint32_t block, uint32_t sector)
 {
   VhdBitmap *bitmap = g_new0 (VhdBitmap, 1);
 
@@ -55,6 +55,14 @@ bitmap_insert (VhdState *s, uint32_t block, uint32_t sector)
   bitmap->sector = sector;
   bitmap->pins = 1;
   bitmap->lru.data = bitmap;
+  return bitmap;
+}
+
+static VhdBitmap *
+bitmap_insert (VhdState *s, uint32_t block, uint32_t sector)
+{
+  VhdBitmap *bitmap = bitmap_make (block, sector);
+
   g_hash_table_insert (s->bitmaps, GUINT_TO_POINTER (block), bitmap);
   return bitmap;
 }
@@ -77,40 +85,67 @@ vhd_bitmap_peek (VhdState *s, uint32_t block)
   return g_hash_table_lookup (s->bitmaps, GUINT_TO_POINTER (block));
 }
 
-int coroutine_fn
-vhd_co_bitmap_get (VhdState *s, uint32_t block, uint32_t sector, VhdBitmap **out)
+/* What was read of @block at @sector, pinned.  @stays: it is still there, so the bitmap is for others, too. */
+static VhdBitmap *
+bitmap_loaded (VhdState *s, uint32_t block, uint32_t sector, uint8_t *bits, bool stays)
 {
-  VhdBitmap *bitmap = vhd_bitmap_peek (s, block);
-  g_autofree uint8_t *bits = NULL;
+  VhdBitmap *bitmap = stays ? bitmap_insert (s, block, sector) : bitmap_make (block, sector);
 
-  while (!bitmap)
+  bitmap->bits = bits;
+  bitmap->orphan = !stays;
+  note_if_full (s, bitmap);
+  return bitmap;
+}
+
+static int coroutine_fn
+bitmap_co_load (VhdState *s, VhdBitmapLoad *load, uint32_t sector, VhdBitmap **out)
+{
+  g_autofree uint8_t *bits = g_try_malloc (s->bitmap_bytes);
+
+  if (!bits)
+    return -ENOMEM;
+  for (;;)
     {
       uint64_t generation = s->bitmap_generation;
-      int ret;
+      int ret = bdrv_co_pread (s->bs->file, vhd_sector_to_offset (sector), s->bitmap_bytes, bits);
 
-      if (!bits)
-        bits = g_try_malloc (s->bitmap_bytes);
-      if (!bits)
-        return -ENOMEM;
-      ret = bdrv_co_pread (s->bs->file, vhd_sector_to_offset (sector), s->bitmap_bytes, bits);
       if (ret < 0)
         return ret;
-
       /* While this one read, another request may have loaded it, or even changed, written and let go of it:
        * then what was read may be older than the disk. */
-      bitmap = vhd_bitmap_peek (s, block);
-      if (!bitmap && generation == s->bitmap_generation)
+      *out = load->forgotten ? NULL : vhd_bitmap_peek (s, load->block);
+      if (*out)
         {
-          bitmap = bitmap_insert (s, block, sector);
-          bitmap->bits = g_steal_pointer (&bits);
-          note_if_full (s, bitmap);
-          *out = bitmap;
+          vhd_bitmap_pin (s, *out);
+          return 0;
+        }
+      if (generation == s->bitmap_generation)
+        {
+          *out = bitmap_loaded (s, load->block, sector, g_steal_pointer (&bits), !load->forgotten);
           return 0;
         }
     }
-  vhd_bitmap_pin (s, bitmap);
-  *out = bitmap;
-  return 0;
+}
+
+int coroutine_fn
+vhd_co_bitmap_get (VhdState *s, uint32_t block, uint32_t sector, VhdBitmap **out)
+{
+  VhdBitmapLoad load = { .block = block, .next = s->bitmap_loads };
+  VhdBitmapLoad **link = &s->bitmap_loads;
+  int ret;
+
+  *out = vhd_bitmap_peek (s, block);
+  if (*out)
+    {
+      vhd_bitmap_pin (s, *out);
+      return 0;
+    }
+  s->bitmap_loads = &load;
+  ret = bitmap_co_load (s, &load, sector, out);
+  while (*link != &load)
+    link = &(*link)->next;
+  *link = load.next;
+  return ret;
 }
 
 VhdBitmap *
@@ -144,6 +179,8 @@ vhd_bitmap_forget (VhdState *s, uint32_t block)
   VhdBitmap *bitmap = g_hash_table_lookup (s->bitmaps, GUINT_TO_POINTER (block));
 
   s->bitmap_generation++;
+  for (VhdBitmapLoad *load = s->bitmap_loads; load; load = load->next)
+    load->forgotten = load->forgotten || load->block == block;
   if (!bitmap)
     return;
   if (bitmap->dirty)

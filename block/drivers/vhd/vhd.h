@@ -74,6 +74,15 @@ struct VhdBitmap
   GList lru;     /* in s->bitmap_lru while unpinned and clean */
 };
 
+/* A bitmap that is being read. */
+typedef struct VhdBitmapLoad VhdBitmapLoad;
+struct VhdBitmapLoad
+{
+  uint32_t block;
+  bool forgotten; /* the block was dropped or moved meanwhile */
+  VhdBitmapLoad *next;
+};
+
 /* --- allocation ------------------------------------------------------------------------------------------
  */
 
@@ -168,6 +177,7 @@ typedef struct
   GQueue bitmap_lru;         /* unpinned and clean, most recent first */
   size_t bitmap_bytes_clean; /* memory of those */
   size_t bitmap_bytes_dirty;
+  VhdBitmapLoad *bitmap_loads;
   uint64_t bitmap_generation; /* moves on whenever the disk may hold a newer bitmap than a read under way */
 
   bool writable;         /* the whole table was checked, space accounting below is valid */
