@@ -233,6 +233,24 @@ def rename_and_delete(t):
     chain.sound()
 
 
+def of_fixed(t, *options):
+    """Into a base that has no blocks to be given back."""
+    base, child = (t.path('%s.%s' % (name, FORMAT)) for name in 'pc')
+    t.img('create', '-q', '-f', FORMAT, '-o', 'subformat=fixed', base, SIZE)
+    t.img('create', '-q', '-f', FORMAT, '-b', base, child)
+    t.io('-f', FORMAT, '-c', 'write -q -P 2 64k 1M', child)
+    view, survivor = t.content(child), child if '--rename' in options else base
+    t.img('commit', '-q', *options, child)
+    t.equal([os.path.exists(path) for path in (base, child)], [survivor == base, survivor == child], 'files')
+    t.same_content(independent(survivor), view, 'the base')
+    t.same_content(t.content(survivor), view, 'the base, our tool')
+    t.img('check', '-q', '-f', FORMAT, survivor)
+
+
+add('delete-above-fixed', of_fixed, '--delete')
+add('rename-of-fixed', of_fixed, '--rename')
+
+
 @case
 def rename_into_another_directory(t):
     """Only what has no parent can go there."""

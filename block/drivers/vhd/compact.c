@@ -199,6 +199,9 @@ vhd_co_trim (BlockDriverState *bs)
   g_autoptr (GArray) used = NULL;
   int ret;
 
+  /* All of it is the disk. */
+  if (vhd_is_fixed (s))
+    return 0;
   ret = vhd_co_publish (s);
   if (ret < 0)
     return ret;
