@@ -157,6 +157,49 @@ def raw_parent_needs_leave(t):
     opens(t, '--parent', t.path('parent.raw'))
 
 
+def disk_that_looks_like_an_image(t, make):
+    """What a guest writes onto a plain disk makes no image of that: it could name any file of the host as its parent."""
+    with open(t.path('secret'), 'wb') as f:
+        f.write(b'\5' * SIZE)
+    make(t.path('image'))
+    with open(t.path('image'), 'rb') as f:
+        image = f.read()
+    disk = bytearray(b'\7' * SIZE)
+    disk[:len(image)] = image
+    disk[-512:] = image[-512:]
+    os.unlink(t.path('image'))
+    with open(t.path('disk'), 'wb') as f:
+        f.write(disk)
+    t.img('create', '-q', '-f', 'vhd', '-b', 'disk', '-F', 'raw', t.path('x.vhd'))
+    t.same_content(t.content(t.path('x.vhd'), '--raw-parent', fmt='vhd'), bytes(disk), 'child of a plain disk')
+    t.same_content(t.content(t.path('x.vhd'), '--parent', t.path('disk'), fmt='vhd'), bytes(disk), 'the same, named')
+    # A merge writes to the disk, not to an image in it.
+    t.io('-f', 'vhd', '--raw-parent', '-c', 'write -q -P 9 %d 512' % (SIZE // 2), t.path('x.vhd'))
+    disk[SIZE // 2:SIZE // 2 + 512] = b'\x09' * 512
+    t.img('commit', '-q', '--raw-parent', t.path('x.vhd'))
+    with open(t.path('disk'), 'rb') as f:
+        t.same_content(f.read(), bytes(disk), 'the disk after a merge')
+    t.same_content(t.content(t.path('x.vhd'), '--raw-parent', fmt='vhd'), bytes(disk), 'child after a merge')
+
+
+for label, unique_id in (('', b'Q' * 16), ('-without-id', bytes(16))):
+    add('disk-that-looks-differencing' + label, disk_that_looks_like_an_image,
+        lambda path, unique_id=unique_id: vhdfile.write_sparse(
+            path, SIZE, unique_id=unique_id, parent_id=bytes(16),
+            locators=[vf.Locator.w2ru('.\\secret')], block_size=64 * KiB))
+    add('disk-that-looks-fixed' + label, disk_that_looks_like_an_image,
+        lambda path, unique_id=unique_id: vhdfile.write_fixed(path, SIZE - 512, unique_id=unique_id))
+
+
+@case
+def parent_without_unique_id(t):
+    """Its children could not be told from those of a plain disk."""
+    vhdfile.write_sparse(t.path('parent.vhd'), SIZE, unique_id=bytes(16))
+    unchanged = Unchanged(t.path('parent.vhd'))
+    t.refused(t.img('create', '-q', '-f', 'vhd', '-b', 'parent.vhd', t.path('x.vhd'), rc=1), 'unique id', 'plain disk')
+    unchanged.verify(t)
+
+
 # --- locators that lie --------------------------------------------------------------------------------------
 
 BAD_LOCATORS = {

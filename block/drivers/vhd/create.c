@@ -208,7 +208,7 @@ create_image (Layout *layout, const BlockCreateParams *params, GError **error)
                       "a fixed image cannot have a parent");
       return false;
     }
-  if (params->parent && !bdrv_check_parent_format (layout->file, params->parent, vhd_parent_formats, error))
+  if (params->parent && !vhd_check_parent (layout->file, params->parent, error))
     return false;
   bytes = round_up (MIN (bytes, INT64_MAX - VHD_SECTOR_SIZE), VHD_SECTOR_SIZE);
   if (!block_options_get_bool (params->options, "force_size", true) && bytes <= VHD_MAX_BYTES)

@@ -78,7 +78,7 @@ plan_link (VhdState *s, const BlockParentChange *change, Link *link, GError **er
       return true;
     }
 
-  if (!bdrv_check_parent_format (s->bs, change->parent, vhd_parent_formats, error))
+  if (!vhd_check_parent (s->bs, change->parent, error))
     return false;
   (void)bdrv_get_identity (change->parent, header->parent_unique_id);
   bytes = vhd_make_locators (header, change->child_path, change->parent_path, change->other_path, 0, texts);

@@ -352,7 +352,8 @@ int coroutine_fn vhd_co_block_status (BlockDriverState *bs, int64_t offset, int6
 int coroutine_fn vhd_co_zero_range (VhdState *s, int64_t offset, int64_t bytes);
 
 /* locator.c */
-extern const char *const vhd_parent_formats[];
+/* Whether @child may get @parent as its parent. */
+bool vhd_check_parent (const BlockDriverState *child, BlockDriverState *parent, GError **error);
 bool vhd_get_parent_link (BlockDriverState *bs, BlockParentLink *link);
 bool vhd_get_identity (BlockDriverState *bs, uint8_t *identity);
 /* Reads the locator texts of a differencing image and fills s->parent_paths anew; what is no path is warned of and
