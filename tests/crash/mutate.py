@@ -238,6 +238,14 @@ UNNOTICED = {
         'vhd_co_cut: no bdrv_co_flush (file), the 3.': 'until the next flush the old end footer, which says the same, may still be there',
     },
     'vhdx': {
+        'bdrv_meta_cache_invalidate (s->pages, bits->bitmap': 'a block clears its own bits when it becomes partially present '
+                                                              '(W6); at those of others nobody looks',
+        'vhdx_pages_forget (s, move->from': 'no page is held: a round has ended, and writers wait; what is cached is '
+                                            'forgotten by whoever puts metadata there',
+        'vhdx_pages_forget (s, file_offset': 'the same',
+        'epochs_co_wait (&s->epochs); if (ret == 0 && s->metadata':
+            'a read that found a block in state 7 asks for the page with the entry of the bitmap block at once, so before '
+            'the one who changes that; and reads where it was before anything else is put there (W4)',
         'Copies, flush, entry, flush: I1, I3.': 'the next group, or the cut, begins with such a round; no place is free before',
         'vhdx_co_cut: no bdrv_co_flush': 'what relies on the cut is named by an entry, whose round begins with a flush',
         '  ret = vhdx_co_publish (s); co_mutex_lock (&s->session_lock);': 'a commit, which alone asks for it, drains the log '
