@@ -351,7 +351,27 @@ const Command cmd_compact = {
       "blocks in which the guest's own file systems keep nothing, found from their tables without mounting "
       "anything. A file system that is not clean, not known or encrypted counts as wholly in use, and the "
       "report says why. Blocks at the end of the file then move into the holes, and the file is cut. May be "
-      "interrupted at any instant and run again.",
+      "interrupted at any instant and run again.\n\n"
+      "With --output=json one object is printed: filename; dry-run; file-size-before and file-size-after, "
+      "bytes "
+      "of the file, and host-bytes-before and host-bytes-after, what it takes of the host (not there: not "
+      "known); block-size (0: an image without blocks), allocated-blocks, dropped-blocks and moved-blocks; "
+      "of "
+      "what was dropped unused-blocks and unused-bytes (not in use by the guest), zero-blocks and "
+      "zero-bytes, "
+      "same-blocks and same-bytes (what the parent shows too): a block may hold bytes of each kind; "
+      "unmapped-bytes, given back because the image's own tables do not need them; punched-bytes, holes "
+      "inside "
+      "of blocks that stay; and guest, where the mode looks at file systems: partition-table (GPT, MBR or "
+      "none), "
+      "notes, and volumes, each with partition (0: the whole disk), offset, length and free in bytes, type, "
+      "where known label, uuid and inside (its name in a volume group), and reason where all of it counts as "
+      "in "
+      "use; or degraded alone, why file systems were not looked at. With --dry-run the numbers say what "
+      "would "
+      "be. A run that fails prints no object, but a message and an exit status; with --progress=json the "
+      "last "
+      "line has status, and error, source and target where it is not ok.",
   .options = options,
   .args_size = sizeof (CompactArgs),
   .min_operands = 1,
