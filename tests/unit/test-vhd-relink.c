@@ -29,6 +29,7 @@ make_image (const char *name, const char *format, const char *option, const char
     .bytes = 64 * BLOCK,
     .format_options = (const char *[]){ option, NULL },
     .parent = parent_path,
+    .break_children = true, /* of the case before */
   };
 
   vhdkit_image_create (NULL, path, &create, &error);
