@@ -27,6 +27,7 @@ sys.path.insert(0, os.path.join(HERE, '..', 'fs'))
 import harness  # noqa: E402
 import lvm2disk  # noqa: E402
 import ntfsfile  # noqa: E402
+import vhdfile  # noqa: E402
 import vhdxdirty  # noqa: E402
 from harness import MiB  # noqa: E402
 
@@ -108,6 +109,47 @@ def vhd_images(m):
     create(m, '0.img', 'vhd', None, 'block_size=4k', parent='1.img')
     m.io('0.img', 'write -P 3 1k 512')
     yield 'over-fixed', ['0.img', '1.img']
+
+
+def leave_header_behind(path, with_texts):
+    """What a change of the parent leaves that a crash has ended: the header, and its locators' texts, behind blocks."""
+    at = vhdfile.end_footer_offset(path)
+    footer = vhdfile.Footer.decode(vhdfile.read_at(path, at, 512))
+    header = vhdfile.Header.decode(vhdfile.read_at(path, 512, 1024))
+    slots = bytearray(header.locators)
+    for slot in range(0, len(slots), 24) if with_texts else ():
+        code, space, length, reserved, offset = vhdfile.LOCATOR.unpack_from(slots, slot)
+        if code != bytes(4):
+            vhdfile.write_at(path, at, vhdfile.read_at(path, offset, length))
+            vhdfile.LOCATOR.pack_into(slots, slot, code, space, length, reserved, at)
+            at += vhdfile.round_up(length, 512)
+    header.locators = bytes(slots)
+    footer.data_offset = at
+    vhdfile.write_at(path, 512, bytes(1024))
+    vhdfile.write_at(path, at, header.encode())
+    vhdfile.write_at(path, at + 1024, footer.encode())
+    vhdfile.write_at(path, 0, footer.encode())
+
+
+def interrupted_vhds(m):
+    """What the next open for writing puts right."""
+    path = os.path.join(m.dir, '0.img')
+    data = [(0, b'1' * 1024), (9 << 10, b'2' * 512), (20 << 10, b'3' * 4096)]
+    link = {'parent_id': bytes(range(16)), 'parent_path': '/p/base.vhd'}
+    for name, with_texts, what in (('header-behind', False, link), ('texts-behind', True, link),
+                                   ('header-behind-dynamic', False, {}), ('header-behind-2m', True, dict(link, batmap=True))):
+        block = 2 * MiB if 'batmap' in what else 4096
+        vhdfile.write_sparse(path, 16 * block, data, block_size=block, **what)
+        leave_header_behind(path, with_texts)
+        yield name, ['0.img']
+    # The end footer is gone, and some of the last block, whether it is in use or not.
+    for name, last, there in (('truncated', 5, 3072), ('truncated-unused', 2, 2048)):
+        made = vhdfile.write_sparse(path, 64 << 10, data[:last // 2 + 1], block_size=4096, exact_bits=True)
+        os.truncate(path, made.place[last] + 512 + there)
+        yield name, ['0.img']
+    vhdfile.write_sparse(path, 64 << 10, data, block_size=4096, gap=8192)
+    vhdfile.patch_footer(path, copies=('head',), timestamp=7)
+    yield 'footers-differ', ['0.img']
 
 
 def vhdx_images(m):
@@ -378,6 +420,8 @@ def make_all(m):
         for which in ('01', '02', '04'):
             m.pack('decode', 'vhdx-%s-%s' % (name, which), which, files)
         m.pack('guest', 'vhdx-' + name, 'ff' + '00010203040506' * 6, files)
+    for name, files in interrupted_vhds(m):
+        m.pack('replay', 'vhd-' + name, '', files)
     kept = {}
     for name, files in dirty_images(m):
         kind = name.split('-')[0]
