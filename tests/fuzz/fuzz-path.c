@@ -68,16 +68,30 @@ goes_up (const char *path)
   return g_strv_contains ((const char *const *)components, "..");
 }
 
+/* What begins with "/" is a name of this host, whatever follows. */
 static bool
 is_windows_absolute (const char *name)
 {
-  g_autofree char *spelled = g_strdelimit (g_strdup (name), "/", '\\');
+  return (g_ascii_isalpha (name[0]) && name[1] == ':') || g_str_has_prefix (name, "\\\\");
+}
 
-  return (g_ascii_isalpha (name[0]) && name[1] == ':') || g_str_has_prefix (spelled, "\\\\");
+/* @own_entry: one more of the drive map, or NULL. */
+static void
+judge_mapped (const char *place, const char *own_entry)
+{
+  const char *dir = mapped;
+
+  if (!is_below (place, mapped))
+    {
+      g_assert_nonnull (own_entry);
+      dir = strchr (own_entry, '=') + 1;
+      g_assert_true (g_str_has_prefix (place, dir));
+    }
+  g_assert_false (goes_up (place + strlen (dir)));
 }
 
 static void
-judge (const BlockParentPath *path, const char *place, bool own_map)
+judge (const BlockParentPath *path, const char *place, const char *own_entry)
 {
   g_autofree char *dir = g_path_get_dirname (child);
 
@@ -89,11 +103,7 @@ judge (const BlockParentPath *path, const char *place, bool own_map)
       g_assert_cmpstr (found_in, ==, dir);
     }
   else if (is_windows_absolute (path->path))
-    {
-      g_assert_false (goes_up (place + strlen (mapped)));
-      if (!own_map)
-        g_assert_true (is_below (place, mapped));
-    }
+    judge_mapped (place, own_entry);
   else if (path->path[0] == '/')
     g_assert_cmpstr (place, ==, path->path);
   else
@@ -146,7 +156,7 @@ run (const uint8_t *script, size_t bytes)
 
   g_assert_true ((places == NULL) == (error != NULL));
   for (guint i = 0; places && i < places->len; i++)
-    judge (&path, places->pdata[i], own_map);
+    judge (&path, places->pdata[i], own_map ? entry : NULL);
   try_options (name);
 }
 
