@@ -345,7 +345,7 @@ co_shows_same (Job *job, const ConcludeParams *params)
       BlockDriverState *file;
       int ret = job_co_pause_point (job);
 
-      if (ret == 0)
+      if (ret >= 0)
         ret = bdrv_co_block_status_above (params->source, params->target, offset,
                                           MIN (end - offset, LOOK_BYTES), &bytes, &map, &file, NULL);
       if (ret < 0)

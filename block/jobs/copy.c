@@ -170,6 +170,7 @@ zero_run (const CopyEngine *engine, int64_t offset, int64_t bytes, const uint8_t
   int64_t head = MIN (round_up (offset, granularity) - offset, bytes);
   int64_t run = 0;
 
+  *zero = true;
   if (head > 0)
     {
       *zero = buffer_is_zero (buf, (size_t)head);

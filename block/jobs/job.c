@@ -296,9 +296,7 @@ job_co_pause_point (Job *job)
 int coroutine_fn
 job_co_throttle (Job *job, int64_t bytes)
 {
-  int64_t now;
-
-  while (job->rate > 0 && job->rate_free > (now = aio_clock_ns ()) + RATE_SLICE_NS)
+  while (job->rate > 0 && job->rate_free > aio_clock_ns () + RATE_SLICE_NS)
     {
       int64_t deadline = job->rate_free - RATE_SLICE_NS;
 
@@ -313,7 +311,7 @@ job_co_throttle (Job *job, int64_t bytes)
     }
   if (job->rate > 0)
     {
-      now = aio_clock_ns ();
+      int64_t now = aio_clock_ns ();
       /* In doubles: @bytes times a billion may not fit. */
       double cost = (double)bytes * 1e9 / (double)job->rate;
 

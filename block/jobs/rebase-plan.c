@@ -233,7 +233,7 @@ co_count_whole (Job *job, BlockDriverState *leaf, SpaceNeed *need)
       ChainView view = { .zero = true };
       int ret = job_co_pause_point (job);
 
-      if (ret == 0)
+      if (ret >= 0)
         ret = bdrv_co_block_status (leaf, offset, end - offset, &bytes, NULL, NULL);
       bool decided = ret > 0 && (ret & BDRV_BLOCK_ALLOCATED);
       /* Blocks of zeros that are not stored stay so. */

@@ -156,6 +156,7 @@ read_list (void *opaque)
   ssize_t n = 0;
   int ret = fd < 0 || fstat (fd, &st) < 0 ? -errno : 0;
 
+  /* NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult): errno is not 0 where there is no @st */
   if (ret == 0 && (!S_ISREG (st.st_mode) || st.st_size > MAX_LIST_BYTES))
     ret = -EINVAL;
   /* Written by somebody else, it may name anything. */
@@ -595,7 +596,7 @@ remains_co_remove (const char *source, const char *confine, GError **error)
                    "%s: no merge of it was interrupted while it removed", source);
       return NULL;
     }
-  if (ret < 0)
+  if (ret != 0)
     {
       g_set_error (error, VHDKIT_ERROR, VHDKIT_ERROR_IO, "%s: cannot be followed: %s", path,
                    g_strerror (-ret));

@@ -168,6 +168,7 @@ pop_queued (Native *self)
 {
   AioRequest *request = self->queued;
 
+  /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): n_queued > 0 */
   self->queued = request->next;
   if (!self->queued)
     self->queued_end = &self->queued;

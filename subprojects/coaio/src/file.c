@@ -140,7 +140,8 @@ co_transfer_rest (AioFile *file, AioRequestKind kind, int64_t offset, const IoVe
   if (qiov->niov > LOCAL_IOV && io_vector_slice_count (qiov, qiov_offset + done, bytes - done) > LOCAL_IOV)
     {
       max = IOV_MAX;
-      iov = allocated = g_new (struct iovec, max);
+      allocated = g_new (struct iovec, max);
+      iov = allocated;
     }
 
   while (done < bytes && !over)
