@@ -108,6 +108,15 @@ change_number (Draw *d, uint8_t *at, size_t width, bool big)
     at[i] = big ? host[width - 1 - i] : host[i];
 }
 
+/* Offsets of records may be as large as there are any. */
+static int64_t
+offset_plus (int64_t offset, int64_t by)
+{
+  int64_t sum;
+
+  return __builtin_add_overflow (offset, by, &sum) ? G_MAXINT64 : MAX (0, sum);
+}
+
 /* --- mutations ----------------------------------------------------------------------------------------- */
 
 /* Fields stand at multiples of their width, counted from a place of the file. */
@@ -211,7 +220,7 @@ add_data (Draw *d, GArray *records, GPtrArray *memory)
   if (bytes >= 8)
     change_number (d, payload, 8, draw (d, 2));
   record = (FuzzRecord){ FUZZ_DATA, near.file, 0, bytes, payload };
-  record.offset = near.kind == FUZZ_DATA ? near.offset + near.bytes + 4 * draw (d, 64)
+  record.offset = near.kind == FUZZ_DATA ? offset_plus (near.offset, near.bytes + INT64_C (4) * draw (d, 64))
                                          : draw (d, 2048) * (INT64_C (512) << draw (d, 8));
   g_array_append_val (records, record);
 }
@@ -233,8 +242,7 @@ mutate_once (Draw *d, GArray *records, GPtrArray *memory)
       record->offset = (int64_t)(draw_number (d) & G_MAXINT64);
       break;
     case 1:
-      record->offset += ((int64_t)draw (d, 17) - 8) * (512 << draw (d, 12));
-      record->offset = MAX (0, record->offset);
+      record->offset = offset_plus (record->offset, ((int64_t)draw (d, 17) - 8) * (512 << draw (d, 12)));
       break;
     case 2:
       if (records->len > 1)
@@ -244,7 +252,7 @@ mutate_once (Draw *d, GArray *records, GPtrArray *memory)
       {
         FuzzRecord copy = *record;
 
-        copy.offset += INT64_C (512) << draw (d, 13);
+        copy.offset = offset_plus (copy.offset, INT64_C (512) << draw (d, 13));
         copy.file = draw (d, 4) ? copy.file : draw (d, FUZZ_FILES);
         g_array_append_val (records, copy);
         break;
