@@ -372,6 +372,14 @@ def scripts(m):
     for image in range(16):
         text = bytes([image]) + bytes(b for _ in range(14) for b in [rng.randrange(32), *rng.randbytes(5)])
         m.script('guest', 'script-%d' % image, text.hex())
+    # Blocks of a MiB taken, the first ones given back, and the last ones moved there; then once more, larger.
+    def at(opcode, mib, count=1):
+        return struct.pack('<BIH', opcode, 0xc0000000 | mib << 20, count - 1)
+
+    fill = b''.join(at(0, mib) + bytes([mib + 1]) for mib in (3, 1, 0, 2))
+    text = fill + at(9, 0, 2) + bytes([14, 20, 0]) + at(7, 3) + struct.pack('<BH', 16, 300) + fill + at(9, 1) + bytes([18, 20, 0])
+    for image in (2, 6, 7, 9, 10, 11):
+        m.script('guest', 'moves-%d' % image, (bytes([image]) + text + (b'\x16\0' if image > 9 else b'')).hex())
 
 
 def paths(m):
