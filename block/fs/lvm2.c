@@ -365,6 +365,7 @@ read_segment (const Lvm2Node *lv, int64_t number, const Extents *extents, int64_
   if (places == NULL || places->kind != LVM2_ARRAY || places->members->len != 2)
     return fs_corrupt (error, "logical volume %s, %s: not one stripe", lv->name, name);
   const Lvm2Node *pv = places->members->pdata[0], *first = places->members->pdata[1];
+  /* NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker): a section has a name */
   if (pv->kind != LVM2_STRING || strcmp (pv->string, extents->pv) != 0 || first->kind != LVM2_NUMBER
       || !lvm2_node_get_number (segment, "start_extent", &start) || start != *next
       || !lvm2_node_get_number (segment, "extent_count", &run->count) || run->count < 1 || first->number < 0

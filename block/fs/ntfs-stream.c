@@ -197,7 +197,9 @@ co_search_list (Ntfs *fs, const Search *search, const uint8_t *list, int64_t lis
       const NtfsListEntryDisk *entry = (const void *)(list + at);
 
       bytes = list_bytes - at < (int64_t)sizeof *entry ? 0 : le16_get (entry->bytes);
-      if (bytes < (int64_t)sizeof *entry || bytes > list_bytes - at
+      if (bytes < (int64_t)sizeof *entry
+          || bytes > list_bytes - at
+          /* NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult): all of @list was read */
           || entry->name_offset + entry->name_characters * 2 > bytes)
         return bad_attributes (search->number, error);
       if (le32_get (entry->type) != search->type
