@@ -147,9 +147,13 @@ commit_co_make_target_writable (const CommitJob *commit, GError **error)
       commit->params.target, "it is what a merge writes to; make it writable, or end what uses it", error);
 }
 
+/* There is none for the worst case; what an interrupted run has left behind the last used byte of the target is room, too.
+ */
 static bool coroutine_fn
-commit_co_check_space (const CommitJob *commit, GError **error)
+commit_co_make_space (const CommitJob *commit, GError **error)
 {
+  if (!bdrv_co_trim (commit->params.target, error))
+    return false;
   if (commit_plan_co_check_space (&commit->params, &commit->plan, error))
     return true;
   advise (error, "make room there and run it again");
@@ -218,9 +222,11 @@ commit_co_merge (CommitJob *commit, Conclude *conclude, GError **error)
   if (!(params->break_siblings
         || siblings_co_check (&commit->job, params->source, params->target, &params->places,
                               params->ignore_unknown, error))
-      || !commit_plan_co_make (&commit->job, params, &commit->plan, error)
-      || !commit_co_check_space (commit, error) || !conclude_co_lock (conclude, error)
-      || !commit_co_make_target_writable (commit, error) || !commit_co_parent_changed (commit, true, error))
+      || !commit_plan_co_make (&commit->job, params, &commit->plan, error))
+    return false;
+  bool space = commit_plan_co_check_space (params, &commit->plan, NULL);
+  if (!conclude_co_lock (conclude, error) || !commit_co_make_target_writable (commit, error)
+      || !(space || commit_co_make_space (commit, error)) || !commit_co_parent_changed (commit, true, error))
     return false;
   /* All at once: a part of the total would tell a wrong share that is done. */
   job_progress_add_total (&commit->job, commit->plan.bytes_total);

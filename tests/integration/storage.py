@@ -295,6 +295,30 @@ for operation in OPERATIONS:
     add('read-only-' + name, placed, 'tmpfs', read_only, operation)
 
 
+def left_behind(t, place, operation):
+    """Blocks of an interrupted run that no table names lie at the end of the file: they are room for the next one."""
+    what = operation(t, place)
+    path = what.argv[-1] if operation is Rebase else place.path(BASE)
+    before = t.content(path)
+    end = b''
+    with open(path, 'r+b') as f:
+        if FORMAT == 'vhd':
+            f.seek(-512, os.SEEK_END)
+            end = f.read()
+            f.seek(-512, os.SEEK_END)
+        else:
+            f.seek(0, os.SEEK_END)
+        f.write(os.urandom(24 * MiB) + end)
+    t.equal(t.content(path), before, 'content with more behind it')
+    place.fill(MiB)
+    t.run(*what.argv)
+    what.after_success(t)
+
+
+for operation in (Commit, Rebase):
+    add('left-behind-' + operation.__name__.lower(), placed, 'tmpfs', left_behind, operation)
+
+
 # --- somebody else ----------------------------------------------------------------------------------------------
 
 def meanwhile(t, argv, act):
