@@ -595,7 +595,8 @@ const Command cmd_commit = {
       "--output=json it is one object: layers (each with filename, role, fate and bytes), relinked, "
       "already-merged, bytes-to-copy, bytes-to-clone-estimate, bytes-to-zero, virtual-size-before, "
       "virtual-size-after, host-bytes-worst, host-bytes-expected, host-bytes-free (null: not known), "
-      "enough-space, siblings (each with filename, format and parent-layer), siblings-unknown (each with "
+      "enough-space, target-problem (null, or why it cannot be written), siblings (each with filename, "
+      "format and parent-layer), siblings-unknown (each with "
       "filename and reason), measured-bytes, measured-seconds and estimated-seconds (null: not known). The "
       "exit status is 1 when the merge would be refused.",
   .options = options,

@@ -139,6 +139,8 @@ main (int argc, char **argv)
     if (command_has_name (*command, name))
       return command_execute (*command, "vhd-img ", argc - 1, argv + 1);
   report (NULL, name[0] == '-' ? "unknown option '%s'" : "unknown command '%s'", name);
+  if (strcmp (name, "resize") == 0)
+    fprintf (stderr, "Disks grow by vhd-io -c 'truncate SIZE' FILE.\n");
   fprintf (stderr, "Try 'vhd-img --help' for more information.\n");
   return EXIT_FAILURE;
 }

@@ -136,7 +136,8 @@ commit_co_make_writable (BlockDriverState *bs, const char *why, GError **error)
 {
   if (!bs->read_only || bdrv_co_reopen_rw (bs, error))
     return true;
-  advise (error, why);
+  bool damaged = error != NULL && g_error_matches (*error, VHDKIT_ERROR, VHDKIT_ERROR_CORRUPT);
+  advise (error, damaged ? "it is damaged, or was cut short; 'vhd-img check' tells more" : why);
   return false;
 }
 

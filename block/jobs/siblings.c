@@ -142,8 +142,9 @@ siblings_co_check_overwritten (Job *job, BlockDriverState *bs, const BdrvOpenPar
   else if (n_unknown > 0 && !ignore_unknown)
     bdrv_set_error (error, bs, VHDKIT_ERROR_HAS_CHILDREN,
                     "whether images above it would be lost with what it holds is not known: %s; nothing was "
-                    "changed: take another name, or go on regardless with --ignore-unknown",
-                    unknown);
+                    "changed: take another name, mend %s or move %s away, or go on regardless with "
+                    "--ignore-unknown",
+                    unknown, n_unknown == 1 ? "it" : "them", n_unknown == 1 ? "it" : "them");
   else
     return true;
   return false;
