@@ -377,12 +377,6 @@ commit_plan_co_make (Job *job, const CommitParams *params, CommitPlan *plan, GEr
   return plan_co_walk (job, params, plan, NULL, error);
 }
 
-bool coroutine_fn
-commit_plan_co_check_space (const CommitParams *params, const CommitPlan *plan, GError **error)
-{
-  return space_co_check (params->target, plan->host_bytes_worst, error);
-}
-
 /* --- the job -------------------------------------------------------------------------------------------- */
 
 static void coroutine_fn

@@ -75,9 +75,6 @@ ConcludeParams commit_params_conclude (const CommitParams *params);
  * itself needs: unless sharing is demanded, all data counts as copied, and the first layer of several as theirs. */
 bool coroutine_fn commit_plan_co_make (Job *job, const CommitParams *params, CommitPlan *plan,
                                        GError **error);
-/* What a commit would be refused for after planning, before the first write: space. */
-bool coroutine_fn commit_plan_co_check_space (const CommitParams *params, const CommitPlan *plan,
-                                              GError **error);
 
 /* Plans, and measures how fast the sources can be read.  The nodes are borrowed until it has concluded. */
 Job *commit_plan_job_new (AioContext *context, const CommitParams *params, GError **error);

@@ -41,6 +41,7 @@
 #include "conclude.h"
 #include "copy.h"
 #include "siblings.h"
+#include "space.h"
 
 /* Runs of zeros inside of data worth not being stored. */
 #define COMMIT_SPARSE_BYTES (64 * 1024)
@@ -148,14 +149,19 @@ commit_co_make_target_writable (const CommitJob *commit, GError **error)
       commit->params.target, "it is what a merge writes to; make it writable, or end what uses it", error);
 }
 
-/* There is none for the worst case; what an interrupted run has left behind the last used byte of the target is room, too.
- */
 static bool coroutine_fn
-commit_co_make_space (const CommitJob *commit, GError **error)
+commit_co_check_space (const CommitJob *commit, bool *trim, GError **error)
 {
-  if (!bdrv_co_trim (commit->params.target, error))
-    return false;
-  if (commit_plan_co_check_space (&commit->params, &commit->plan, error))
+  if (space_co_check_untrimmed (commit->params.target, commit->plan.host_bytes_worst, trim, error))
+    return true;
+  advise (error, "make room there and run it again");
+  return false;
+}
+
+static bool coroutine_fn
+commit_co_trim (const CommitJob *commit, GError **error)
+{
+  if (space_co_trim (commit->params.target, commit->plan.host_bytes_worst, error))
     return true;
   advise (error, "make room there and run it again");
   return false;
@@ -219,15 +225,15 @@ static bool coroutine_fn
 commit_co_merge (CommitJob *commit, Conclude *conclude, GError **error)
 {
   const CommitParams *params = &commit->params;
+  bool trim;
 
   if (!(params->break_siblings
         || siblings_co_check (&commit->job, params->source, params->target, &params->places,
                               params->ignore_unknown, error))
-      || !commit_plan_co_make (&commit->job, params, &commit->plan, error))
-    return false;
-  bool space = commit_plan_co_check_space (params, &commit->plan, NULL);
-  if (!conclude_co_lock (conclude, error) || !commit_co_make_target_writable (commit, error)
-      || !(space || commit_co_make_space (commit, error)) || !commit_co_parent_changed (commit, true, error))
+      || !commit_plan_co_make (&commit->job, params, &commit->plan, error)
+      || !commit_co_check_space (commit, &trim, error) || !conclude_co_lock (conclude, error)
+      || !commit_co_make_target_writable (commit, error) || (trim && !commit_co_trim (commit, error))
+      || !commit_co_parent_changed (commit, true, error))
     return false;
   /* All at once: a part of the total would tell a wrong share that is done. */
   job_progress_add_total (&commit->job, commit->plan.bytes_total);

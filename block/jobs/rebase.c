@@ -282,13 +282,11 @@ rebase_co_make_independent (RebaseJob *rebase, GError **error)
   BlockDriverState *leaf = rebase->params.leaf;
   SpaceNeed need = SPACE_NEED_INIT;
   int64_t bytes;
+  bool trim;
 
-  if (!rebase_co_plan (&rebase->job, leaf, rebase->params.parent, &need, &bytes, error))
-    return false;
-  /* What an interrupted run has left behind the last used byte is room, too. */
-  bool space = space_co_check (leaf, need.bytes, NULL);
-  if (!rebase_co_make_writable (leaf, error)
-      || !(space || (bdrv_co_trim (leaf, error) && space_co_check (leaf, need.bytes, error))))
+  if (!rebase_co_plan (&rebase->job, leaf, rebase->params.parent, &need, &bytes, error)
+      || !space_co_check_untrimmed (leaf, need.bytes, &trim, error) || !rebase_co_make_writable (leaf, error)
+      || (trim && !space_co_trim (leaf, need.bytes, error)))
     return false;
   job_progress_add_total (&rebase->job, bytes);
 

@@ -124,3 +124,24 @@ space_co_check (BlockDriverState *bs, int64_t need, GError **error)
                   need, available);
   return false;
 }
+
+bool coroutine_fn
+space_co_check_untrimmed (BlockDriverState *bs, int64_t need, bool *trim, GError **error)
+{
+  g_autoptr (GError) why = NULL;
+
+  *trim = false;
+  if (space_co_check (bs, need, &why))
+    return true;
+  /* No more than it takes can be cut off. */
+  *trim = space_co_check (bs, MAX (need - MAX (bdrv_co_get_allocated_size (bs), 0), 0), NULL);
+  if (!*trim)
+    g_propagate_error (error, g_steal_pointer (&why));
+  return *trim;
+}
+
+bool coroutine_fn
+space_co_trim (BlockDriverState *bs, int64_t need, GError **error)
+{
+  return bdrv_co_trim (bs, error) && space_co_check (bs, need, error);
+}

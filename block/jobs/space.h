@@ -39,6 +39,11 @@ int coroutine_fn space_need_co_add_write (SpaceNeed *need, BlockDriverState *tar
 int64_t coroutine_fn space_co_get_free (BlockDriverState *bs);
 /* Whether @need bytes fit there; else NO_SPACE with both figures.  What is unknown fits. */
 bool coroutine_fn space_co_check (BlockDriverState *bs, int64_t need, GError **error);
+/* The same while @bs may not be changed.  What an interrupted run has left behind its last used byte is room, too: *trim
+ * when that may be enough, and space_co_trim () is to be called as soon as @bs is writable. */
+bool coroutine_fn space_co_check_untrimmed (BlockDriverState *bs, int64_t need, bool *trim, GError **error);
+/* Cuts @bs after its last used byte and looks again, as space_co_check (). */
+bool coroutine_fn space_co_trim (BlockDriverState *bs, int64_t need, GError **error);
 
 G_END_DECLS
 

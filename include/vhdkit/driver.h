@@ -51,9 +51,12 @@ typedef enum
   BDRV_O_RAW_PARENT = 1 << 7,  /* a parent without an identity (raw) may be opened */
   BDRV_O_CHILD = 1 << 8,       /* set by the core: the node is the parent image of another node */
   BDRV_O_EXAMINE = 1 << 9,     /* note of every place an image names for its parent what is there; warn of
-                                * blocks that are not in the file.  May go through whole tables */
+                                * blocks that are not in the file, if that can be told soon */
   BDRV_O_INCOMPLETE = 1 << 10, /* to fill an image that was made with BlockCreateParams.incomplete */
 } BdrvOpenFlags;
+
+/* A table no longer than this is gone through with BDRV_O_EXAMINE. */
+#define BDRV_EXAMINE_BYTES (512 * 1024)
 
 /* Parsed and validated options: name to text.  Made by the core from the driver's table. */
 typedef struct BlockOptions BlockOptions;

@@ -49,8 +49,8 @@ typedef enum
   VHDKIT_OPEN_NO_LOCK = 1 << 3,     /* take no image locks */
   VHDKIT_OPEN_RAW_PARENT = 1 << 4,  /* allow a parent that has no identity (raw) */
   VHDKIT_OPEN_CHECK = 1 << 5,       /* for vhdkit_image_check (): open what a check can still look at */
-  /* Look at every place the images name for their parent, and tell of it; go through their tables, and warn of blocks
-   * that cannot be read, as of a file that was cut short. */
+  /* Look at every place the images name for their parent, and tell of it; go through tables of up to 512 KiB, and
+   * warn of blocks that cannot be read, as of a file that was cut short. */
   VHDKIT_OPEN_EXAMINE = 1 << 6,
   VHDKIT_OPEN_INCOMPLETE = 1 << 7, /* also an image made with VhdkitCreateOptions.incomplete, to fill it */
 } VhdkitOpenFlags;

@@ -190,8 +190,9 @@ VHDX = [
      '    ret = bdrv_co_write_payload (s->bs->file, entry->file_offset + piece->in_block, piece->bytes, payload, done);\n'),
 ]
 JOBS = [
-    ('commit.c', 'commit_co_make_space (commit, error)) || !commit_co_parent_changed (commit, true, error))',
-     'commit_co_make_space (commit, error)))',
+    ('commit.c', '(trim && !commit_co_trim (commit, error))\n'
+     '      || !commit_co_parent_changed (commit, true, error))',
+     '(trim && !commit_co_trim (commit, error)))',
      'bool ok = commit_co_change_target (commit, error);',
      'bool ok = commit_co_change_target (commit, error) && commit_co_parent_changed (commit, true, error);'),
     ('commit.c', 'if (!moved || !flushed)', 'if (!moved)'),

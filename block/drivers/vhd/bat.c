@@ -235,6 +235,9 @@ void coroutine_fn
 vhd_co_examine_bat (VhdState *s)
 {
   int64_t count = 0;
+
+  if (s->bat_bytes > BDRV_EXAMINE_BYTES)
+    return;
   int ret = vhd_co_for_each_block (s, count_unreadable, &count);
 
   if (ret < 0)

@@ -274,7 +274,8 @@ int coroutine_fn vhd_co_check_truncated (VhdState *s, uint32_t block, uint32_t s
 /* Calls @visit for every entry in use, in block order, whether sound or not; stops on a non-zero result. */
 typedef int coroutine_fn VhdBatVisitor (VhdState *s, uint32_t block, uint32_t sector, void *opaque);
 int coroutine_fn vhd_co_for_each_block (VhdState *s, VhdBatVisitor *visit, void *opaque);
-/* Warns of blocks that cannot be read, as where the file was cut short.  Goes through the whole table. */
+/* Warns of blocks that cannot be read, as where the file was cut short.  Goes through the whole table, unless it is
+ * longer than BDRV_EXAMINE_BYTES. */
 void coroutine_fn vhd_co_examine_bat (VhdState *s);
 /* Writes the entries of @changes (sorted by block) to the BAT on disk and its cached pages.  The caller has
  * flushed what they point to. */

@@ -155,6 +155,9 @@ void coroutine_fn
 vhdx_co_examine_bat (VhdxState *s)
 {
   uint64_t count = 0;
+
+  if (vhdx_bat_entries (&s->metadata) * sizeof (Le64) > BDRV_EXAMINE_BYTES)
+    return;
   int ret = vhdx_co_for_each_entry (s, count_unreadable, &count);
 
   if (ret < 0)

@@ -378,7 +378,8 @@ typedef struct
 
 /* The entry of payload block @block, checked.  0 or -errno. */
 int coroutine_fn vhdx_co_lookup (VhdxState *s, uint64_t block, VhdxBlock *entry);
-/* Warns of blocks that cannot be read, as where the file was cut short.  Goes through the whole table. */
+/* Warns of blocks that cannot be read, as where the file was cut short.  Goes through the whole table, unless it is
+ * longer than BDRV_EXAMINE_BYTES. */
 void coroutine_fn vhdx_co_examine_bat (VhdxState *s);
 /* Where the sector bitmap of @chunk is; -EIO when it is not there. */
 int coroutine_fn vhdx_co_lookup_bitmap (VhdxState *s, uint64_t chunk, int64_t *file_offset);
