@@ -60,6 +60,23 @@ test_run (CoroutineEntry *entry, void *opaque)
     aio_poll (test_context (), true);
 }
 
+static void
+run_case (const void *data)
+{
+  const TestCase *test = data;
+
+  test_run (test->entry, NULL);
+}
+
+int
+test_run_cases (int argc, char **argv, const TestCase *cases, size_t n)
+{
+  g_test_init (&argc, &argv, NULL);
+  for (size_t i = 0; i < n; i++)
+    g_test_add_data_func (cases[i].path, &cases[i], run_case);
+  return g_test_run ();
+}
+
 void coroutine_fn
 co_test_let_others_run (int times)
 {

@@ -8,6 +8,16 @@
 
 /* Runs @entry (@opaque) in a coroutine of the test's context until it has ended. */
 void test_run (CoroutineEntry *entry, void *opaque);
+
+typedef struct
+{
+  const char *path;
+  CoroutineEntry *entry;
+} TestCase;
+
+/* A whole program: each of the @n cases in a coroutine of its own.  What main () is to return. */
+int test_run_cases (int argc, char **argv, const TestCase *cases, size_t n);
+
 /* Starts @entry (@opaque); *running counts those that have not ended. */
 void test_start (CoroutineEntry *entry, void *opaque, unsigned *running);
 /* In a coroutine: waits until *running is 0. */

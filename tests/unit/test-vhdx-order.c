@@ -275,29 +275,14 @@ pages_over_zeros (void *opaque)
   mem_file_clear (&mem);
 }
 
-static void
-run (const void *data)
-{
-  CoroutineEntry *const *entry = data;
-
-  test_run (*entry, NULL);
-}
-
 int
 main (int argc, char **argv)
 {
-  static const struct
-  {
-    const char *path;
-    CoroutineEntry *entry;
-  } tests[] = {
+  static const TestCase tests[] = {
     { "/vhdx-order/bitmap-goes-last", bitmap_goes_last },
     { "/vhdx-order/size-comes-last", size_comes_last },
     { "/vhdx-order/pages-over-zeros", pages_over_zeros },
   };
 
-  g_test_init (&argc, &argv, NULL);
-  for (size_t i = 0; i < G_N_ELEMENTS (tests); i++)
-    g_test_add_data_func (tests[i].path, &tests[i].entry, run);
-  return g_test_run ();
+  return test_run_cases (argc, argv, tests, G_N_ELEMENTS (tests));
 }

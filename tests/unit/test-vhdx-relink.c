@@ -3,72 +3,30 @@
 #include <errno.h>
 #include <string.h>
 
-#include "test-core-util.h"
-
-#define KIB INT64_C (1024)
-#define MIB (1024 * KIB)
+#include "vhdx-mem.h"
 
 /* Where create puts it, behind header section and log of a MiB each. */
 #define METADATA (2 * MIB)
 
 static BlockDriverState *coroutine_fn
-co_open (MemFile *mem, BlockDriverState *parent)
+co_open_above (MemFile *mem, BlockDriverState *parent)
 {
-  g_autoptr (GError) error = NULL;
-  BlockDriverState *bs =
-      bdrv_node_new (bdrv_find_driver ("vhdx"), "x.vhdx", BDRV_O_RDWR, co_mem_open (mem, BDRV_O_RDWR));
-
-  bs->backing = parent ? bdrv_ref (parent) : NULL;
-  bdrv_co_node_open (bs, NULL, &error);
-  g_assert_no_error (error);
-  return bs;
+  return co_open (mem, BDRV_O_RDWR, parent ? bdrv_ref (parent) : NULL);
 }
 
 /* A new image in @mem, opened. */
 static BlockDriverState *coroutine_fn
 co_new (MemFile *mem, int64_t bytes, const char *option, BlockDriverState *parent)
 {
-  const BlockDriver *drv = bdrv_find_driver ("vhdx");
-  const char *words[] = { "block_size=1M", option, NULL };
-  g_autoptr (GError) error = NULL;
-  g_autoptr (BlockOptions) options = block_options_parse (drv->create_options, words, &error);
-  BlockCreateParams params = {
-    .bytes = bytes, .options = options, .child_path = "/x.vhdx", .parent = parent, .parent_path = "/base.vhdx"
-  };
-  BlockDriverState *file;
-
   mem_file_init (mem, 0);
-  file = co_mem_open (mem, BDRV_O_RDWR);
-  bdrv_co_create (drv, file, &params, &error);
-  g_assert_no_error (error);
-  bdrv_co_unref (file);
-  return co_open (mem, parent);
+  co_create (mem, bytes, option, parent);
+  return co_open_above (mem, parent);
 }
 
 static void coroutine_fn
 co_close (BlockDriverState *bs)
 {
   g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
-}
-
-static void coroutine_fn
-co_fill (BlockDriverState *bs, int64_t offset, int64_t bytes, int byte)
-{
-  g_autofree char *buf = g_strnfill (bytes, byte);
-
-  g_assert_cmpint (bdrv_co_pwrite (bs, offset, bytes, buf, 0), ==, 0);
-}
-
-static void coroutine_fn
-co_assert_filled (BlockDriverState *bs, int64_t offset, int64_t bytes, int byte)
-{
-  g_autofree uint8_t *buf = g_malloc (bytes);
-
-  memset (buf, ~byte, bytes);
-  g_assert_cmpint (bdrv_co_pread (bs, offset, bytes, buf), ==, 0);
-  for (int64_t i = 0; i < bytes; i++)
-    if (buf[i] != byte)
-      g_error ("byte %" G_GINT64_FORMAT " is %#x, not %#x", offset + i, buf[i], byte);
 }
 
 static bool coroutine_fn
@@ -152,7 +110,7 @@ room_is_used_again (void *opaque)
       g_assert_no_error (error);
     }
   co_close (bs);
-  bs = co_open (&mem, base);
+  bs = co_open_above (&mem, base);
   co_close (bs);
   co_close (base);
   mem_file_clear (&mem);
@@ -192,7 +150,7 @@ parent_is_not_asked_again (void *opaque)
       if (life == 1)
         co_assert_filled (bs, MIB, MIB, 0);
       co_close (bs);
-      bs = co_open (&mem, NULL);
+      bs = co_open_above (&mem, NULL);
     }
   co_close (bs);
   co_close (base);
@@ -212,11 +170,11 @@ child_becomes_dynamic (void *opaque)
   co_close (co_new (&mem, 4 * MIB, NULL, base));
   g_assert_cmpint (mem.data->data[flags], ==, 2);
   mem.data->data[flags] |= 1;
-  bs = co_open (&mem, base);
+  bs = co_open_above (&mem, base);
   g_assert_true (co_change_parent (bs, NULL, NULL, NULL));
   co_close (bs);
   g_assert_cmpint (mem.data->data[flags], ==, 0);
-  bs = co_open (&mem, NULL);
+  bs = co_open_above (&mem, NULL);
   co_fill (bs, 0, MIB, 0xA5);
   co_close (bs);
   g_assert_cmpint (mem.data->len, ==, 5 * MIB);
@@ -255,7 +213,7 @@ identity_follows_content (void *opaque)
   g_assert_cmpint (bdrv_co_flush (bs), ==, 0);
   assert_identity (bs, given, true);
   co_close (bs);
-  bs = co_open (&mem, NULL);
+  bs = co_open_above (&mem, NULL);
   assert_identity (bs, given, true);
 
   /* Content that changes gets a new one, also in the session that took it. */
@@ -269,7 +227,7 @@ identity_follows_content (void *opaque)
   assert_identity (bs, own, false);
   assert_identity (bs, next, true);
   co_close (bs);
-  bs = co_open (&mem, NULL);
+  bs = co_open_above (&mem, NULL);
   assert_identity (bs, next, true);
   co_close (bs);
   mem_file_clear (&mem);
@@ -298,7 +256,7 @@ accepted_identities (void *opaque)
       g_assert_cmpmem (link.identity[0], sizeof own, own, sizeof own);
       g_assert_cmpmem (link.identity[1], sizeof given, given, sizeof given);
       co_close (bs);
-      bs = co_open (&mem, base);
+      bs = co_open_above (&mem, base);
     }
   co_close (bs);
   co_close (base);
@@ -323,7 +281,7 @@ properties_are_content (void *opaque)
   g_assert_true (bdrv_get_identity (bs, next));
   co_close (bs);
 
-  bs = co_open (&mem, NULL);
+  bs = co_open_above (&mem, NULL);
   writes = mem.count[MEM_WRITE];
   g_assert_true (bs->drv->co_copy_disk_properties (bs, source, NULL));
   g_assert_cmpuint (mem.count[MEM_WRITE], ==, writes);
@@ -334,20 +292,10 @@ properties_are_content (void *opaque)
   mem_file_clear (&source_mem);
 }
 
-static void
-run_case (gconstpointer data)
-{
-  test_run (*(CoroutineEntry *const *)data, NULL);
-}
-
 int
 main (int argc, char **argv)
 {
-  static const struct
-  {
-    const char *path;
-    CoroutineEntry *entry;
-  } tests[] = {
+  static const TestCase tests[] = {
     { "/vhdx-relink/refused-before-anything-changes", refused_before_anything_changes },
     { "/vhdx-relink/room-is-used-again", room_is_used_again },
     { "/vhdx-relink/parent-is-not-asked-again", parent_is_not_asked_again },
@@ -357,8 +305,5 @@ main (int argc, char **argv)
     { "/vhdx-relink/properties-are-content", properties_are_content },
   };
 
-  g_test_init (&argc, &argv, NULL);
-  for (size_t i = 0; i < G_N_ELEMENTS (tests); i++)
-    g_test_add_data_func (tests[i].path, &tests[i].entry, run_case);
-  return g_test_run ();
+  return test_run_cases (argc, argv, tests, G_N_ELEMENTS (tests));
 }

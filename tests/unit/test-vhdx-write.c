@@ -646,22 +646,10 @@ link_is_settled (void *opaque)
   mem_file_clear (&base_mem);
 }
 
-static void
-run (const void *data)
-{
-  CoroutineEntry *const *entry = data;
-
-  test_run (*entry, NULL);
-}
-
 int
 main (int argc, char **argv)
 {
-  static const struct
-  {
-    const char *path;
-    CoroutineEntry *entry;
-  } tests[] = {
+  static const TestCase tests[] = {
     { "/vhdx-write/log-after-cut", log_after_cut },
     { "/vhdx-write/lost-blocks", lost_blocks },
     { "/vhdx-write/stale-entries-of-child", stale_entries_of_child },
@@ -679,8 +667,5 @@ main (int argc, char **argv)
     { "/vhdx-write/link-is-settled", link_is_settled },
   };
 
-  g_test_init (&argc, &argv, NULL);
-  for (size_t i = 0; i < G_N_ELEMENTS (tests); i++)
-    g_test_add_data_func (tests[i].path, &tests[i].entry, run);
-  return g_test_run ();
+  return test_run_cases (argc, argv, tests, G_N_ELEMENTS (tests));
 }
