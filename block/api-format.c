@@ -3,8 +3,8 @@
  * Formats as the host sees them, and making images of them.
  *
  * Creating looks before it touches: format, options, parent and the rule that an image is never made over
- * its own parent or an ancestor of it, nor over somebody else's parent, are settled before the file is made or emptied.  A file that was not
- * there before is removed when anything fails after that.
+ * its own parent or an ancestor of it, nor over somebody else's parent, are settled before the file is made or
+ * emptied.  A file that was not there before is removed when anything fails after that.
  */
 #include "api.h"
 

@@ -163,6 +163,15 @@ bdrv_warn (BlockDriverState *bs, const char *format, ...)
   va_end (ap);
 }
 
+void
+bdrv_warn_of_bat (BlockDriverState *bs, int64_t offset, int ret, uint64_t blocks)
+{
+  if (ret < 0)
+    bdrv_warn (bs, "the BAT at offset %" G_GINT64_FORMAT " cannot be read: %s", offset, g_strerror (-ret));
+  if (blocks > 1)
+    bdrv_warn (bs, "%" G_GUINT64_FORMAT " of its blocks cannot be read (vhd-img check tells which)", blocks);
+}
+
 const GPtrArray *
 bdrv_get_warnings (const BlockDriverState *bs)
 {

@@ -404,10 +404,9 @@ sample_worker (void *opaque)
 static char *
 find_target_problem (BlockDriverState *target)
 {
-  BlockDriverState *file = bdrv_protocol_node (target);
+  const char *path = bdrv_get_host_path (target);
 
-  if (!target->read_only || file->drv->get_host_path == NULL
-      || faccessat (AT_FDCWD, file->drv->get_host_path (file), W_OK, AT_EACCESS) == 0)
+  if (!target->read_only || path == NULL || faccessat (AT_FDCWD, path, W_OK, AT_EACCESS) == 0)
     return NULL;
   return g_strdup_printf ("%s cannot be written: %s", target->filename, g_strerror (errno));
 }

@@ -133,7 +133,8 @@ typedef struct
 /* For cursors of any kind.  Joins what @co_look finds to one item, from @run on, which it fills when it is empty (1, 0 at
  * the end, -errno): of one kind, zeros of one depth, of at most @max_data bytes, or @max_zero when it is zeros, not
  * across a multiple of that size.  With @engine, pieces whose extents may be shared are contiguous in their file, and
- * have up to COPY_SHARE_BYTES where that works.  An error is left to the next call when something was found before it.  1, or what the first look says. */
+ * have up to COPY_SHARE_BYTES where that works.  An error is left to the next call when something was found before it.
+ * 1, or what the first look says. */
 int coroutine_fn copy_co_join_runs (CopyItem *run, int coroutine_fn (*co_look) (void *opaque), void *opaque,
                                     const CopyEngine *engine, int64_t max_data, int64_t max_zero,
                                     CopyItem *item);

@@ -543,6 +543,9 @@ void bdrv_set_error_errno (GError **error, const BlockDriverState *bs, int negat
 int bdrv_errno_from_error (const GError *error);
 /* A finding that does not stop the work, kept with the node for info, check and the tool. */
 void bdrv_warn (BlockDriverState *bs, const char *format, ...) G_GNUC_PRINTF (2, 3);
+/* What going through the BAT at @offset has found (BDRV_O_EXAMINE): @ret, 0 or -errno; so many unreadable @blocks, of which
+ * the driver has told the first. */
+void bdrv_warn_of_bat (BlockDriverState *bs, int64_t offset, int ret, uint64_t blocks);
 
 /* Memory for requests: aligned to the node's needs.  Free with bdrv_free_buffer ().  NULL: no memory. */
 void *bdrv_try_alloc_buffer (const BlockDriverState *bs, size_t bytes);

@@ -224,7 +224,7 @@ vhd_co_for_each_block (VhdState *s, VhdBatVisitor *visit, void *opaque)
 static int coroutine_fn
 count_unreadable (VhdState *s, uint32_t block, uint32_t sector, void *opaque)
 {
-  int64_t *count = opaque;
+  uint64_t *count = opaque;
 
   if (vhd_co_lookup (s, block, &sector) < 0)
     (*count)++;
@@ -234,17 +234,13 @@ count_unreadable (VhdState *s, uint32_t block, uint32_t sector, void *opaque)
 void coroutine_fn
 vhd_co_examine_bat (VhdState *s)
 {
-  int64_t count = 0;
+  uint64_t count = 0;
 
   if (s->bat_bytes > BDRV_EXAMINE_BYTES)
     return;
   int ret = vhd_co_for_each_block (s, count_unreadable, &count);
 
-  if (ret < 0)
-    bdrv_warn (s->bs, "the BAT at offset %" PRIu64 " cannot be read: %s", s->header.table_offset,
-               g_strerror (-ret));
-  if (count > 1)
-    bdrv_warn (s->bs, "%" PRId64 " of its blocks cannot be read (vhd-img check tells which)", count);
+  bdrv_warn_of_bat (s->bs, (int64_t)s->header.table_offset, ret, count);
 }
 
 int coroutine_fn

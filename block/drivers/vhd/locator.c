@@ -210,17 +210,17 @@ vhd_co_read_locators (VhdState *s, GError **error)
   return true;
 }
 
-static const char *const vhd_parent_formats[] = { "vhd", "raw", NULL };
+static const char *const parent_formats[] = { "vhd", "raw", NULL };
+static const uint8_t no_identity[BLOCK_IDENTITY_SIZE];
 
 bool
 vhd_check_parent (const BlockDriverState *child, BlockDriverState *parent, GError **error)
 {
-  static const uint8_t none[BLOCK_IDENTITY_SIZE];
   uint8_t identity[BLOCK_IDENTITY_SIZE];
 
-  if (!bdrv_check_parent_format (child, parent, vhd_parent_formats, error))
+  if (!bdrv_check_parent_format (child, parent, parent_formats, error))
     return false;
-  if (!bdrv_get_identity (parent, identity) || memcmp (identity, none, sizeof none) != 0)
+  if (!bdrv_get_identity (parent, identity) || memcmp (identity, no_identity, sizeof no_identity) != 0)
     return true;
   bdrv_set_error (error, parent, VHDKIT_ERROR_UNSUPPORTED,
                   "has no unique id: a child would take it for a plain disk");
@@ -231,7 +231,6 @@ bool
 vhd_get_parent_link (BlockDriverState *bs, BlockParentLink *link)
 {
   static const char *const plain_disk[] = { "raw", NULL };
-  static const uint8_t none[16];
   VhdState *s = bs->opaque;
 
   if (!vhd_is_differencing (s))
@@ -242,9 +241,9 @@ vhd_get_parent_link (BlockDriverState *bs, BlockParentLink *link)
 
       block_parent_link_add (link, entry->kind, entry->path, entry->origin);
     }
-  link->has_identity = memcmp (s->header.parent_unique_id, none, sizeof none) != 0;
+  link->has_identity = memcmp (s->header.parent_unique_id, no_identity, sizeof no_identity) != 0;
   /* Without an identity it is a plain disk, whatever its guest has written where an image would have its marks. */
-  link->formats = link->has_identity ? vhd_parent_formats : plain_disk;
+  link->formats = link->has_identity ? parent_formats : plain_disk;
   if (link->has_identity)
     {
       memcpy (link->identity[0], s->header.parent_unique_id, sizeof link->identity[0]);

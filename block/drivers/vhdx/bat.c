@@ -160,11 +160,7 @@ vhdx_co_examine_bat (VhdxState *s)
     return;
   int ret = vhdx_co_for_each_entry (s, count_unreadable, &count);
 
-  if (ret < 0)
-    bdrv_warn (s->bs, "the BAT at offset %" PRId64 " cannot be read: %s", s->bat_region.file_offset,
-               g_strerror (-ret));
-  if (count > 1)
-    bdrv_warn (s->bs, "%" PRIu64 " of its blocks cannot be read (vhd-img check tells which)", count);
+  bdrv_warn_of_bat (s->bs, s->bat_region.file_offset, ret, count);
 }
 
 int coroutine_fn
