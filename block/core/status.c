@@ -117,11 +117,8 @@ co_follow_map (BlockDriverState *bs, int64_t offset, int status, StatusAnswer *a
 }
 
 static int coroutine_fn
-co_node_status (BlockDriverState *bs, int64_t offset, int64_t bytes, StatusAnswer *answer)
+co_status_now (BlockDriverState *bs, int64_t offset, int64_t bytes, StatusAnswer *answer)
 {
-  while (bs->drv->kind == BLOCK_DRIVER_FILTER && !bs->drv->co_block_status)
-    bs = bs->file;
-
   answer->bytes = bytes;
   answer->map = 0;
   answer->file = NULL;
@@ -146,6 +143,24 @@ co_node_status (BlockDriverState *bs, int64_t offset, int64_t bytes, StatusAnswe
     status |= BDRV_BLOCK_ZERO;
   if (offset + answer->bytes == bs->bytes)
     status |= BDRV_BLOCK_EOF;
+  return status;
+}
+
+static int coroutine_fn
+co_node_status (BlockDriverState *bs, int64_t offset, int64_t bytes, StatusAnswer *answer)
+{
+  uint64_t moves;
+  int status;
+
+  while (bs->drv->kind == BLOCK_DRIVER_FILTER && !bs->drv->co_block_status)
+    bs = bs->file;
+  /* The space that a block has left may be cut off, or somebody else's, when the container is asked about it. */
+  do
+    {
+      moves = bs->moves;
+      status = co_status_now (bs, offset, bytes, answer);
+    }
+  while (moves != bs->moves);
   return status;
 }
 

@@ -578,6 +578,80 @@ slow_read_and_moves (void *opaque)
   mem_file_clear (&mem);
 }
 
+/* A look-up that waits for a bitmap is answered with the place to which the block has moved meanwhile: at the old one it
+ * would see what comes there, or a hole. */
+typedef struct
+{
+  BlockDriverState *bs;
+  int64_t offset;
+  int64_t map;
+} SlowStatus;
+
+static void coroutine_fn
+status_entry (void *opaque)
+{
+  SlowStatus *ask = opaque;
+  int64_t n;
+
+  g_assert_cmpint (bdrv_co_block_status (ask->bs, ask->offset, 512, &n, &ask->map, NULL), >=, 0);
+}
+
+static int64_t coroutine_fn
+co_place_of (BlockDriverState *bs, int64_t offset)
+{
+  g_auto (BlockLayout) layout = { 0 };
+  g_autoptr (GError) error = NULL;
+  int64_t place = -1;
+
+  bs->drv->co_get_layout (bs, &layout, &error);
+  g_assert_no_error (error);
+  for (guint i = 0; i < layout.extents->len; i++)
+    if (g_array_index (layout.extents, BlockExtent, i).offset == offset)
+      place = g_array_index (layout.extents, BlockExtent, i).file_offset;
+  return place;
+}
+
+static void coroutine_fn
+slow_status_and_move (void *opaque)
+{
+  BlockMove move = { 3 * MIB, .bytes = MIB };
+  BlockDriverState *base, *bs;
+  SlowStatus ask = { .offset = 3 * MIB };
+  unsigned running = 0;
+  MemFile base_mem, mem;
+
+  mem_file_init (&base_mem, 0);
+  mem_file_init (&mem, 0);
+  co_create (&base_mem, 32 * MIB, NULL, NULL);
+  base = co_open (&base_mem, 0, NULL);
+  co_create (&mem, 32 * MIB, NULL, base);
+  bs = co_open (&mem, BDRV_O_RDWR, bdrv_ref (base));
+  for (int block = 0; block < 4; block++)
+    co_fill (bs, block * MIB, 512, 0xA5);
+  move.to = co_place_of (bs, 0);
+  g_assert_cmpint (bs->drv->co_drop_block (bs, 0, BLOCK_DROP_UNALLOCATED), ==, 0);
+  g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
+
+  /* Another open, which has no bitmap in memory. */
+  bs = co_open (&mem, BDRV_O_RDWR, bdrv_ref (base));
+  move.from = co_place_of (bs, 3 * MIB);
+  ask.bs = bs;
+  /* The table is, as of a block whose bits are in another page. */
+  co_assert_filled (bs, 20 * MIB, 512, 0);
+  mem.max_delay = 100000;
+  test_start (status_entry, &ask, &running);
+  mem.max_delay = 0;
+  g_assert_cmpint (running, ==, 1);
+  g_assert_cmpint (bs->drv->co_relocate (bs, &move, 1), ==, 0);
+  g_assert_cmpint (running, ==, 1);
+  co_test_wait (&running);
+  g_assert_cmpint (ask.map, ==, move.to);
+  g_assert_cmpint (bdrv_co_unref (bs), ==, 0);
+  bdrv_co_unref (base);
+  mem_file_clear (&mem);
+  mem_file_clear (&base_mem);
+}
+
 /* A writable open that reads, and flushes, changes nothing. */
 static void coroutine_fn
 nothing_is_written (void *opaque)
@@ -663,6 +737,7 @@ main (int argc, char **argv)
     { "/vhdx-write/flush-fails-in-growth", flush_fails_in_growth },
     { "/vhdx-write/headers-before-a-move", headers_before_a_move },
     { "/vhdx-write/slow-read-and-moves", slow_read_and_moves },
+    { "/vhdx-write/slow-status-and-move", slow_status_and_move },
     { "/vhdx-write/nothing-is-written", nothing_is_written },
     { "/vhdx-write/link-is-settled", link_is_settled },
   };

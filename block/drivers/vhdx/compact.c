@@ -200,6 +200,7 @@ move_all (VhdxState *s, const BlockMove *moves, int n)
   co_mutex_lock (&s->alloc_lock);
   for (int i = 0; i < n && ret == 0; i++)
     ret = switch_entry (s, &moves[i]);
+  s->bs->moves++;
   co_mutex_unlock (&s->alloc_lock);
   return ret;
 }
