@@ -78,6 +78,21 @@ load_word (const uint8_t *byte, size_t bytes, BitsetOrder order)
   return order == BITSET_MSB_FIRST ? GUINT64_FROM_BE (word) : GUINT64_FROM_LE (word);
 }
 
+/* Past the words from @at on that are all of one value: those need not be turned.  @at is the first bit of a byte. */
+static inline size_t
+skip_words (const uint8_t *bits, size_t at, size_t end, bool value)
+{
+  uint64_t all = value ? UINT64_MAX : 0, word;
+
+  for (; end - at >= WORD_BITS; at += WORD_BITS)
+    {
+      memcpy (&word, bits + at / 8, sizeof word);
+      if (word != all)
+        break;
+    }
+  return at;
+}
+
 size_t
 bitset_run (const uint8_t *bits, size_t first, size_t end, bool *value, BitsetOrder order)
 {
@@ -85,8 +100,13 @@ bitset_run (const uint8_t *bits, size_t first, size_t end, bool *value, BitsetOr
   size_t at = first;
 
   *value = bitset_get (bits, first, order);
-  while (at < end)
+  for (;;)
     {
+      if (at % 8 == 0)
+        at = skip_words (bits, at, end, *value);
+      if (at == end)
+        return end - first;
+
       unsigned shift = at % 8;
       size_t valid = MIN (WORD_BITS - shift, end - at);
       uint64_t word = load_word (bits + at / 8, bytes - at / 8, order);
@@ -103,7 +123,6 @@ bitset_run (const uint8_t *bits, size_t first, size_t end, bool *value, BitsetOr
         return at + same - first;
       at += valid;
     }
-  return end - first;
 }
 
 bool
