@@ -149,18 +149,18 @@ co_status_now (BlockDriverState *bs, int64_t offset, int64_t bytes, StatusAnswer
 static int coroutine_fn
 co_node_status (BlockDriverState *bs, int64_t offset, int64_t bytes, StatusAnswer *answer)
 {
-  uint64_t moves;
+  uint64_t changes;
   int status;
 
   while (bs->drv->kind == BLOCK_DRIVER_FILTER && !bs->drv->co_block_status)
     bs = bs->file;
-  /* The space that a block has left may be cut off, or somebody else's, when the container is asked about it. */
+  /* The space that a block has left may have been cut off, or be another's, when the container is asked about it. */
   do
     {
-      moves = bs->moves;
+      changes = bs->layout_changes;
       status = co_status_now (bs, offset, bytes, answer);
     }
-  while (moves != bs->moves);
+  while (changes != bs->layout_changes);
   return status;
 }
 

@@ -267,9 +267,9 @@ struct BlockDriverState
   AioContext *context;
   /* Set by a job while all it writes reads as what was there: an identity that follows the content stays. */
   bool same_content;
-  /* Counted up by the driver when blocks have come to other places in the file: what was found out about their places
-   * meanwhile is to be asked again. */
-  uint64_t moves;
+  /* Counted up by the driver whenever blocks have left their places in the file: whoever waited meanwhile for what
+   * stands there looks again. */
+  uint64_t layout_changes;
 };
 
 typedef enum
@@ -415,7 +415,7 @@ struct BlockDriver
    * more.  Changes nothing.  NULL: nothing to do. */
   int coroutine_fn (*co_foresee_reduce) (BlockDriverState *bs, BlockLayout *layout);
   /* Move @n blocks; source and target ranges are disjoint, targets are free space.  Crash safe, durable on
-   * return: copy, flush, table, flush.  Counts up bs->moves after the last of them, also after an error. */
+   * return: copy, flush, table, flush. */
   int coroutine_fn (*co_relocate) (BlockDriverState *bs, const BlockMove *moves, int n);
   /* Give back what follows the last used byte of the container; durable on return. */
   int coroutine_fn (*co_trim) (BlockDriverState *bs);

@@ -193,6 +193,7 @@ vhd_co_drop (VhdState *s, uint32_t block)
       if (!change->publishing && change->old_sector == VHD_BAT_UNUSED)
         g_hash_table_remove (s->changes, GUINT_TO_POINTER (block));
       vhd_bitmap_forget (s, block);
+      s->bs->layout_changes++;
     }
   co_mutex_unlock (&s->alloc_lock);
   return ret;

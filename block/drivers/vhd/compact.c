@@ -185,7 +185,7 @@ vhd_co_relocate (BlockDriverState *bs, const BlockMove *moves, int n)
       change->fresh = false;
       vhd_bitmap_forget (s, block);
     }
-  bs->moves++;
+  bs->layout_changes++;
   co_mutex_unlock (&s->alloc_lock);
   /* Copies, flush, table, flush: I1, I3. */
   ret = vhd_co_publish (s);

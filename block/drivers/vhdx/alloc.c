@@ -16,6 +16,15 @@ vhdx_give_back_space (VhdxState *s, int64_t file_offset, int64_t bytes)
   s->hole_hint = MIN (s->hole_hint, file_offset);
 }
 
+void
+vhdx_give_up (VhdxState *s, int64_t file_offset, int64_t bytes)
+{
+  VhdxFreed freed = { file_offset, bytes, 0 };
+
+  g_array_append_val (s->dropped, freed);
+  s->bs->layout_changes++;
+}
+
 /* The first @n of s->freed. */
 static void
 release_freed (VhdxState *s, guint n)
@@ -140,11 +149,11 @@ vhdx_co_take_space (VhdxState *s, int64_t bytes, int64_t *file_offset)
 static void
 drop_range (VhdxState *s, uint64_t value, int64_t bytes)
 {
-  VhdxFreed freed = { value & VHDX_BAT_OFFSET_MASK, bytes, 0 };
+  int64_t file_offset = value & VHDX_BAT_OFFSET_MASK;
   VhdxBlockState state = value & VHDX_BAT_STATE_MASK;
 
-  if (freed.file_offset != 0 && state != VHDX_BLOCK_NOT_PRESENT && state != VHDX_BLOCK_ZERO)
-    g_array_append_val (s->dropped, freed);
+  if (file_offset != 0 && state != VHDX_BLOCK_NOT_PRESENT && state != VHDX_BLOCK_ZERO)
+    vhdx_give_up (s, file_offset, bytes);
 }
 
 static void

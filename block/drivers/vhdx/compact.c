@@ -157,7 +157,6 @@ static int coroutine_fn
 switch_entry (VhdxState *s, const BlockMove *move)
 {
   uint64_t index = move_index (s, move), value;
-  VhdxFreed freed = { move->from, move->bytes, 0 };
   VhdxHeldPage *page;
   int ret = vhdx_co_page_hold (s, vhdx_bat_file_offset (s, index), &page);
 
@@ -166,7 +165,7 @@ switch_entry (VhdxState *s, const BlockMove *move)
   value = vhdx_held_entry (s, page, index);
   vhdx_held_entry_set (s, page, index, (uint64_t)move->to | (value & VHDX_BAT_STATE_MASK));
   vhdx_page_release (s, page);
-  g_array_append_val (s->dropped, freed);
+  vhdx_give_up (s, move->from, move->bytes);
   if (move->offset >= 0)
     vhdx_recent_forget (s, move->offset / s->metadata.block_size);
   else
@@ -200,7 +199,6 @@ move_all (VhdxState *s, const BlockMove *moves, int n)
   co_mutex_lock (&s->alloc_lock);
   for (int i = 0; i < n && ret == 0; i++)
     ret = switch_entry (s, &moves[i]);
-  s->bs->moves++;
   co_mutex_unlock (&s->alloc_lock);
   return ret;
 }

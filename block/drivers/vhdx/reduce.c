@@ -61,7 +61,6 @@ typedef struct
 static int coroutine_fn
 drop_bitmap (VhdxState *s, uint64_t index, int64_t file_offset)
 {
-  VhdxFreed freed = { file_offset, VHDX_BITMAP_BLOCK_BYTES, 0 };
   VhdxHeldPage *page;
   int ret;
 
@@ -73,7 +72,7 @@ drop_bitmap (VhdxState *s, uint64_t index, int64_t file_offset)
       vhdx_page_release (s, page);
       /* No entry that counts may have a target there when the space is used again (W4). */
       vhdx_pages_forget (s, file_offset, VHDX_BITMAP_BLOCK_BYTES);
-      g_array_append_val (s->dropped, freed);
+      vhdx_give_up (s, file_offset, VHDX_BITMAP_BLOCK_BYTES);
     }
   co_mutex_unlock (&s->alloc_lock);
   return ret < 0 ? ret : vhdx_co_maybe_publish (s);

@@ -575,6 +575,8 @@ int coroutine_fn vhdx_co_promote (VhdxState *s, uint64_t block, int64_t file_off
 int coroutine_fn vhdx_co_promote_filled (VhdxState *s);
 /* Space for a payload or bitmap block; it reads as zeros (W5).  Under alloc_lock. */
 int coroutine_fn vhdx_co_take_space (VhdxState *s, int64_t bytes, int64_t *file_offset);
+/* No entry names it any more: it is free when that is durable and no request uses it. */
+void vhdx_give_up (VhdxState *s, int64_t file_offset, int64_t bytes);
 /* Space that was taken and that nothing speaks of. */
 void vhdx_give_back_space (VhdxState *s, int64_t file_offset, int64_t bytes);
 /* Gives back what is in s->freed and no request uses any more. */
