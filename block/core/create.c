@@ -177,6 +177,17 @@ bdrv_co_clear_file (BlockDriverState *file, int64_t bytes, GError **error)
 }
 
 bool
+bdrv_check_incomplete (const BlockDriverState *bs, const char *where, GError **error)
+{
+  if (bs->open_flags & BDRV_O_INCOMPLETE)
+    return true;
+  bdrv_set_error (error, bs, VHDKIT_ERROR_CORRUPT,
+                  "%s: the file is marked as not completely made, whatever was to fill it has not finished",
+                  where);
+  return false;
+}
+
+bool
 bdrv_check_parent_format (const BlockDriverState *file, const BlockDriverState *parent,
                           const char *const *formats, GError **error)
 {

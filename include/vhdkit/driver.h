@@ -471,6 +471,8 @@ bool coroutine_fn bdrv_co_truncate (BlockDriverState *child, int64_t bytes, GErr
 /* For co_create: from here on, what @file held is gone.  It is @bytes long then and reads as zeros; a length the
  * host refuses costs nothing.  A device, which must be as long, keeps its length and what it holds. */
 bool coroutine_fn bdrv_co_clear_file (BlockDriverState *file, int64_t bytes, GError **error);
+/* For co_open, of an image that is marked as being filled, @where ("metadata"): whether it may be opened all the same. */
+bool bdrv_check_incomplete (const BlockDriverState *bs, const char *where, GError **error);
 /* For co_create: whether an image in @file can have @parent, which must be of one of @formats (names,
  * NULL-terminated). */
 bool bdrv_check_parent_format (const BlockDriverState *file, const BlockDriverState *parent,

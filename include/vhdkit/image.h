@@ -234,8 +234,8 @@ typedef struct
   const char *parent;        /* path of the parent (relative: to the new image's directory), or NULL */
   const char *parent_format; /* NULL: probe */
   unsigned parent_flags;     /* VhdkitOpenFlags for opening the parent (RAW_PARENT is implied) */
-  /* To be filled by vhdkit_convert_new (): where the format can say so (vhdx), the image is refused by whoever opens it
-   * without VHDKIT_OPEN_INCOMPLETE until that job has succeeded, also after a crash. */
+  /* To be filled by vhdkit_convert_new (): where the format can say so (vhd, vhdx), the image is refused by whoever opens
+   * it without VHDKIT_OPEN_INCOMPLETE until that job has succeeded, also after a crash. */
   bool incomplete;
   /* The file exists, and other images have what it holds as their parent: make the new image all the same, which loses
    * them.  Else it is refused (HAS_CHILDREN) and nothing changed. */

@@ -20,10 +20,13 @@ typedef struct
 } Case;
 
 static const Case cases[] = {
-  { "dynamic", IMAGE_VHDX, MIB, false },
-  { "dynamic-4k", IMAGE_VHDX_4K, 2 * MIB, false },
-  { "fixed", IMAGE_VHDX_FIXED, MIB, false },
-  { "differencing", IMAGE_VHDX, 2 * MIB, true },
+  { "vhdx/dynamic", IMAGE_VHDX, MIB, false },
+  { "vhdx/dynamic-4k", IMAGE_VHDX_4K, 2 * MIB, false },
+  { "vhdx/fixed", IMAGE_VHDX_FIXED, MIB, false },
+  { "vhdx/differencing", IMAGE_VHDX, 2 * MIB, true },
+  { "vhd/dynamic", IMAGE_VHD, MIB, false },
+  { "vhd/fixed", IMAGE_VHD_FIXED, 0, false },
+  { "vhd/differencing", IMAGE_VHD, 512 * 1024, true },
 };
 
 typedef struct
@@ -74,11 +77,11 @@ record (Run *run, const Case *c)
   g_autofree char *why = NULL;
   int64_t bytes = 6 * MIB;
 
-  image_make (&run->dir, "source", c->kind, bytes, MIB, NULL);
+  image_make (&run->dir, "source", c->kind, bytes, MIN (c->block_size, MIB), NULL);
   image_populate (&run->dir, "source", run->rand, 30, MIB, 0);
   if (c->has_parent)
     {
-      image_make (&run->dir, "base", c->kind, bytes, MIB, NULL);
+      image_make (&run->dir, "base", c->kind, bytes, MIN (c->block_size, MIB), NULL);
       image_populate (&run->dir, "base", run->rand, 30, MIB, 0);
     }
   image_make_incomplete (&run->dir, "target", c->kind, bytes, c->block_size, c->has_parent ? "base" : NULL);
@@ -126,7 +129,7 @@ test_case (gconstpointer data)
       g_auto (Run) run = { 0 };
       g_autoptr (GArray) cuts = NULL;
 
-      test_begin (&run.dir, &run.rand, "crash-convert", "convert-%s-%d", c->name, i);
+      test_begin (&run.dir, &run.rand, "crash-convert", "convert-%s-%d", strchr (c->name, '/') + 1, i);
       if (!record (&run, c))
         return;
       cuts = crash_trace_cuts (run.trace, run.rand, crashes, 0);
@@ -148,7 +151,7 @@ main (int argc, char **argv)
   test_init (&argc, &argv);
   for (size_t i = 0; i < G_N_ELEMENTS (cases); i++)
     {
-      g_autofree char *path = g_strdup_printf ("/crash-convert/vhdx/%s", cases[i].name);
+      g_autofree char *path = g_strdup_printf ("/crash-convert/%s", cases[i].name);
 
       g_test_add_data_func (path, &cases[i], test_case);
     }

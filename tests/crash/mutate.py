@@ -281,7 +281,7 @@ FLUSH = (r'bdrv_co_flush \((?:[^()]|\([^()]*\))*\)', '0')
 DRIVERS = {
     'vhd': ('block/drivers/vhd', VHD, [FLUSH],
             [unit('test-vhd-relocate'), unit('test-vhd-relink')]
-            + [crash(name, 'vhd') for name in CRASH_TESTS + ['crash-rebase', 'fault']]),
+            + [crash(name, 'vhd') for name in CRASH_TESTS + ['crash-convert', 'crash-rebase', 'fault']]),
     'vhdx': ('block/drivers/vhdx', VHDX, [FLUSH],
              [unit('test-vhdx-write'), unit('test-vhdx-order'), unit('test-vhdx-relink')]
              + [crash(name, 'vhdx') for name in CRASH_TESTS + ['crash-replay', 'crash-convert', 'crash-rebase', 'fault']]),

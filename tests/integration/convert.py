@@ -3,9 +3,11 @@
 
 import os
 import random
+from shutil import which
 
 import chains
-from harness import KiB, MiB, Unchanged, add, can_direct, case, data_extents, main, read_file, vhdcheck, vhdfile
+from harness import (KiB, MiB, QEMU_IMG, Unchanged, add, can_direct, case, data_extents, main, read_file, tool, vhdcheck,
+                     vhdfile)
 
 
 def source(t, kind, seed=1, size=5 * MiB + 512 * 5):
@@ -178,5 +180,39 @@ def raw_file_of_odd_length(t):
     t.img('convert', '-q', '-f', 'raw', '-O', 'vhd', t.path('odd.raw'), t.path('odd.vhd'))
     t.same_content(vhdfile.Vhd(t.path('odd.vhd')).read_all(), b'\1' * 100001 + bytes(100352 - 100001), 'content')
 
+
+def killed(t, options, parent):
+    """What a killed conversion leaves is named as such, and no image to us nor to others."""
+    path, view = source(t, 'dynamic', size=16 * MiB)
+    out = t.path('out.vhd')
+    options = ['-O', 'vhd', *options]
+    if parent:
+        t.img('create', '-q', '-f', 'vhd', t.path('base.vhd'), 16 * MiB)
+        options += ['-B', t.path('base.vhd')]
+    process = t.start(tool('vhd-img'), 'convert', '-q', '-S', '0', '-m', '1', '-r', '1M', *options, path, out)
+    t.wait_until(lambda: os.path.exists(out) and os.path.getsize(out) > 64 * KiB and
+                 os.stat(out).st_blocks * 512 > 128 * KiB, 'data in the target')
+    process.kill()
+    process.wait()
+    unchanged = Unchanged(out)
+    for command in (['info'], ['map'], ['convert', '-O', 'raw', out, t.path('n.raw')],
+                    ['convert', '-n', '-O', 'vhd', path]):
+        t.refused(t.img(*command, *([] if 'n.raw' in command[-1] else [out]), rc=None), 'not completely made')
+    result = t.img('check', '-f', 'vhd', out, rc=2)
+    t.check('not completely made' in result.out + result.err, 'check does not name it', result)
+    if which(QEMU_IMG) is not None:
+        t.check(t.run(QEMU_IMG, 'info', '-f', 'vpc', out, rc=None).rc != 0, 'qemu-img takes it for an image')
+        if '-o' not in options:
+            # Nor for a raw disk: the format is still known.
+            t.check(t.run(QEMU_IMG, 'info', out, rc=None).rc != 0, 'qemu-img takes it for a raw image')
+    unchanged.verify(t, 'whoever refused it')
+    t.img('convert', '-q', *options, path, out)
+    t.sound(out)
+    t.img('compare', '-q', path, out)
+
+
+add('killed-dynamic', killed, [], False)
+add('killed-fixed', killed, ['-o', 'subformat=fixed'], False)
+add('killed-differencing', killed, [], True)
 
 main()

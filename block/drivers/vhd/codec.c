@@ -15,14 +15,24 @@ vhd_checksum (const void *data, size_t bytes, size_t field)
   return ~sum;
 }
 
+/* Whether @cookie is @expected, or the one of an image that is being filled. */
+static bool
+take_cookie (const char cookie[8], const char *expected, bool *incomplete)
+{
+  *incomplete = memcmp (cookie, VHD_INCOMPLETE_COOKIE, 8) == 0;
+  return *incomplete || memcmp (cookie, expected, 8) == 0;
+}
+
 VhdDecode
 vhd_footer_decode (const VhdFooterDisk *disk, VhdFooter *footer, uint32_t *found, uint32_t *expected)
 {
   VhdFooterDisk copy = *disk;
+  bool incomplete;
 
   if (memcmp (disk->cookie, VHD_POISON_COOKIE, sizeof disk->cookie) == 0)
     return VHD_DECODE_POISON;
-  if (memcmp (disk->cookie, VHD_FOOTER_COOKIE, sizeof disk->cookie) != 0)
+  if (!take_cookie (disk->cookie, VHD_FOOTER_COOKIE, &incomplete)
+      || (incomplete && be32_get (disk->disk_type) != VHD_TYPE_FIXED))
     return VHD_DECODE_COOKIE;
 
   *found = be32_get (disk->checksum);
@@ -57,6 +67,7 @@ vhd_footer_decode (const VhdFooterDisk *disk, VhdFooter *footer, uint32_t *found
   memcpy (footer->unique_id, disk->unique_id, sizeof footer->unique_id);
   footer->saved_state = disk->saved_state;
   footer->hidden = disk->hidden;
+  footer->incomplete = incomplete;
   return VHD_DECODE_OK;
 }
 
@@ -64,7 +75,7 @@ void
 vhd_footer_encode (const VhdFooter *footer, VhdFooterDisk *disk)
 {
   memset (disk, 0, sizeof *disk);
-  memcpy (disk->cookie, VHD_FOOTER_COOKIE, sizeof disk->cookie);
+  memcpy (disk->cookie, footer->incomplete ? VHD_INCOMPLETE_COOKIE : VHD_FOOTER_COOKIE, sizeof disk->cookie);
   disk->features = be32 (footer->features);
   disk->format_version = be32 (VHD_FORMAT_VERSION);
   disk->data_offset = be64 (footer->data_offset);
@@ -97,7 +108,7 @@ vhd_footer_equal (const VhdFooter *a, const VhdFooter *b)
 VhdDecode
 vhd_header_decode (const VhdHeaderDisk *disk, VhdHeader *header, uint32_t *found, uint32_t *expected)
 {
-  if (memcmp (disk->cookie, VHD_HEADER_COOKIE, sizeof disk->cookie) != 0)
+  if (!take_cookie (disk->cookie, VHD_HEADER_COOKIE, &header->incomplete))
     return VHD_DECODE_COOKIE;
 
   *found = be32_get (disk->checksum);
@@ -131,7 +142,7 @@ void
 vhd_header_encode (const VhdHeader *header, VhdHeaderDisk *disk)
 {
   memset (disk, 0, sizeof *disk);
-  memcpy (disk->cookie, VHD_HEADER_COOKIE, sizeof disk->cookie);
+  memcpy (disk->cookie, header->incomplete ? VHD_INCOMPLETE_COOKIE : VHD_HEADER_COOKIE, sizeof disk->cookie);
   disk->data_offset = be64 (VHD_NO_OFFSET);
   disk->table_offset = be64 (header->table_offset);
   disk->header_version = be32 (VHD_HEADER_VERSION);

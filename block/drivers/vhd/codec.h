@@ -23,6 +23,7 @@ typedef struct
   uint8_t unique_id[16];
   uint8_t saved_state;
   uint8_t hidden;
+  bool incomplete; /* fixed: VHD_INCOMPLETE_COOKIE */
 } VhdFooter;
 
 typedef struct
@@ -42,6 +43,7 @@ typedef struct
   uint32_t parent_time_stamp; /* VHD time */
   uint16_t parent_name[VHD_PARENT_NAME_UNITS];
   VhdLocator locators[VHD_LOCATORS];
+  bool incomplete; /* VHD_INCOMPLETE_COOKIE */
 } VhdHeader;
 
 typedef enum

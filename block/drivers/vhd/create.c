@@ -6,6 +6,10 @@
  *   fixed:                  guest data | footer
  *
  * Everything is written and flushed before the sectors with the cookies, so a half-made file is no image.
+ *
+ * An image that is to be filled before it is anybody's has another cookie (VHD_INCOMPLETE_COOKIE) in its header, or being
+ * fixed in its footer, until its content is durable.  The footers of a dynamic one are as ever: others see a VHD that
+ * they cannot open, not a raw disk.
  */
 #include <inttypes.h>
 
@@ -223,6 +227,8 @@ create_image (Layout *layout, const BlockCreateParams *params, GError **error)
 
   fill_footer (&layout->footer, bytes, type);
   layout->footer_offset = bytes;
+  layout->footer.incomplete = params->incomplete && type == VHD_TYPE_FIXED;
+  layout->header.incomplete = params->incomplete;
   if (type != VHD_TYPE_FIXED)
     {
       BlockCreateParams rounded = *params;
@@ -246,4 +252,26 @@ vhd_co_create (BlockDriverState *file, const BlockCreateParams *params, GError *
   ok = create_image (&layout, params, error);
   g_array_unref (layout.texts);
   return ok;
+}
+
+bool coroutine_fn
+vhd_co_complete (BlockDriverState *bs, GError **error)
+{
+  VhdState *s = bs->opaque;
+  bool *incomplete = vhd_is_fixed (s) ? &s->footer.incomplete : &s->header.incomplete;
+  int ret;
+
+  if (!*incomplete)
+    return true;
+  *incomplete = false;
+  /* One sector, which cannot tear; the content is durable. */
+  ret = vhd_is_fixed (s) ? vhd_co_write_footer (s, s->footer_offset)
+                         : vhd_co_write_header_sector (s, &s->header);
+  if (ret == 0)
+    ret = bdrv_co_flush (bs->file);
+  if (ret == 0)
+    return true;
+  *incomplete = true;
+  bdrv_set_error_errno (error, bs, ret, "cannot take away the mark that it is being filled");
+  return false;
 }

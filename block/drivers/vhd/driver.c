@@ -81,6 +81,7 @@ const BlockDriver vhd_driver = {
   .open_options = vhd_open_options,
   .probe = vhd_probe,
   .co_create = vhd_co_create,
+  .co_complete = vhd_co_complete,
   .co_open = vhd_co_open,
   .co_reopen_rw = vhd_co_reopen_rw,
   .co_close = vhd_co_close,

@@ -254,6 +254,8 @@ check_footer (VhdState *s, GError **error)
   const VhdFooter *footer = &s->footer;
   const char *at = s->end_footer_valid ? "footer" : "footer copy";
 
+  if (footer->incomplete && !bdrv_check_incomplete (s->bs, at, error))
+    return false;
   if (footer->disk_type != VHD_TYPE_FIXED && !is_sparse_type (footer))
     {
       bdrv_set_error (error, s->bs, VHDKIT_ERROR_UNSUPPORTED, "%s: disk type %u, expected 2, 3 or 4", at,
@@ -329,7 +331,7 @@ read_header (VhdState *s, GError **error)
     }
   result = vhd_header_decode (&disk, &s->header, &found, &expected);
   if (result == VHD_DECODE_OK)
-    return true;
+    return !s->header.incomplete || bdrv_check_incomplete (bs, "dynamic header", error);
   if (result == VHD_DECODE_COOKIE)
     bdrv_set_error (error, bs, VHDKIT_ERROR_CORRUPT,
                     "dynamic header at offset %" PRIu64 ": no \"" VHD_HEADER_COOKIE "\" there", at);

@@ -155,9 +155,8 @@ write_larger_batmap (VhdState *s, int64_t at, int64_t map_bytes, VhdBatmapDisk *
   return ret;
 }
 
-/* Changes in the first 512 bytes of the header, checksum included: one sector, which cannot tear. */
-static int coroutine_fn
-write_header_sector (VhdState *s, const VhdHeader *header)
+int coroutine_fn
+vhd_co_write_header_sector (VhdState *s, const VhdHeader *header)
 {
   VhdHeaderDisk disk;
 
@@ -215,7 +214,7 @@ move_table (VhdState *s, uint32_t entries, int64_t disk_bytes)
 
   header.table_offset = to;
   /* Barrier: the table is durable, then the one sector that names it. */
-  ret = write_header_sector (s, &header);
+  ret = vhd_co_write_header_sector (s, &header);
   if (ret < 0)
     {
       bdrv_poison (s->bs);
@@ -274,7 +273,7 @@ make_room_in_table (VhdState *s, uint32_t blocks, int64_t disk_bytes)
   if (ret < 0 || blocks <= s->header.max_table_entries)
     return ret;
   header.max_table_entries = blocks;
-  ret = write_header_sector (s, &header);
+  ret = vhd_co_write_header_sector (s, &header);
   if (ret < 0)
     bdrv_poison (s->bs);
   else

@@ -33,6 +33,10 @@
 #define VHD_FEATURE_RESERVED  0x2 /* always set */
 #define VHD_NO_OFFSET         UINT64_MAX
 
+/* Ours, where the cookie of the dynamic header belongs, or that of a fixed image's footer: the image is being filled.
+ * To all other software the header, or footer, is missing. */
+#define VHD_INCOMPLETE_COOKIE "cxunmade"
+
 enum
 {
   VHD_TYPE_FIXED = 2,

@@ -28,6 +28,9 @@
  *   dynamic: new blocks get all ones, which is true because they are zero where not written.  A block of
  *   another writer with zero bits gets all ones, durably, before data is written below them.
  *
+ * A new image that is being filled
+ *   The header, of a fixed image the footer, has another cookie until vhd_co_complete ().
+ *
  * The footer
  *   The copy at 0 changes only in a resize, in a change of the parent and in repair.  When blocks need room the file grows by a step of
  *   many blocks: the footer is written at the new end first, and the space before it is zero; what the old
@@ -227,6 +230,8 @@ int coroutine_fn vhd_co_write_footer (VhdState *s, int64_t file_offset);
 int coroutine_fn vhd_co_write_both_footers (VhdState *s);
 /* Footer at the end of what is used, then the rest is cut off; durable on return. */
 int coroutine_fn vhd_co_cut (VhdState *s);
+/* Writes the first 512 bytes of @header, checksum included, to its place: one sector, which cannot tear. */
+int coroutine_fn vhd_co_write_header_sector (VhdState *s, const VhdHeader *header);
 /* Sets what follows from footer and header: sizes, s->blocks, the metadata ranges. */
 void vhd_refresh_sizes (VhdState *s);
 /* As s->metadata_end, with the space that locators reserve for longer texts. */
@@ -384,6 +389,7 @@ int coroutine_fn vhd_co_settle_header (VhdState *s, const GArray *used);
 
 /* create.c, resize.c, compact.c, check.c, info.c */
 bool coroutine_fn vhd_co_create (BlockDriverState *file, const BlockCreateParams *params, GError **error);
+bool coroutine_fn vhd_co_complete (BlockDriverState *bs, GError **error);
 bool coroutine_fn vhd_co_truncate (BlockDriverState *bs, int64_t bytes, GError **error);
 bool coroutine_fn vhd_co_get_layout (BlockDriverState *bs, BlockLayout *layout, GError **error);
 int coroutine_fn vhd_co_drop_block (BlockDriverState *bs, int64_t offset, BlockDrop drop);

@@ -152,12 +152,8 @@ sort_items (VhdxState *s, const GArray *items, VhdxMetadataEntry sorted[N_ITEMS]
       if (known == ITEM_INCOMPLETE)
         {
           s->incomplete = true;
-          if (s->bs->open_flags & BDRV_O_INCOMPLETE)
+          if (bdrv_check_incomplete (s->bs, "metadata", error))
             continue;
-          bdrv_set_error (
-              error, s->bs, VHDKIT_ERROR_CORRUPT,
-              "metadata: the file is marked as not completely made, whatever was to fill it has not "
-              "finished");
           return false;
         }
       if (known_items[known].length != 0 && item->length != known_items[known].length)
