@@ -13,11 +13,13 @@
 #include <string.h>
 #include <sys/uio.h>
 
+#include "children.h"
+
 typedef struct
 {
   ImageOptions image;
   int64_t count, depth, offset, size, step, pattern, flush_interval;
-  bool write, native, no_drain, quiet;
+  bool write, native, no_drain, break_children, ignore_unknown, quiet;
   VhdkitCacheMode cache;
 } BenchArgs;
 
@@ -50,6 +52,7 @@ static const OptionDef options[] = {
     "Host cache mode: writeback (default), none, writethrough, directsync, unsafe" },
   { 'q', "quiet", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (BenchArgs, quiet),
     "Accepted for scripts made for qemu-img; the result is printed all the same" },
+  OPTIONS_WRITE_CHILDREN (BenchArgs),
   OPTIONS_SHARE (BenchArgs, image),
   OPTIONS_PARENT (BenchArgs, image),
   OPTIONS_TESTING (BenchArgs, image),
@@ -257,7 +260,9 @@ run (const Command *command, void *opaque, char **operands)
   if (image == NULL)
     return EXIT_FAILURE;
   tool_print_warnings (image);
-  int status = prepare_and_run (image, args, path);
+  bool may_change =
+      !args->write || args->break_children || children_check (image, path, args->ignore_unknown);
+  int status = may_change ? prepare_and_run (image, args, path) : EXIT_FAILURE;
   return tool_close_with (status, image, path);
 }
 

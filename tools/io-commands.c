@@ -208,6 +208,8 @@ run_truncate (const Command *command, void *opaque, char **operands)
   if (!operand_size (operands[0], "size", &bytes))
     return EXIT_FAILURE;
   io_drain ();
+  if (!io_may_change ())
+    return EXIT_FAILURE;
   if (vhdkit_image_truncate (io_session.image, bytes, &error))
     return EXIT_SUCCESS;
   report_error (io_session.path, error);

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/uio.h>
 
+#include "children.h"
 #include "output.h"
 
 typedef struct
@@ -205,9 +206,23 @@ start (Request *request)
     }
 }
 
+bool
+io_may_change (void)
+{
+  static bool asked;
+  asked = asked || io_session.break_children
+          || children_check (io_session.image, io_session.path, io_session.ignore_unknown);
+  return asked;
+}
+
 void
 io_request (const IoRequestParams *params)
 {
+  if (params->kind != IO_READ && !io_may_change ())
+    {
+      io_session.failed = true;
+      return;
+    }
   Request *request = g_new0 (Request, 1);
   bool ended = false;
   bool async = params->async || io_session.concurrent;

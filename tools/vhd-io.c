@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "children.h"
 #include "progress.h"
 
 const char *program_name = "vhd-io";
@@ -15,7 +16,7 @@ typedef struct
 {
   ImageOptions image;
   GPtrArray *commands;
-  bool concurrent, read_only, no_cache;
+  bool concurrent, read_only, no_cache, break_children, ignore_unknown;
   VhdkitCacheMode cache;
 } IoArgs;
 
@@ -31,6 +32,7 @@ static const OptionDef options[] = {
   { 'n', "nocache", NULL, OPTION_FLAG, OPTION_MAIN, offsetof (IoArgs, no_cache), "The same as -t none" },
   { 'i', "aio", "ENGINE", OPTION_STRING, OPTION_MAIN, OPTION_AT (IoArgs, image, aio),
     "I/O engine: threads, native or io_uring" },
+  OPTIONS_WRITE_CHILDREN (IoArgs),
   OPTIONS_SHARE (IoArgs, image),
   OPTIONS_PARENT (IoArgs, image),
   OPTIONS_TESTING (IoArgs, image),
@@ -74,6 +76,8 @@ run (const Command *command, void *opaque, char **operands)
   VhdkitCacheMode cache = args->no_cache ? VHDKIT_CACHE_NONE : args->cache;
   io_session.path = operands[0];
   io_session.concurrent = args->concurrent;
+  io_session.break_children = args->break_children;
+  io_session.ignore_unknown = args->ignore_unknown;
   io_session.image = tool_open (operands[0], &args->image, args->read_only ? 0 : VHDKIT_OPEN_RDWR, cache);
   if (io_session.image == NULL)
     return EXIT_FAILURE;

@@ -10,7 +10,8 @@ typedef struct
 {
   VhdkitImage *image;
   const char *path;
-  bool concurrent; /* read, write and discard do not wait for their end */
+  bool concurrent;                     /* read, write and discard do not wait for their end */
+  bool break_children, ignore_unknown; /* do not ask whether others rely on the content */
   bool quit;
   int in_flight; /* requests */
   bool failed;   /* something did: the exit status */
@@ -26,6 +27,8 @@ void io_run_line (const char *line);
 void io_print_commands (void);
 /* Waits for every request in flight. */
 void io_drain (void);
+/* Whether the content may be changed; looked for before the first change.  false after a message. */
+bool io_may_change (void);
 
 /* The requests behind the commands (io-requests.c). */
 typedef enum

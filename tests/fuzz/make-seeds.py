@@ -53,7 +53,7 @@ class Maker:
 
     def io(self, file, *commands):
         words = [word for command in commands for word in ('-c', command)]
-        self.run(os.path.join(self.build, 'tools', 'vhd-io'), *words, file)
+        self.run(os.path.join(self.build, 'tools', 'vhd-io'), '--break-children', *words, file)
 
     def pack(self, target, name, script, files, limit=None):
         folder = os.path.join(self.out, target)

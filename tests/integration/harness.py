@@ -180,7 +180,9 @@ class T:
         return self.run(tool('vhd-img'), *argv, **kw)
 
     def io(self, *argv, **kw):
-        return self.run(tool('vhd-io'), *argv, **kw)
+        """Whatever has the image as its parent: tests write to parents all the time.  The option stands last, for the
+        first may be what the program does."""
+        return self.run(tool('vhd-io'), *argv, '--break-children', **kw)
 
     def as_nobody(self, *paths):
         """What lets somebody who may not read everything run the tool; he may write to @paths.  Nothing, where we are

@@ -241,10 +241,10 @@ def confined(t):
 
 # --- an image that is written over --------------------------------------------------------------------------
 
-def kept(t, *argv, phrases=()):
+def kept(t, *argv, phrases=(), program='vhd-img'):
     """What would lose an image is refused, names the way on, and nothing has changed."""
     unchanged = everything(t)
-    result = t.img(*argv, rc=1)
+    result = t.run(tool(program), *argv, rc=1)
     t.refused(result, *phrases)
     unchanged.verify(t, argv[0])
     other = {'--break-children', '--ignore-unknown'} - set(phrases)
@@ -329,6 +329,36 @@ def unknown_beside_what_is_written_over(t):
     t.img('convert', '-q', '-O', FORMAT, source, t.path('new.' + FORMAT))
     t.img('convert', '-q', '-O', FORMAT, source, damaged)
     t.same_content(t.content(damaged), t.content(source), 'what was written over')
+
+
+@case
+def parent_is_written_to(t):
+    """By vhd-io, at its first change, and by bench; who only reads is not asked, nor who writes to a leaf."""
+    base = image(t, 'p')
+    child = image(t, 'c', base, 2, 1)
+    command = ['-f', FORMAT, '-c']
+    write = 'write -q -P 9 2M 64k'
+    changes = [('vhd-io', [*command, change])
+               for change in (write, 'write -q -z 0 64k', 'aio_write -q 0 64k', 'discard -q 0 64k', 'truncate 6M')]
+    for program, argv in (*changes, ('vhd-img', ['bench', '-f', FORMAT, '-w', '-c', '1'])):
+        for more in ([], ['--ignore-unknown']):
+            kept(t, *argv, *more, base, program=program, phrases=('1 image above it', child, '--break-children'))
+    unchanged = everything(t)
+    t.run(tool('vhd-io'), *command, 'read -P 1 0 64k', '-c', 'length', base)
+    t.img('bench', '-f', FORMAT, '-c', '1', base)
+    unchanged.verify(t, 'a look')
+    t.run(tool('vhd-io'), *command, write, child)
+    t.run(tool('vhd-io'), *command, write, '--break-children', base)
+    t.run(tool('vhd-io'), *command, 'read -P 9 2M 64k', base)
+    lone, damaged, raw = (t.path('unknown/' + name) for name in ('lone.' + FORMAT, 'damaged.' + FORMAT, 'x.raw'))
+    image(t, 'unknown/lone')
+    with open(damaged, 'wb') as f:
+        f.write(b'no image any more\n' * 100)
+    kept(t, *command, write, lone, program='vhd-io', phrases=('not known', damaged, '--ignore-unknown'))
+    t.run(tool('vhd-io'), *command, write, '--ignore-unknown', lone)
+    t.img('bench', '-f', FORMAT, '-w', '-c', '1', '--ignore-unknown', lone)
+    t.img('create', '-q', '-f', 'raw', raw, SIZE)
+    t.run(tool('vhd-io'), '-f', 'raw', '-c', write, raw)
 
 
 # --- what else may lie there ----------------------------------------------------------------------------------
