@@ -27,6 +27,7 @@ typedef struct
   const BdrvOpenParams *params;
   GHashTable *layers;   /* BdrvFileKey * to BlockDriverState *: the chain so far, as found by path */
   GHashTable *host_ids; /* BdrvFileKey *: the same files, as their drivers know them */
+  bool other_identity;  /* an image that was tried as the parent has an identity, and not the one recorded */
 } ChainOpen;
 
 /* The search for one parent. */
@@ -67,8 +68,8 @@ format_identity (const BlockDriver *drv, const uint8_t *identity, char text[37])
     identity_format (identity, text);
 }
 
-/* @bs is another image than @link means. */
-static void
+/* @bs is another image than @link means.  true: it has an identity of its own. */
+static bool
 set_mismatch (GError **error, const char *path, BlockDriverState *bs, const BlockParentLink *link)
 {
   uint8_t identity[BLOCK_IDENTITY_SIZE];
@@ -83,6 +84,7 @@ set_mismatch (GError **error, const char *path, BlockDriverState *bs, const Bloc
                        has ? "has another identity (%s) than the child recorded (%s%s%s)"
                            : "has no identity%s, the child recorded %s%s%s",
                        has ? found : "", recorded[0], recorded[1][0] ? " or " : "", recorded[1]);
+  return has;
 }
 
 /* Among the formats the link allows, what @file is. */
@@ -107,8 +109,9 @@ co_choose_parent_format (BlockDriverState *file, const BlockParentLink *link, GE
 
 static BlockDriverState *coroutine_fn
 co_open_parent_image (const char *path, const struct stat *st, const char *format,
-                      const BlockParentLink *link, const BdrvOpenParams *params, GError **error)
+                      const BlockParentLink *link, ChainOpen *chain, GError **error)
 {
+  const BdrvOpenParams *params = chain->params;
   int flags = (params->flags & ~(BDRV_O_RDWR | BDRV_O_CHECK | BDRV_O_INCOMPLETE)) | BDRV_O_CHILD;
   BlockDriverState *file = bdrv_co_open_protocol (path, st, flags, params, error);
 
@@ -126,7 +129,7 @@ co_open_parent_image (const char *path, const struct stat *st, const char *forma
     return NULL;
   if (link->has_identity && !has_identity_of_link (bs, link))
     {
-      set_mismatch (error, path, bs, link);
+      chain->other_identity |= set_mismatch (error, path, bs, link);
       bdrv_co_unref (bs);
       return NULL;
     }
@@ -182,7 +185,7 @@ co_try_path (ChainOpen *chain, const char *path, BdrvNamedBy named_by, const cha
   if (!bdrv_check_path (path, named_by, chain->params->confine, &st, error)
       || !check_cycle (chain, path, &st, link, cycle, error))
     return NULL;
-  BlockDriverState *bs = co_open_parent_image (path, &st, format, link, chain->params, error);
+  BlockDriverState *bs = co_open_parent_image (path, &st, format, link, chain, error);
   if (!bs)
     return NULL;
   *cycle = !add_layer (chain, &st, bs);
@@ -210,6 +213,11 @@ add_reason (ParentSearch *search, const BlockParentPath *path, bool tried, const
                           path->origin ? path->origin : "name", shown, error->message);
 }
 
+/* As where a parent was opened for writing, or replaced by a copy of it. */
+#define CONTENT_ADVICE                                                                                       \
+  "; if what is there is known to show just what it did when this image was made above it, and only then, "  \
+  "rebase -u --ignore-id-mismatch takes it for the parent"
+
 /* What the user can do. */
 static const char *
 search_advice (const ParentSearch *search)
@@ -221,7 +229,7 @@ search_advice (const ParentSearch *search)
 }
 
 static void
-set_search_error (const ParentSearch *search, GError **error)
+set_search_error (const ChainOpen *chain, const ParentSearch *search, GError **error)
 {
   VhdkitError code = VHDKIT_ERROR_PARENT_NOT_FOUND;
   const char *what = search->there ? "cannot be used" : "not found";
@@ -235,9 +243,9 @@ set_search_error (const ParentSearch *search, GError **error)
     code = VHDKIT_ERROR_PERMISSION;
   else if (search->in_use)
     code = VHDKIT_ERROR_IN_USE;
-  g_set_error (error, VHDKIT_ERROR, code, "%s: %s%s", what,
-               search->candidates > 0 ? search->reasons->str : "the image names none",
-               search_advice (search));
+  g_set_error (error, VHDKIT_ERROR, code, "%s: %s%s%s", what,
+               search->candidates > 0 ? search->reasons->str : "the image names none", search_advice (search),
+               chain->other_identity ? CONTENT_ADVICE : "");
 }
 
 /* Tries all paths one name may mean.  true: the search is over, with *parent or @error. */
@@ -298,10 +306,11 @@ co_search_parent (ChainOpen *chain, BlockDriverState *child, const BlockParentLi
   g_autoptr (GString) reasons = g_string_new (NULL);
   ParentSearch search = { .link = link, .tried = tried, .reasons = reasons, .is_leaf = is_leaf };
 
+  chain->other_identity = false;
   for (guint i = 0; link->paths && i < link->paths->len; i++)
     if (co_try_name (chain, &search, child, g_ptr_array_index (link->paths, i), &parent, error))
       return parent;
-  set_search_error (&search, error);
+  set_search_error (chain, &search, error);
   return NULL;
 }
 
@@ -417,7 +426,7 @@ co_examine_path (ChainOpen *chain, const char *path, const BlockParentLink *link
       || !bdrv_check_path (path, BDRV_NAMED_BY_IMAGE, chain->params->confine, &st, error)
       || !check_cycle (chain, path, &st, link, &cycle, error))
     return false;
-  BlockDriverState *bs = co_open_parent_image (path, &st, NULL, link, chain->params, error);
+  BlockDriverState *bs = co_open_parent_image (path, &st, NULL, link, chain, error);
   if (!bs)
     return false;
   bdrv_co_unref (bs);
@@ -555,7 +564,7 @@ co_parent_search_ends (ChainOpen *chain, const char *path, const BlockParentLink
   if (!check_cycle (chain, path, &st, link, &cycle, NULL))
     return cycle;
   /* Another file, which may be a copy with the same identity. */
-  BlockDriverState *bs = co_open_parent_image (path, &st, NULL, link, chain->params, NULL);
+  BlockDriverState *bs = co_open_parent_image (path, &st, NULL, link, chain, NULL);
   if (bs)
     bdrv_co_unref (bs);
   return bs != NULL;

@@ -51,6 +51,10 @@ def identities_are_told(t):
     t.refused(result, str(uuid.UUID(bytes=bytes(recorded))))
     t.refused(result, str(uuid.UUID(bytes=b'Q' * 16)))
     t.refused(result, '--parent FILE')
+    # And the way on, if its content is known to be the same.
+    t.refused(result, 'rebase -u --ignore-id-mismatch')
+    t.img('rebase', '-q', '-u', '--ignore-id-mismatch', '-b', 'parent.vhd', t.path('x.vhd'))
+    t.img('map', t.path('x.vhd'))
 
 
 @case
@@ -61,6 +65,7 @@ def advice_fits_the_case(t):
     result = t.img('map', t.path('x.vhd'), rc=1)
     t.refused(result, 'not found')
     t.refused(result, '--parent FILE')
+    t.check('--ignore-id-mismatch' not in result.err, 'advice on an identity', result)
     t.check('map-drive' not in result.err, 'advice on drives', result)
 
     made = vhdfile.Vhd(t.path('x.vhd'))
