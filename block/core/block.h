@@ -95,8 +95,8 @@ BlockDriverState *bdrv_chain_get (BlockDriverState *bs, int depth);
 
 /* The topmost answer of the nodes from @bs down to, not including, @base (NULL: all).
  * Returns status bits; without ALLOCATED no node of them decides.  *depth (may be NULL) is the layer that
- * decides.  What lies past the end of a node above the deciding one is ZERO | ALLOCATED at that node's depth:
- * a short layer hides what is below.  *pnum > 0. */
+ * decides, or that failed.  What lies past the end of a node above the deciding one is ZERO | ALLOCATED at that node's
+ * depth: a short layer hides what is below.  *pnum > 0. */
 int coroutine_fn bdrv_co_block_status_above (BlockDriverState *bs, BlockDriverState *base, int64_t offset,
                                              int64_t bytes, int64_t *pnum, int64_t *map,
                                              BlockDriverState **file, int *depth);

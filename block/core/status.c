@@ -214,7 +214,11 @@ bdrv_co_block_status_above (BlockDriverState *bs, BlockDriverState *base, int64_
     }
   bdrv_dec_in_flight (leaf);
   if (status < 0)
-    return status;
+    {
+      if (depth)
+        *depth = layer;
+      return status;
+    }
 
   status &= ~BDRV_BLOCK_EOF;
   if (offset >= leaf_bytes || offset + answer.bytes == leaf_bytes)

@@ -329,7 +329,8 @@ walk_co_items (PlanWalk *walk, GError **error)
     }
   copy_cursor_clear (&cursor);
   if (ok && ret < 0)
-    bdrv_set_error_errno (error, source, ret, "allocation at offset %" G_GINT64_FORMAT, cursor.offset);
+    bdrv_set_error_errno (error, cursor.failed, ret, "look-up of the allocation at offset %" G_GINT64_FORMAT,
+                          cursor.offset);
   return ok && ret == 0;
 }
 

@@ -65,7 +65,7 @@ commit_co_next (CopyEngine *engine, CopyItem *item)
   int ret = copy_cursor_co_next (&commit->cursor, engine, engine->max_item_bytes, COMMIT_ZERO_BYTES, item);
 
   if (ret < 0)
-    copy_fail (engine, engine->source, "look-up of the allocation", commit->cursor.offset,
+    copy_fail (engine, commit->cursor.failed, "look-up of the allocation", commit->cursor.offset,
                commit->cursor.end - commit->cursor.offset, ret);
   return ret;
 }

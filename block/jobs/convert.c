@@ -56,7 +56,7 @@ convert_co_next (CopyEngine *engine, CopyItem *item)
       copy_cursor_co_next (&convert->cursor, engine, engine->max_item_bytes, max_zero_bytes (engine), item);
 
   if (ret < 0)
-    return copy_fail (engine, engine->source, "look-up of the allocation", convert->cursor.offset,
+    return copy_fail (engine, convert->cursor.failed, "look-up of the allocation", convert->cursor.offset,
                       convert->cursor.end - convert->cursor.offset, ret);
   /* Ranges left to the target's parent are done without having been items. */
   int64_t item_offset = ret > 0 ? item->offset : convert->cursor.end;

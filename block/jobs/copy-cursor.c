@@ -67,7 +67,10 @@ cursor_co_look_at (CopyCursor *cursor)
         {
           int ret = answer_co_look (answer, offset, cursor->end - offset);
           if (ret < 0)
-            return ret;
+            {
+              cursor->failed = answer->bs;
+              return ret;
+            }
         }
       end = MIN (end, answer->end);
       if (answer->status & BDRV_BLOCK_ALLOCATED)

@@ -126,8 +126,9 @@ typedef struct
   int64_t offset, end;
   bool all; /* ranges that no node decides are zeros instead of being left out */
 
-  CopyItem run;    /* looked up already, run.bytes == 0: nothing */
-  GArray *answers; /* what each node last said, topmost first */
+  CopyItem run;             /* looked up already, run.bytes == 0: nothing */
+  GArray *answers;          /* what each node last said, topmost first */
+  BlockDriverState *failed; /* the node that could not say */
 } CopyCursor;
 
 /* For cursors of any kind.  Joins what @co_look finds to one item, from @run on, which it fills when it is empty (1, 0 at
@@ -140,7 +141,7 @@ int coroutine_fn copy_co_join_runs (CopyItem *run, int coroutine_fn (*co_look) (
                                     CopyItem *item);
 
 /* The next piece, as copy_co_join_runs () makes it.  1, 0 at the end, or -errno with cursor->offset where it
- * happened. */
+ * happened and cursor->failed. */
 int coroutine_fn copy_cursor_co_next (CopyCursor *cursor, const CopyEngine *engine, int64_t max_data,
                                       int64_t max_zero, CopyItem *item);
 /* Frees what is in it, if it was not followed to its end. */

@@ -52,16 +52,20 @@ typedef struct
 
 /* The nodes from @top down to, not including, @base.  *@bytes becomes what the answer is true for. */
 static int coroutine_fn
-chain_co_look (BlockDriverState *top, BlockDriverState *base, int64_t offset, int64_t *bytes, ChainView *view)
+chain_co_look (RebaseCursor *cursor, BlockDriverState *top, BlockDriverState *base, int64_t *bytes,
+               ChainView *view)
 {
   *view = (ChainView){ .zero = true };
   if (top == base)
     return 0;
 
-  int ret = bdrv_co_block_status_above (top, base, offset, *bytes, bytes, &view->file_offset, &view->file,
-                                        &view->depth);
+  int ret = bdrv_co_block_status_above (top, base, cursor->offset, *bytes, bytes, &view->file_offset,
+                                        &view->file, &view->depth);
   if (ret < 0)
-    return ret;
+    {
+      cursor->failed = bdrv_chain_get (top, view->depth);
+      return ret;
+    }
   view->decided = ret & BDRV_BLOCK_ALLOCATED;
   view->zero = !view->decided || (ret & BDRV_BLOCK_ZERO);
   if (!(ret & BDRV_BLOCK_OFFSET_VALID))
@@ -71,10 +75,10 @@ chain_co_look (BlockDriverState *top, BlockDriverState *base, int64_t offset, in
 
 /* The same for a range that no layer above @common decides, from @common down. */
 static int coroutine_fn
-chain_co_look_below (BlockDriverState *top, BlockDriverState *common, int64_t offset, int64_t *bytes,
+chain_co_look_below (RebaseCursor *cursor, BlockDriverState *top, BlockDriverState *common, int64_t *bytes,
                      ChainView *view)
 {
-  int ret = chain_co_look (common, NULL, offset, bytes, view);
+  int ret = chain_co_look (cursor, common, NULL, bytes, view);
 
   view->depth += bdrv_chain_depth (top) - bdrv_chain_depth (common);
   return ret;
@@ -85,11 +89,10 @@ static int coroutine_fn
 cursor_co_compare (RebaseCursor *cursor, int64_t *bytes, ChainView *old_view, ChainView *new_view)
 {
   BlockDriverState *old = cursor->leaf->backing;
-  int64_t offset = cursor->offset;
-  int ret = chain_co_look (old, cursor->old_common, offset, bytes, old_view);
+  int ret = chain_co_look (cursor, old, cursor->old_common, bytes, old_view);
 
   if (ret == 0)
-    ret = chain_co_look (cursor->parent, cursor->new_common, offset, bytes, new_view);
+    ret = chain_co_look (cursor, cursor->parent, cursor->new_common, bytes, new_view);
   if (ret < 0)
     return ret;
   if (cursor->old_common != NULL)
@@ -99,9 +102,9 @@ cursor_co_compare (RebaseCursor *cursor, int64_t *bytes, ChainView *old_view, Ch
       if (!old_decides && !new_decides)
         return 0;
       if (!old_decides)
-        ret = chain_co_look_below (old, cursor->old_common, offset, bytes, old_view);
+        ret = chain_co_look_below (cursor, old, cursor->old_common, bytes, old_view);
       else if (!new_decides)
-        ret = chain_co_look_below (cursor->parent, cursor->new_common, offset, bytes, new_view);
+        ret = chain_co_look_below (cursor, cursor->parent, cursor->new_common, bytes, new_view);
       if (ret < 0)
         return ret;
     }
@@ -122,7 +125,10 @@ cursor_co_look (void *opaque)
       int ret = bdrv_co_block_status (cursor->leaf, cursor->offset, end - cursor->offset, &bytes, NULL, NULL);
 
       if (ret < 0)
-        return ret;
+        {
+          cursor->failed = cursor->leaf;
+          return ret;
+        }
       if (!(ret & BDRV_BLOCK_ALLOCATED))
         {
           ret = cursor_co_compare (cursor, &bytes, &old_view, &new_view);
@@ -221,28 +227,32 @@ count_range (BlockCount *count, int64_t offset, int64_t bytes, bool decided, boo
     }
 }
 
-/* What @leaf takes up when it is to have no parent. */
+/* What the leaf takes up when it is to have no parent.  @cursor is at its end. */
 static int coroutine_fn
-co_count_whole (Job *job, BlockDriverState *leaf, SpaceNeed *need)
+co_count_whole (Job *job, RebaseCursor *cursor, SpaceNeed *need)
 {
+  BlockDriverState *leaf = cursor->leaf;
   BlockCount count = { .need = need, .block_size = leaf->limits.discard_alignment };
   int64_t end = bdrv_length (leaf), bytes;
 
-  for (int64_t offset = 0; offset < end; offset += bytes)
+  for (cursor->offset = 0; cursor->offset < end; cursor->offset += bytes)
     {
       ChainView view = { .zero = true };
       int ret = job_co_pause_point (job);
 
       if (ret >= 0)
-        ret = bdrv_co_block_status (leaf, offset, end - offset, &bytes, NULL, NULL);
+        {
+          cursor->failed = leaf;
+          ret = bdrv_co_block_status (leaf, cursor->offset, end - cursor->offset, &bytes, NULL, NULL);
+        }
       bool decided = ret > 0 && (ret & BDRV_BLOCK_ALLOCATED);
       /* Blocks of zeros that are not stored stay so. */
       bool stored = decided && (ret & BDRV_BLOCK_DATA);
       if (ret >= 0 && !decided)
-        ret = chain_co_look (leaf->backing, NULL, offset, &bytes, &view);
+        ret = chain_co_look (cursor, leaf->backing, NULL, &bytes, &view);
       if (ret < 0)
         return ret;
-      count_range (&count, offset, bytes, decided, stored || !view.zero);
+      count_range (&count, cursor->offset, bytes, decided, stored || !view.zero);
     }
   end_block (&count);
   return 0;
@@ -268,10 +278,11 @@ rebase_co_plan (Job *job, BlockDriverState *leaf, BlockDriverState *parent, Spac
         count_item (need, leaf, &item);
     }
   if (ret == 0 && parent == NULL)
-    ret = co_count_whole (job, leaf, need);
+    ret = co_count_whole (job, &cursor, need);
   if (ret == -ECANCELED)
     job_set_cancelled (job, error);
   else if (ret < 0)
-    bdrv_set_error_errno (error, leaf, ret, "allocation at offset %" G_GINT64_FORMAT, cursor.offset);
+    bdrv_set_error_errno (error, cursor.failed, ret, "look-up of the allocation at offset %" G_GINT64_FORMAT,
+                          cursor.offset);
   return ret == 0;
 }

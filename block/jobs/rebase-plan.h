@@ -22,7 +22,8 @@ typedef struct
   BlockDriverState *old_common, *new_common;
   int64_t offset;
 
-  CopyItem run; /* looked up already, run.bytes == 0: nothing */
+  CopyItem run;             /* looked up already, run.bytes == 0: nothing */
+  BlockDriverState *failed; /* after an error: the node that could not say what it has */
 } RebaseCursor;
 
 void rebase_cursor_init (RebaseCursor *cursor, BlockDriverState *leaf, BlockDriverState *parent);

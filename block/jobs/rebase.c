@@ -179,7 +179,7 @@ rebase_co_next (CopyEngine *engine, CopyItem *item)
   int ret = rebase_cursor_co_next (cursor, engine, engine->max_item_bytes, max_zero, item);
 
   if (ret < 0)
-    copy_fail (engine, engine->source, "look-up of the allocation", cursor->offset,
+    copy_fail (engine, cursor->failed, "look-up of the allocation", cursor->offset,
                bdrv_length (engine->source) - cursor->offset, ret);
   return ret;
 }

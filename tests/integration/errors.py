@@ -147,8 +147,28 @@ def cut_short(t, fmt):
     t.check('file' in told[0], 'explanation', told)
 
 
+def cut_layer(t, fmt):
+    """Of a chain with a layer that ends too early, the message names that layer, whatever was to be done with the chain."""
+    base, middle, leaf = (t.path(name + '.' + fmt) for name in 'abc')
+    t.img('create', '-q', '-f', fmt, base, '64M')
+    t.img('create', '-q', '-f', fmt, '-b', base, middle)
+    t.io('-c', 'write -q -P 1 0 8M', middle)
+    t.img('create', '-q', '-f', fmt, '-b', middle, leaf)
+    t.io('-c', 'write -q -P 2 20M 1M', leaf)
+    with open(middle, 'r+b') as f:
+        f.truncate(os.path.getsize(middle) - MiB)
+    unchanged = Unchanged(base, middle, leaf)
+    for argv in (['commit', '--dry-run', '-b', base, leaf], ['commit', '-b', base, leaf], ['rebase', '-b', base, leaf],
+                 ['rebase', '-b', '', leaf], ['convert', '-q', '-O', 'raw', leaf, t.path('o.raw')]):
+        result = t.img(*argv, rc=1)
+        told = [line for line in result.err.splitlines() if 'warning:' not in line]
+        t.check(len(told) == 1 and middle + ': look-up of the allocation' in told[0], 'the layer is not named', result)
+        unchanged.verify(t, argv[0])
+
+
 for fmt in ('vhd', 'vhdx'):
     add('cut-short-' + fmt, cut_short, fmt)
+    add('cut-layer-' + fmt, cut_layer, fmt)
 
 
 # --- commit -------------------------------------------------------------------------------------------------
