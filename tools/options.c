@@ -294,6 +294,23 @@ find_row (const OptionDef *table, int answer)
   return NULL;
 }
 
+ProgressStyle
+options_get_progress (const OptionDef *table, const void *target)
+{
+  for (const OptionDef *option = table; option->kind != OPTION_END; option++)
+    if (option->kind == OPTION_PROGRESS)
+      return *(const ProgressStyle *)((const char *)target + option->offset);
+  return PROGRESS_NONE;
+}
+
+/* What is wrong where a letter without a value is followed by "=": "-p=json". */
+static const char *
+find_long_name (const OptionDef *table, int letter)
+{
+  const OptionDef *option = letter > 0 && letter < FIRST_LONG ? find_row (table, letter) : NULL;
+  return option != NULL && option->kind == OPTION_PROGRESS ? option->name : NULL;
+}
+
 bool
 options_parse (const OptionDef *table, void *target, int argc, char **argv, char ***operands, bool *help,
                GError **error)
@@ -319,7 +336,7 @@ options_parse (const OptionDef *table, void *target, int argc, char **argv, char
   *operands = NULL;
   opterr = 0;
   optind = 0; /* glibc: start afresh */
-  int answer;
+  int answer, before = 0;
   while ((answer = getopt_long (argc, argv, letters->str, (struct option *)longs->data, NULL)) != -1)
     {
       const char *given = argv[optind - 1];
@@ -334,6 +351,9 @@ options_parse (const OptionDef *table, void *target, int argc, char **argv, char
                          : fail (error, "option '%s' needs a value", given);
       if (answer == '?' && by_letter && g_ascii_isdigit (optopt))
         return fail (error, "'-%c…': sizes and numbers are not negative", optopt);
+      const char *name_of_letter = answer == '?' && optopt == '=' ? find_long_name (table, before) : NULL;
+      if (name_of_letter != NULL)
+        return fail (error, "'-%c=…': with a value it is called --%s", before, name_of_letter);
       if (answer == '?')
         {
           g_autofree char *name = by_letter ? g_strdup_printf ("-%c", optopt) : g_strdup (given);
@@ -342,6 +362,7 @@ options_parse (const OptionDef *table, void *target, int argc, char **argv, char
         }
       if (!store (find_row (table, answer), target, optarg, error))
         return false;
+      before = answer;
     }
   *operands = g_new0 (char *, argc - optind + 1);
   for (int i = optind; i < argc; i++)

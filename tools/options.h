@@ -94,7 +94,8 @@ typedef struct
     offsetof (type, progress) + 0 * sizeof (char[sizeof ((type *)0)->progress == sizeof (ProgressStyle) ? 1 : -1]), \
     "Show progress; with =json for programs: an object a line with state, done and total bytes, rate in "      \
     "bytes a second and seconds-left, at most ten a second, the last with the status (ok, cancelled or "       \
-    "failed), unless ok with error, source and target, of a commit with what was removed, and no other output" }
+    "failed), unless ok with error and, once the work began, source and target, of a commit with what was "     \
+    "removed, and no other output" }
 #define OPTIONS_OUTPUT(type)                                                                                   \
   { 0, "output", "FORMAT", OPTION_OUTPUT, OPTION_MAIN, offsetof (type, output),                                \
     "Print for people (human, the default) or for programs (json)" }
@@ -155,6 +156,8 @@ typedef struct
 bool options_parse (const OptionDef *table, void *target, int argc, char **argv, char ***operands, bool *help,
                     GError **error);
 
+/* How progress is to be shown, as the options in @target say; PROGRESS_NONE: there is no such option. */
+ProgressStyle options_get_progress (const OptionDef *table, const void *target);
 /* Frees what parsing allocated in @target. */
 void options_clear (const OptionDef *table, void *target);
 

@@ -29,6 +29,7 @@ static VhdkitJob *volatile running_job;
 static volatile sig_atomic_t deferred;
 static volatile sig_atomic_t stop_signal;
 static volatile sig_atomic_t asked_for_progress;
+static bool end_printed; /* the last line for programs */
 
 typedef struct
 {
@@ -113,6 +114,15 @@ print_json (VhdkitJob *job, const Progress *progress)
   end_line (&json);
 }
 
+/* Begins the last line, which programs wait for. */
+static void
+begin_last_line (JsonWriter *json, int64_t done, int64_t total, double rate, const char *status)
+{
+  begin_line (json, VHDKIT_JOB_CONCLUDED, done, total, rate);
+  json_string (json, "status", status);
+  end_printed = true;
+}
+
 /* @error: of a job that failed, or NULL; @end: of one that did not, or NULL. */
 static void
 print_json_end (VhdkitJob *job, const Progress *progress, const GError *error, const ProgressEnd *end)
@@ -121,8 +131,10 @@ print_json_end (VhdkitJob *job, const Progress *progress, const GError *error, c
   VhdkitJobProgress now;
   vhdkit_job_get_progress (job, &now);
   JsonWriter json = { .one_line = true };
-  begin_line (&json, VHDKIT_JOB_CONCLUDED, now.done, now.total, get_rate (progress, now.done));
-  json_string (&json, "status", error == NULL ? "ok" : cancelled ? "cancelled" : "failed");
+  begin_last_line (&json, now.done, now.total, get_rate (progress, now.done),
+                   error == NULL ? "ok"
+                   : cancelled   ? "cancelled"
+                                 : "failed");
   if (error != NULL)
     {
       const char *source, *target;
@@ -142,9 +154,19 @@ void
 progress_print_end (const ProgressEnd *end)
 {
   JsonWriter json = { .one_line = true };
-  begin_line (&json, VHDKIT_JOB_CONCLUDED, 0, 0, 0);
-  json_string (&json, "status", "ok");
+  begin_last_line (&json, 0, 0, 0, "ok");
   end->add (&json, end->opaque);
+  end_line (&json);
+}
+
+void
+progress_print_failure (const char *error)
+{
+  if (end_printed)
+    return;
+  JsonWriter json = { .one_line = true };
+  begin_last_line (&json, 0, 0, 0, "failed");
+  json_string (&json, "error", error);
   end_line (&json);
 }
 

@@ -45,5 +45,7 @@ int run_job_with_end (VhdkitJob *job, const char *file, ProgressStyle show, cons
                       const ProgressEnd *end);
 /* The last line for programs where there was nothing left for a job to do. */
 void progress_print_end (const ProgressEnd *end);
+/* The same where it failed before a job could begin: @error.  Nothing where a last line was printed. */
+void progress_print_failure (const char *error);
 
 #endif

@@ -10,8 +10,20 @@
 #include <sys/stat.h>
 
 #include "output.h"
+#include "progress.h"
+
+/* The first that was reported and is no warning: why the command failed. */
+static char *first_error;
 
 /* --- messages ------------------------------------------------------------------------------------------- */
+
+static void
+print_message (const char *line)
+{
+  g_autofree char *shown = printable (line);
+  fflush (stdout);
+  fprintf (stderr, "%s: %s\n", program_name, shown);
+}
 
 void
 report (const char *file, const char *format, ...)
@@ -21,9 +33,9 @@ report (const char *file, const char *format, ...)
   g_autofree char *text = g_strdup_vprintf (format, args);
   va_end (args);
   g_autofree char *line = file != NULL ? g_strdup_printf ("%s: %s", file, text) : g_strdup (text);
-  g_autofree char *shown = printable (line);
-  fflush (stdout);
-  fprintf (stderr, "%s: %s\n", program_name, shown);
+  print_message (line);
+  if (first_error == NULL)
+    first_error = g_steal_pointer (&line);
 }
 
 void
@@ -40,7 +52,8 @@ report_warning (const char *format, ...)
   va_start (args, format);
   g_autofree char *text = g_strdup_vprintf (format, args);
   va_end (args);
-  report ("warning", "%s", text);
+  g_autofree char *line = g_strdup_printf ("warning: %s", text);
+  print_message (line);
 }
 
 int
@@ -123,6 +136,11 @@ command_execute (const Command *command, const char *prefix, int argc, char **ar
   if (command->defaults != NULL)
     memcpy (args, command->defaults, command->args_size);
   int status = run_parsed (command, prefix, args, argc, argv);
+  if (status != EXIT_SUCCESS && options_get_progress (command->options, args) == PROGRESS_JSON)
+    {
+      progress_print_failure (first_error != NULL ? first_error : "failed");
+      status = finish_output (status);
+    }
   options_clear (command->options, args);
   return status;
 }

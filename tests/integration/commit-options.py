@@ -408,6 +408,34 @@ def progress_of_failure(t):
     t.refused(result, 'layer1.vhd', 'layer0.vhd')
 
 
+def progress_of_what_never_began(t):
+    """A command that fails before its job begins has the last line all the same, and just that."""
+    layers = make_layers(t, 'vhd', 2)
+    path, nowhere = layers[1].path, t.path('nowhere.vhd')
+    t.img('create', '-q', '-f', 'vhd', t.path('small.vhd'), MiB)
+    for argv, text in ((['commit', nowhere], 'No such file'), (['commit', layers[0].path], 'no parent'),
+                       (['commit', '--dry-run', path], 'exclude each other'), (['commit'], 'expected FILE'),
+                       (['commit', '--no-such-option', path], 'unknown option'),
+                       (['convert', '-O', 'vhd', nowhere, t.path('o.vhd')], 'No such file'),
+                       (['convert', '-n', '-O', 'vhd', path, t.path('small.vhd')], 'bytes'),
+                       (['compact', nowhere], 'No such file'), (['compare', path, nowhere], 'No such file'),
+                       (['rebase', '-b', nowhere, path], 'No such file')):
+        result = t.img(argv[0], '--progress=json', *argv[1:], rc=None)
+        lines = judge_lines(t, result.out, 'failed')
+        t.equal(len(lines), 1, 'lines')
+        t.check(result.rc not in (0, None) and text in lines[0]['error'] and lines[0]['error'] in result.err, 'error', result)
+    # What is no failure is none here.
+    result = t.img('compare', '--progress=json', path, layers[0].path, rc=1)
+    judge_lines(t, result.out, 'ok')
+    t.equal(t.img('commit', '-p', nowhere, rc=1).out, '', 'output for people')
+
+
+def value_of_a_letter(t):
+    layers = make_layers(t, 'vhd', 2)
+    for option in ('-p=json', '-qp=json'):
+        t.refused(t.img('commit', option, layers[1].path, rc=1), "'-p=", '--progress')
+
+
 def progress_of_cancel(t):
     layers = make_layers(t, 'vhd', 2)
     process = t.start(tool('vhd-img'), 'commit', '--progress=json', '-r', '1M', layers[1].path)
@@ -419,7 +447,8 @@ def progress_of_cancel(t):
     t.check(last['done'] < last['total'] and last['source'].endswith('layer1.vhd'), 'last line', last)
 
 
-for function in (progress_of_commit, progress_of_others, progress_of_failure, progress_of_cancel):
+for function in (progress_of_commit, progress_of_others, progress_of_failure, progress_of_what_never_began, value_of_a_letter,
+                 progress_of_cancel):
     case(function)
 
 main()
