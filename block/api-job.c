@@ -415,7 +415,9 @@ vhdkit_commit_plan_get (VhdkitJob *job, VhdkitCommitPlan *plan, GError **error)
     .host_bytes_worst = inner->host_bytes_worst,
     .host_bytes_expected = inner->host_bytes_expected,
     .host_bytes_free = inner->host_bytes_free,
-    .enough_space = inner->host_bytes_free < 0 || inner->host_bytes_worst <= inner->host_bytes_free,
+    .host_bytes_to_cut = inner->host_bytes_to_cut,
+    .enough_space = inner->host_bytes_free < 0
+                    || inner->host_bytes_worst - inner->host_bytes_to_cut <= inner->host_bytes_free,
     .measured_bytes = inner->measured_bytes,
     .measured_seconds = (double)inner->measured_ns / 1e9,
     .estimated_seconds = -1,

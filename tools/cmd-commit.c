@@ -444,7 +444,7 @@ run_dry (VhdkitImage *image, const CommitArgs *args, const char *path,
     report (path, "the merge would be refused: %s", plan.target_problem);
   if (!plan.enough_space)
     report (path, "the merge would be refused: it may need %" PRId64 " bytes, %" PRId64 " are free",
-            plan.host_bytes_worst, plan.host_bytes_free);
+            plan.host_bytes_worst, plan.host_bytes_free + plan.host_bytes_to_cut);
   vhdkit_children_free (siblings);
   return why != NULL || plan.target_problem != NULL || !plan.enough_space ? EXIT_FAILURE : EXIT_SUCCESS;
 }
@@ -595,6 +595,7 @@ const Command cmd_commit = {
       "--output=json it is one object: layers (each with filename, role, fate and bytes), relinked, "
       "already-merged, bytes-to-copy, bytes-to-clone-estimate, bytes-to-zero, virtual-size-before, "
       "virtual-size-after, host-bytes-worst, host-bytes-expected, host-bytes-free (null: not known), "
+      "host-bytes-to-cut (left at the target's end by an interrupted run, and needed), "
       "enough-space, target-problem (null, or why it cannot be written), siblings (each with filename, "
       "format and parent-layer), siblings-unknown (each with "
       "filename and reason), measured-bytes, measured-seconds and estimated-seconds (null: not known). The "

@@ -90,6 +90,8 @@ commit_plan_print (const VhdkitCommitPlan *plan, VhdkitChild *const *siblings)
   print_bytes ("host space needed, at worst", plan->host_bytes_worst);
   if (plan->host_bytes_free >= 0)
     print_bytes ("host space free", plan->host_bytes_free);
+  if (plan->host_bytes_to_cut > 0)
+    print_bytes ("host space that an interrupted run left, cut first", plan->host_bytes_to_cut);
   print_time (plan);
 }
 
@@ -164,6 +166,7 @@ commit_plan_print_json (const VhdkitCommitPlan *plan, VhdkitChild *const *siblin
     json_int (&json, "host-bytes-free", plan->host_bytes_free);
   else
     json_null (&json, "host-bytes-free");
+  json_int (&json, "host-bytes-to-cut", plan->host_bytes_to_cut);
   json_bool (&json, "enough-space", plan->enough_space);
   if (plan->target_problem != NULL)
     json_string (&json, "target-problem", plan->target_problem);

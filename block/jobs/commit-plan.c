@@ -446,6 +446,9 @@ commit_plan_co_run (Job *job, GError **error)
       return false;
     }
   planner->plan.target_problem = find_target_problem (params->target);
+  /* The merge would cut it first (space_co_check_untrimmed ()). */
+  if (planner->plan.host_bytes_free >= 0 && planner->plan.host_bytes_worst > planner->plan.host_bytes_free)
+    planner->plan.host_bytes_to_cut = space_co_get_left_behind (params->target);
 
   int64_t start = aio_clock_ns ();
   planner->deadline = start + SAMPLE_NS;

@@ -140,6 +140,46 @@ space_co_check_untrimmed (BlockDriverState *bs, int64_t need, bool *trim, GError
   return *trim;
 }
 
+/* Bytes of @container that are no holes, from @offset to its end; -errno. */
+static int64_t coroutine_fn
+co_count_stored (BlockDriverState *container, int64_t offset)
+{
+  int64_t end = bdrv_length (container), bytes = 0;
+
+  while (offset < end)
+    {
+      int64_t pnum, map;
+      BlockDriverState *file;
+      int status = bdrv_co_block_status (container, offset, end - offset, &pnum, &map, &file);
+
+      if (status < 0)
+        return status;
+      if (!(status & BDRV_BLOCK_ZERO))
+        bytes += pnum;
+      offset += pnum;
+    }
+  return bytes;
+}
+
+int64_t coroutine_fn
+space_co_get_left_behind (BlockDriverState *bs)
+{
+  g_auto (BlockLayout) layout = { 0 };
+  int64_t end = 0;
+
+  /* A fixed image has no layout, and a damaged one is not cut. */
+  if (!bs->drv->co_get_layout || !bs->drv->co_trim || bdrv_protocol_node (bs)->fixed_length
+      || !bs->drv->co_get_layout (bs, &layout, NULL))
+    return 0;
+  for (guint i = 0; i < layout.extents->len; i++)
+    {
+      const BlockExtent *extent = &g_array_index (layout.extents, BlockExtent, i);
+
+      end = MAX (end, extent->file_offset + extent->bytes);
+    }
+  return MAX (co_count_stored (bdrv_protocol_node (bs), end + layout.tail_bytes), 0);
+}
+
 bool coroutine_fn
 space_co_trim (BlockDriverState *bs, int64_t need, GError **error)
 {

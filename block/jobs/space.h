@@ -42,6 +42,9 @@ bool coroutine_fn space_co_check (BlockDriverState *bs, int64_t need, GError **e
 /* The same while @bs may not be changed.  What an interrupted run has left behind its last used byte is room, too: *trim
  * when that may be enough, and space_co_trim () is to be called as soon as @bs is writable. */
 bool coroutine_fn space_co_check_untrimmed (BlockDriverState *bs, int64_t need, bool *trim, GError **error);
+/* Bytes of the host that @bs takes up behind its last used byte, as far as can be told: what space_co_trim () would give
+ * back.  Changes nothing. */
+int64_t coroutine_fn space_co_get_left_behind (BlockDriverState *bs);
 /* Cuts @bs after its last used byte and looks again, as space_co_check (). */
 bool coroutine_fn space_co_trim (BlockDriverState *bs, int64_t need, GError **error);
 

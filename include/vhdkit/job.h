@@ -164,7 +164,10 @@ typedef struct
   int64_t virtual_size_before, virtual_size_after; /* of the target */
   int64_t host_bytes_worst, host_bytes_expected;   /* host space the target may take up more */
   int64_t host_bytes_free; /* of the target's file system, -1: not known, or of no account (a device) */
-  bool enough_space;       /* else vhdkit_commit_new ()'s job would be refused */
+  /* What an interrupted run has left at the end of the target's file: where the free space is not enough, it is cut off
+   * before anything else; 0: nothing is. */
+  int64_t host_bytes_to_cut;
+  bool enough_space; /* with both; else vhdkit_commit_new ()'s job would be refused */
   /* A sample of what is to be copied was read in so much time; 0: nothing was.  Writing is not measured. */
   int64_t measured_bytes;
   double measured_seconds;

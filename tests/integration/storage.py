@@ -311,8 +311,21 @@ def left_behind(t, place, operation):
         f.write(os.urandom(24 * MiB) + end)
     t.equal(t.content(path), before, 'content with more behind it')
     place.fill(MiB)
+    if operation is Commit:
+        foreseen(t, what)
     t.run(*what.argv)
     what.after_success(t)
+
+
+def foreseen(t, what):
+    """The dry run says what the merge does: it cuts the target and goes on."""
+    unchanged = Unchanged(*what.files)
+    plan = t.img('commit', '--dry-run', '--output=json', what.argv[-1]).json
+    t.check(plan['enough-space'], 'the room behind the blocks is not seen', plan)
+    t.check(23 * MiB <= plan['host-bytes-to-cut'] <= 25 * MiB, 'what is cut', plan)
+    t.check(plan['host-bytes-free'] <= MiB + 64 * KiB, 'free now', plan)
+    t.check('cut first: 24 MiB' in t.img('commit', '--dry-run', what.argv[-1]).out, 'for people')
+    unchanged.verify(t, 'a dry run')
 
 
 for operation in (Commit, Rebase):
