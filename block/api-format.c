@@ -148,7 +148,7 @@ static bool coroutine_fn
 create_co_check_children (CreateCall *call, const struct stat *existing)
 {
   const VhdkitCreateOptions *options = call->options;
-  const BdrvOpenParams params = {
+  BdrvOpenParams params = {
     .flags = BDRV_O_NO_BACKING | BDRV_O_FORCE_SHARE | BDRV_O_NO_LOCK | BDRV_O_INCOMPLETE,
     .confine = options->confine,
     .drive_map = options->drive_map,
@@ -157,10 +157,16 @@ create_co_check_children (CreateCall *call, const struct stat *existing)
   if (options->break_children || !S_ISREG (existing->st_mode) || existing->st_size == 0)
     return true;
   BlockDriverState *bs = bdrv_co_open (call->path, &params, NULL);
-  /* No image is opened above one that cannot be opened. */
+  bool damaged = bs == NULL;
+  /* What is left of an image may be all there is to mend its children's parent from. */
+  if (damaged)
+    {
+      params.format = "raw";
+      bs = bdrv_co_open (call->path, &params, NULL);
+    }
   if (bs == NULL)
     return true;
-  bool ok = siblings_co_check_overwritten (NULL, bs, &params, options->ignore_unknown, call->error);
+  bool ok = siblings_co_check_overwritten (NULL, bs, damaged, &params, options->ignore_unknown, call->error);
   bdrv_co_unref (bs);
   return ok;
 }

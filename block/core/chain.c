@@ -529,9 +529,10 @@ link_can_mean (const BlockParentLink *link, BlockDriverState *layer)
          && (!link->has_identity || has_identity_of_link (layer, link));
 }
 
-/* Those of the layers from @upper down to @lower that @link can mean, by file. */
+/* Those of the layers from @upper down to @lower that @link can mean, by file; with @by_path all. */
 static GHashTable *
-find_possible_parents (const BlockParentLink *link, BlockDriverState *upper, const BlockDriverState *lower)
+find_possible_parents (const BlockParentLink *link, BlockDriverState *upper, const BlockDriverState *lower,
+                       bool by_path)
 {
   GHashTable *possible = bdrv_file_key_set_new ();
 
@@ -539,7 +540,7 @@ find_possible_parents (const BlockParentLink *link, BlockDriverState *upper, con
     {
       BdrvFileKey key;
 
-      if (link_can_mean (link, layer) && bdrv_file_key_of_node (layer, &key))
+      if ((by_path || link_can_mean (link, layer)) && bdrv_file_key_of_node (layer, &key))
         g_hash_table_insert (possible, g_memdup2 (&key, sizeof key), layer);
       if (layer == lower)
         return possible;
@@ -575,7 +576,7 @@ co_parent_search_ends (ChainOpen *chain, const char *path, const BlockParentLink
 static BlockDriverState *coroutine_fn
 co_find_parent_from (BlockDriverState *child, const char *host_path, const char *name,
                      BlockDriverState *upper, BlockDriverState *lower, const BdrvOpenParams *params,
-                     char **found, bool *lost)
+                     bool by_path, char **found, bool *lost)
 {
   g_auto (BlockParentLink) link = { 0 };
   BlockDriverState *layer = NULL;
@@ -585,7 +586,7 @@ co_find_parent_from (BlockDriverState *child, const char *host_path, const char 
     *lost = false;
   if (!child->drv->get_parent_link || !child->drv->get_parent_link (child, &link) || !link.paths)
     return NULL;
-  g_autoptr (GHashTable) possible = find_possible_parents (&link, upper, lower);
+  g_autoptr (GHashTable) possible = find_possible_parents (&link, upper, lower, by_path);
   if (g_hash_table_size (possible) == 0)
     return NULL;
 
@@ -612,16 +613,16 @@ co_find_parent_from (BlockDriverState *child, const char *host_path, const char 
         }
     }
   if (lost)
-    *lost = !ended && link.has_identity;
+    *lost = !ended && link.has_identity && !by_path;
   return layer;
 }
 
 BlockDriverState *coroutine_fn
 bdrv_co_find_parent_layer (BlockDriverState *child, BlockDriverState *upper, BlockDriverState *lower,
-                           const BdrvOpenParams *params, bool *lost)
+                           const BdrvOpenParams *params, bool by_path, bool *lost)
 {
-  return co_find_parent_from (child, bdrv_get_host_path (child), child->filename, upper, lower, params, NULL,
-                              lost);
+  return co_find_parent_from (child, bdrv_get_host_path (child), child->filename, upper, lower, params,
+                              by_path, NULL, lost);
 }
 
 BlockDriverState *coroutine_fn
@@ -636,7 +637,7 @@ bdrv_co_find_broken_link (BlockDriverState *bs, const char *path, const BdrvOpen
     {
       g_autofree char *found = NULL;
 
-      if (!co_find_parent_from (bs, host_path, name, bs->backing, bs->backing, &look, &found, NULL))
+      if (!co_find_parent_from (bs, host_path, name, bs->backing, bs->backing, &look, false, &found, NULL))
         return bs;
       g_free (name);
       name = g_steal_pointer (&found);

@@ -179,7 +179,8 @@ co_look_at_image (ChildSearch *search, BlockDriverState *bs, GError **error)
 {
   const BdrvChildQuery *query = search->query;
   bool lost;
-  BlockDriverState *parent = bdrv_co_find_parent_layer (bs, query->upper, query->lower, &search->look, &lost);
+  BlockDriverState *parent =
+      bdrv_co_find_parent_layer (bs, query->upper, query->lower, &search->look, query->by_path, &lost);
 
   if (parent)
     {

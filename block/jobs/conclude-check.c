@@ -177,7 +177,7 @@ co_find_parent (const ConcludeParams *params, BlockDriverState *child, GError **
       }
   look.flags = BDRV_O_NO_BACKING | BDRV_O_NO_LOCK | BDRV_O_FORCE_SHARE;
   look.filters = NULL;
-  parent = bdrv_co_find_parent_layer (child, params->source, params->target, &look, NULL);
+  parent = bdrv_co_find_parent_layer (child, params->source, params->target, &look, false, NULL);
   if (parent == params->source || parent == params->target)
     return parent;
   bdrv_set_error (error, child, VHDKIT_ERROR_INVALID_ARGUMENT, "its parent is not %s: it cannot be relinked",

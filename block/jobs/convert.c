@@ -155,7 +155,7 @@ static bool coroutine_fn
 convert_co_check_children (Job *job, const ConvertParams *params, GError **error)
 {
   return params->break_children
-         || siblings_co_check_overwritten (job, params->target, &params->places,
+         || siblings_co_check_overwritten (job, params->target, false, &params->places,
                                            params->ignore_unknown || params->target_is_zero, error);
 }
 

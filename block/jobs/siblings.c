@@ -23,15 +23,16 @@ pause_point (void *opaque)
   return job_co_pause_point (opaque);
 }
 
-GPtrArray *coroutine_fn
-siblings_co_find (Job *job, BlockDriverState *leaf, BlockDriverState *upper, BlockDriverState *lower,
-                  const BdrvOpenParams *places, GError **error)
+static GPtrArray *coroutine_fn
+co_find (Job *job, BlockDriverState *leaf, BlockDriverState *upper, BlockDriverState *lower, bool by_path,
+         const BdrvOpenParams *places, GError **error)
 {
   const BdrvChildQuery query = {
     .leaf = leaf,
     .upper = upper,
     .lower = lower,
     .places = places,
+    .by_path = by_path,
     .co_pause_point = job ? pause_point : NULL,
     .opaque = job,
   };
@@ -40,6 +41,13 @@ siblings_co_find (Job *job, BlockDriverState *leaf, BlockDriverState *upper, Blo
   if (!found)
     job_set_cancelled (job, error);
   return found;
+}
+
+GPtrArray *coroutine_fn
+siblings_co_find (Job *job, BlockDriverState *leaf, BlockDriverState *upper, BlockDriverState *lower,
+                  const BdrvOpenParams *places, GError **error)
+{
+  return co_find (job, leaf, upper, lower, false, places, error);
 }
 
 /* --- in words ------------------------------------------------------------------------------------------ */
@@ -121,10 +129,10 @@ siblings_co_check (Job *job, BlockDriverState *source, BlockDriverState *target,
 }
 
 bool coroutine_fn
-siblings_co_check_overwritten (Job *job, BlockDriverState *bs, const BdrvOpenParams *places,
+siblings_co_check_overwritten (Job *job, BlockDriverState *bs, bool damaged, const BdrvOpenParams *places,
                                bool ignore_unknown, GError **error)
 {
-  g_autoptr (GPtrArray) found = siblings_co_find (job, bs, bs, bs, places, error);
+  g_autoptr (GPtrArray) found = co_find (job, bs, bs, bs, damaged, places, error);
   guint n, n_unknown;
 
   if (!found)

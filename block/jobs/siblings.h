@@ -26,9 +26,11 @@ char *siblings_name_unknown (const GPtrArray *found);
 bool coroutine_fn siblings_co_check (Job *job, BlockDriverState *source, BlockDriverState *target,
                                      const BdrvOpenParams *places, bool ignore_unknown, GError **error);
 /* Whether no image depends on @bs, whose content is about to be replaced: false as siblings_co_check () has it.  What is not
- * known counts for formats that know their children by an identity alone.  @job may be NULL. */
-bool coroutine_fn siblings_co_check_overwritten (Job *job, BlockDriverState *bs, const BdrvOpenParams *places,
-                                                 bool ignore_unknown, GError **error);
+ * known counts for formats that know their children by an identity alone.  @damaged: @bs is the raw file of an image that
+ * cannot be opened any more, and what names that file counts.  @job may be NULL. */
+bool coroutine_fn siblings_co_check_overwritten (Job *job, BlockDriverState *bs, bool damaged,
+                                                 const BdrvOpenParams *places, bool ignore_unknown,
+                                                 GError **error);
 /* *@children: those of @bs, a leaf, for a message: "2 images above it (a.vhdx, b.vhdx)", or, where there are none, what
  * may be one, unless @ignore_unknown: *@unknown; NULL: none is found.  false with @error: cancelled. */
 bool coroutine_fn siblings_co_describe_children (Job *job, BlockDriverState *bs, const BdrvOpenParams *places,

@@ -332,6 +332,24 @@ def unknown_beside_what_is_written_over(t):
 
 
 @case
+def damaged_parent_is_written_over(t):
+    """It may be all there is to mend it from.  Who it was it cannot say: those that name its file are asked for."""
+    source = image(t, 'elsewhere/source', value=7)
+    base, other = image(t, 'p'), image(t, 'o')
+    child = image(t, 'c', base, 2, 1)
+    image(t, 'x', other, 2, 1)
+    with open(base, 'r+b') as f:
+        f.write(bytes(1536 if FORMAT == 'vhd' else MiB))
+        f.truncate(SIZE)
+    t.refused(t.img('info', base, rc=1))
+    for argv in writers(t, base, source):
+        if '-n' not in argv:
+            kept(t, *argv, phrases=('1 image above it', child, '--break-children'))
+    os.rename(child, t.path('elsewhere/c'))
+    t.img('create', '-q', '-f', FORMAT, base, SIZE)
+
+
+@case
 def parent_is_written_to(t):
     """By vhd-io, at its first change, and by bench; who only reads is not asked, nor who writes to a leaf."""
     base = image(t, 'p')
