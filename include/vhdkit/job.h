@@ -270,7 +270,8 @@ typedef struct
   bool reserved[6];
 } VhdkitConvertOptions;
 
-/* Copy all of @source into @target (opened read-write, at least as large, same context).  The job fails (HAS_CHILDREN)
+/* Copy all of @source into @target (opened read-write, at least as large, same context).  What a larger @target holds
+ * behind the end of @source stays; what its parent shows there is hidden.  The job fails (HAS_CHILDREN)
  * before it writes when images in the directory of @target would be broken, unless an option says otherwise: as
  * vhdkit_image_create (). */
 VhdkitJob *vhdkit_convert_new (VhdkitImage *source, VhdkitImage *target, const VhdkitConvertOptions *options,

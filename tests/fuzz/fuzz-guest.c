@@ -7,29 +7,22 @@
  * a stranger's image that can be opened for writing must from then on behave like any other.  Of that only the first
  * MODEL_BYTES are worked on.
  *
- * The script: the image (0xff: that of the input), then an opcode and its numbers, again and again.
+ * The script: the image (0xff: that of the input), then an opcode and its numbers, again and again.  Codes keep their
+ * meaning, so that corpora that have grown do.
  */
-#include "fuzz.h"
+#include "fuzz-guest.h"
 
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
-#define MODEL_BYTES (8 << 20)
 #define MAX_REQUEST (256 << 10)
 #define MAX_OPS     64
 #define MAX_JOBS    6
-
-typedef struct
-{
-  VhdkitImage *image;
-  bool own;  /* of our making: nothing may fail */
-  bool lost; /* something failed that may: what the image shows is not known any more */
-  bool full; /* … for lack of room in the file */
-  int jobs;
-  uint8_t *model;
-  int64_t bytes; /* of the model */
-} Guest;
+/* Codes are taken modulo OPS, but for those of operations that came later. */
+#define OPS     24
+#define NEW_OPS 0xf8
+#define OPS_END (OPS + 5)
 
 /* --- our own images ------------------------------------------------------------------------------------ */
 
@@ -95,6 +88,9 @@ fill_layer (int layer)
   memset (data, 0x50 + layer, 8192);
   for (int i = 0; i < 3; i++)
     g_assert_cmpint (vhdkit_image_pwrite (image, data, (layer + 2 * i) * INT64_C (8192), 8192), ==, 0);
+  /* Behind the end of the layer above. */
+  if (layer % 2)
+    g_assert_cmpint (vhdkit_image_pwrite (image, data, vhdkit_image_get_size (image) - 8192, 8192), ==, 0);
   g_assert_true (vhdkit_image_close (image, &error));
 }
 
@@ -127,9 +123,8 @@ take_own_image (int which)
 
 /* --- the model ----------------------------------------------------------------------------------------- */
 
-/* Whether the request succeeded. */
-static bool
-judge (Guest *guest, int ret, const char *what)
+bool
+guest_judge (Guest *guest, int ret, const char *what)
 {
   if (ret == 0)
     return true;
@@ -140,8 +135,8 @@ judge (Guest *guest, int ret, const char *what)
   return false;
 }
 
-static bool
-judge_error (Guest *guest, const GError *error, const char *what)
+bool
+guest_judge_error (Guest *guest, const GError *error, const char *what)
 {
   if (!error)
     return true;
@@ -157,7 +152,7 @@ compare (Guest *guest, int64_t offset, int64_t bytes)
   g_autofree uint8_t *data = g_malloc (bytes + 1);
 
   if (guest->lost || bytes <= 0
-      || !judge (guest, vhdkit_image_pread (guest->image, data, offset, bytes), "read"))
+      || !guest_judge (guest, vhdkit_image_pread (guest->image, data, offset, bytes), "read"))
     return;
   if (memcmp (data, guest->model + offset, bytes) == 0)
     return;
@@ -167,22 +162,22 @@ compare (Guest *guest, int64_t offset, int64_t bytes)
                guest->model[offset + i]);
 }
 
-static void
-compare_all (Guest *guest)
+void
+guest_compare_all (Guest *guest)
 {
   for (int64_t at = 0; at < guest->bytes; at += 1 << 20)
     compare (guest, at, MIN (1 << 20, guest->bytes - at));
 }
 
-static VhdkitImage *
-open_leaf (unsigned flags, GError **error)
+VhdkitImage *
+guest_open_file (unsigned file, unsigned flags, GError **error)
 {
   VhdkitOpenOptions options = { .struct_size = sizeof options,
                                 .flags = flags | VHDKIT_OPEN_RAW_PARENT,
                                 .cache = VHDKIT_CACHE_WRITEBACK,
                                 .filters = fuzz_filters };
 
-  return vhdkit_image_open (fuzz_context (), fuzz_path (0), &options, error);
+  return vhdkit_image_open (fuzz_context (), fuzz_path (file), &options, error);
 }
 
 static bool
@@ -193,7 +188,7 @@ close_image (Guest *guest)
   vhdkit_image_close (g_steal_pointer (&guest->image), &error);
   if (error)
     guest->lost = true;
-  return judge_error (guest, error, "close");
+  return guest_judge_error (guest, error, "close");
 }
 
 /* Opened once, it opens again: also what was a stranger's, unless an error came in between. */
@@ -202,7 +197,7 @@ open_image (Guest *guest, unsigned flags)
 {
   g_autoptr (GError) error = NULL;
 
-  guest->image = open_leaf (flags, &error);
+  guest->image = guest_open_file (0, flags, &error);
   if (guest->image)
     return true;
   if (!guest->full && !guest->lost)
@@ -215,23 +210,23 @@ ignore_finding (void *opaque, VhdkitCheckSeverity severity, const char *text)
 {
 }
 
-static void
-check (Guest *guest)
+void
+guest_check (Guest *guest, VhdkitImage *image)
 {
   g_autoptr (GError) error = NULL;
   VhdkitCheckResult result;
 
-  if (!vhdkit_image_check (guest->image, false, &result, ignore_finding, NULL, &error))
+  if (!vhdkit_image_check (image, false, &result, ignore_finding, NULL, &error))
     {
       if (!g_error_matches (error, VHDKIT_ERROR, VHDKIT_ERROR_UNSUPPORTED)) /* raw */
-        judge_error (guest, error, "check");
+        guest_judge_error (guest, error, "check");
     }
   else if (guest->own && !guest->lost)
     g_assert_cmpint (result.corruptions, ==, 0);
 }
 
-static bool
-reopen (Guest *guest, unsigned flags)
+bool
+guest_reopen (Guest *guest, unsigned flags)
 {
   return close_image (guest) && open_image (guest, flags);
 }
@@ -268,15 +263,15 @@ write_data (Guest *guest, Range range, uint8_t pattern)
 
   for (int64_t i = 0; i < range.bytes; i++)
     data[i] = pattern == 0 ? 0 : (uint8_t)(pattern + (range.offset + i) / 512);
-  if (judge (guest, vhdkit_image_pwrite (guest->image, data, range.offset, range.bytes), "write"))
+  if (guest_judge (guest, vhdkit_image_pwrite (guest->image, data, range.offset, range.bytes), "write"))
     memcpy (guest->model + range.offset, data, range.bytes);
 }
 
 static void
 write_zeroes (Guest *guest, Range range, bool may_unmap)
 {
-  if (judge (guest, vhdkit_image_pwrite_zeroes (guest->image, range.offset, range.bytes, may_unmap),
-             "zeroes"))
+  if (guest_judge (guest, vhdkit_image_pwrite_zeroes (guest->image, range.offset, range.bytes, may_unmap),
+                   "zeroes"))
     memset (guest->model + range.offset, 0, range.bytes);
 }
 
@@ -286,8 +281,9 @@ discard (Guest *guest, Range range)
 {
   g_autofree uint8_t *data = g_malloc (range.bytes + 1);
 
-  if (!judge (guest, vhdkit_image_discard (guest->image, range.offset, range.bytes), "discard") || guest->lost
-      || !judge (guest, vhdkit_image_pread (guest->image, data, range.offset, range.bytes), "read"))
+  if (!guest_judge (guest, vhdkit_image_discard (guest->image, range.offset, range.bytes), "discard")
+      || guest->lost
+      || !guest_judge (guest, vhdkit_image_pread (guest->image, data, range.offset, range.bytes), "read"))
     return;
   for (int64_t i = 0; i < range.bytes; i++)
     if (data[i] != 0 && data[i] != guest->model[range.offset + i])
@@ -306,7 +302,7 @@ grow (Guest *guest, uint32_t by)
   if (!vhdkit_image_truncate (guest->image, bytes, &error))
     {
       if (!g_error_matches (error, VHDKIT_ERROR, VHDKIT_ERROR_UNSUPPORTED))
-        judge_error (guest, error, "grow");
+        guest_judge_error (guest, error, "grow");
       g_assert_cmpint (vhdkit_image_get_size (guest->image), ==, before);
       return;
     }
@@ -316,86 +312,22 @@ grow (Guest *guest, uint32_t by)
 
 /* --- jobs ------------------------------------------------------------------------------------------------ */
 
-static void
-run_job (Guest *guest, VhdkitJob *job, GError *not_made, const char *what)
+bool
+guest_run_job (Guest *guest, VhdkitJob *job, GError *not_made, const char *what)
 {
   g_autoptr (GError) error = not_made;
 
   if (job)
-    {
-      vhdkit_job_run (job, NULL, NULL, &error);
-      vhdkit_job_free (job);
-    }
+    vhdkit_job_run (job, NULL, NULL, &error);
   /* What a job refuses (nothing to merge into, a file system that cannot be read) is not an error. */
   if (error
       && (g_error_matches (error, VHDKIT_ERROR, VHDKIT_ERROR_UNSUPPORTED)
           || g_error_matches (error, VHDKIT_ERROR, VHDKIT_ERROR_INVALID_ARGUMENT)))
-    return;
-  if (!judge_error (guest, error, what))
-    guest->full |= g_error_matches (error, VHDKIT_ERROR, VHDKIT_ERROR_IO);
-}
-
-static void
-compact (Guest *guest, uint8_t flags)
-{
-  static const VhdkitCompactMode modes[] = { VHDKIT_COMPACT_FULL, VHDKIT_COMPACT_PREZEROED,
-                                             VHDKIT_COMPACT_PRETRIMMED, VHDKIT_COMPACT_PUNCH };
-  /* A stranger's disk may have file systems, whose free space does not stay as it was. */
-  VhdkitCompactOptions options = { .struct_size = sizeof options,
-                                   .mode = guest->own ? modes[flags % 4] : modes[1 + flags % 2],
-                                   .no_block_moves = flags & 4,
-                                   .parallel = 1 + flags % 3 };
-  GError *error = NULL;
-  VhdkitJob *job = vhdkit_compact_new (guest->image, &options, &error);
-
-  run_job (guest, job, error, "compact");
-}
-
-/* The leaf is as it was; what it shows comes from below. */
-static void
-commit (Guest *guest, uint8_t depth)
-{
-  VhdkitCommitOptions options = { .struct_size = sizeof options,
-                                  .target_layer = 1 + depth % 3,
-                                  .shrink_target = depth & 0x10,
-                                  .break_siblings = depth & 0x20,
-                                  .skip_identical = depth & 0x40 };
-  GError *error = NULL;
-
-  if (!reopen (guest, 0))
-    return;
-
-  int layers = vhdkit_image_get_depth (guest->image);
-
-  if (layers > 1)
-    {
-      options.target_layer = MIN (options.target_layer, layers - 1);
-      options.source_layer = depth & 0x80 && options.target_layer > 1 ? 1 : 0;
-
-      VhdkitJob *job = vhdkit_commit_new (guest->image, &options, &error);
-
-      run_job (guest, job, error, "commit");
-      compare_all (guest);
-    }
-  reopen (guest, VHDKIT_OPEN_RDWR);
-}
-
-/* The leaf loses its parents, and shows the same. */
-static void
-rebase (Guest *guest)
-{
-  VhdkitRebaseOptions options = { .struct_size = sizeof options };
-  GError *error = NULL;
-
-  if (!reopen (guest, 0))
-    return;
-  if (vhdkit_image_get_depth (guest->image) > 1)
-    {
-      VhdkitJob *job = vhdkit_rebase_new (guest->image, NULL, &options, &error);
-
-      run_job (guest, job, error, "rebase");
-    }
-  reopen (guest, VHDKIT_OPEN_RDWR);
+    return false;
+  if (guest_judge_error (guest, error, what))
+    return true;
+  guest->full |= g_error_matches (error, VHDKIT_ERROR, VHDKIT_ERROR_IO);
+  return false;
 }
 
 /* --- the run --------------------------------------------------------------------------------------------- */
@@ -403,7 +335,8 @@ rebase (Guest *guest)
 static void
 step (Guest *guest, FuzzReader *reader)
 {
-  uint8_t op = fuzz_u8 (reader) % 24;
+  uint8_t code = fuzz_u8 (reader);
+  int op = code >= NEW_OPS && code - NEW_OPS < OPS_END - OPS ? OPS + code - NEW_OPS : code % OPS;
   Range range = { 0, 0 };
 
   if (op < 14)
@@ -440,27 +373,42 @@ step (Guest *guest, FuzzReader *reader)
       break;
     case 14:
     case 15:
-      judge (guest, vhdkit_image_flush (guest->image), "flush");
+      guest_judge (guest, vhdkit_image_flush (guest->image), "flush");
       break;
     case 16:
     case 17:
       grow (guest, fuzz_u16 (reader));
       break;
     case 18:
-      reopen (guest, VHDKIT_OPEN_RDWR);
+      guest_reopen (guest, VHDKIT_OPEN_RDWR);
       break;
     case 19:
-      check (guest);
+      guest_check (guest, guest->image);
       break;
     case 20:
     case 21:
-      compact (guest, fuzz_u8 (reader));
+      guest_compact (guest, fuzz_u8 (reader));
       break;
     case 22:
-      commit (guest, fuzz_u8 (reader));
+      guest_commit (guest, fuzz_u8 (reader));
+      break;
+    case 23:
+      guest_rebase (guest);
+      break;
+    case 24:
+      guest_convert (guest, reader);
+      break;
+    case 25:
+      guest_plan_commit (guest, fuzz_u8 (reader));
+      break;
+    case 26:
+      guest_plan_compact (guest, fuzz_u8 (reader));
+      break;
+    case 27:
+      guest_plan_rebase (guest, fuzz_u8 (reader));
       break;
     default:
-      rebase (guest);
+      guest_rebase_onto (guest, fuzz_u8 (reader));
     }
 }
 
@@ -483,9 +431,15 @@ run (const uint8_t *script, size_t bytes)
   Guest guest = { .own = which != 0xff };
 
   if (guest.own)
-    take_own_image (which % G_N_ELEMENTS (kinds));
+    {
+      const Kind *kind = &kinds[which % G_N_ELEMENTS (kinds)];
+
+      take_own_image (which % G_N_ELEMENTS (kinds));
+      guest.format = kind->format;
+      guest.layers = kind->layers;
+    }
   fuzz_store_set_writable (true);
-  guest.image = open_leaf (VHDKIT_OPEN_RDWR, NULL);
+  guest.image = guest_open_file (0, VHDKIT_OPEN_RDWR, NULL);
   g_assert_true (guest.image || !guest.own);
   if (!guest.image)
     return;
@@ -493,11 +447,11 @@ run (const uint8_t *script, size_t bytes)
     for (int i = 0; i < MAX_OPS && guest.image && reader.at < reader.end; i++)
       step (&guest, &reader);
   if (guest.image)
-    compare_all (&guest);
-  if (guest.image && reopen (&guest, 0))
+    guest_compare_all (&guest);
+  if (guest.image && guest_reopen (&guest, 0))
     {
-      compare_all (&guest);
-      check (&guest);
+      guest_compare_all (&guest);
+      guest_check (&guest, guest.image);
       close_image (&guest);
     }
   g_free (guest.model);

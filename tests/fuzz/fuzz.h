@@ -26,7 +26,9 @@
 
 G_BEGIN_DECLS
 
-#define FUZZ_FILES  8
+#define FUZZ_FILES 8
+/* A file that no input brings. */
+#define FUZZ_COPY   FUZZ_FILES
 #define FUZZ_SCRIPT 65536
 /* Files do not get longer than this by being written to. */
 #define FUZZ_MAX_WRITTEN (INT64_C (192) << 20)

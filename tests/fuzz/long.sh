@@ -53,7 +53,7 @@ fuzz ()
   "$build/tests/fuzz/libfuzzer-$1" -max_total_time="$2" -timeout=20 -rss_limit_mb=3072 -malloc_limit_mb=1024 \
     -len_control=0 -max_len=65536 -use_value_profile=1 -entropic=0 -print_final_stats=1 \
     -artifact_prefix="$corpus.findings/" \
-    "$corpus" $inputs > "$log" 2>&1 || true
+    "$corpus" $inputs > "$log" 2>&1 || mv "$log" "$log.failed"
 }
 
 # merge TARGET: keeps of the corpus what reaches something.
@@ -76,10 +76,13 @@ report ()
 {
   corpus=$corpora/$1
   findings=$(find "$corpus.findings" -type f | wc -l)
+  # Each has left a finding; if not, its end is what is known.
+  failed=$(find "$corpus.logs" -name '*.failed')
   executions=$(cat "$corpus.logs"/* | sed -n 's/^stat::number_of_executed_units: //p' | awk '{ n += $1 } END { print n + 0 }')
   reached=$(cat "$corpus.logs"/* | grep -o 'cov: [0-9]* ft: [0-9]*' | sort -k 4n | tail -n 1)
   echo "$1: $executions executions, $reached, corpus of $(find "$corpus" -type f | wc -l) inputs, $findings findings"
-  [ "$findings" -eq 0 ] && [ "$executions" -gt 0 ] || status=1
+  [ -z "$failed" ] || echo "$1: ended before its time: $failed"
+  [ "$findings" -eq 0 ] && [ -z "$failed" ] && [ "$executions" -gt 0 ] || status=1
 }
 
 spent=0

@@ -380,6 +380,35 @@ def scripts(m):
     text = fill + at(9, 0, 2) + bytes([14, 20, 0]) + at(7, 3) + struct.pack('<BH', 16, 300) + fill + at(9, 1) + bytes([18, 20, 0])
     for image in (2, 6, 7, 9, 10, 11):
         m.script('guest', 'moves-%d' % image, (bytes([image]) + text + (b'\x16\0' if image > 9 else b'')).hex())
+    second_images(m)
+
+
+def second_images(m):
+    """Copies of such images, and plans: the operations whose codes are in place of others' (NEW_OPS)."""
+    def some(image):
+        """Data, zeros and nothing, here and there."""
+        return bytes([image]) + b''.join(struct.pack('<BIHB', 0, 4 << 28 | at, 3, 7 + at % 5) for at in (0, 70000, 180000)) \
+            + struct.pack('<BIH', 5, 4 << 28 | 90000, 20) + struct.pack('<BIH', 9, 4 << 28 | 180000, 1)
+
+    def copy(kind, flags, place=123457):
+        return struct.pack('<BBBI', 0xf8, kind, flags, place)
+
+    for number, image in enumerate((0, 2, 3, 7, 8, 9, 13)):
+        # Each kind of copy, and a used one that is larger.
+        text = copy(number, 0x40) + copy(number + 3, 0x82 + number) + copy(number + 1, 0x31)
+        m.script('guest', 'convert-%d' % image, (some(image) + text).hex())
+    for image in (4, 5, 6, 10, 11, 12):
+        # Children of the lower layers; once more when the image has no parent.
+        text = copy(image, 0x00) + copy(0x80, 0x04) + copy(0x81, 0x88) + copy(0x80, 0x02)
+        m.script('guest', 'convert-%d' % image, (some(image) + text + bytes([23]) + copy(0x80, 0x40)).hex())
+        # 8: and then done.
+        m.script('guest', 'plan-commit-%d' % image, (some(image) + bytes([0xf9, 0x20, 0xf9, 0xb9, 0xf9, 0x78])).hex())
+        m.script('guest', 'plan-rebase-%d' % image, (some(image) + bytes([0xfb, 0x80, 0xfb, 1, 0xfc, 1, 0xfb, 0x80])).hex())
+    for image in (0, 1, 2, 5, 7, 9, 11, 8):
+        text = bytes([0xfa, 0x10, 0xfa, 0x33, 0xfa, 0x08]) + struct.pack('<BIH', 9, 0, 40000) + bytes([0xfa, 0x09, 0xfa, 0x3f])
+        m.script('guest', 'plan-compact-%d' % image, (some(image) + text).hex())
+    # A sector bitmap that nobody needs any more, its block being zeros.
+    m.script('guest', 'plan-compact-bitmap', (some(10) + struct.pack('<BIH', 7, 0xc0000000, 0) + bytes([0xfa, 0x02, 0xfa, 0x08])).hex())
 
 
 def paths(m):

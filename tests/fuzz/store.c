@@ -12,15 +12,17 @@
 
 #define SECTOR     512
 #define READ_PIECE 65536
+/* Those of inputs, and FUZZ_COPY. */
+#define STORE_FILES (FUZZ_FILES + 1)
 
 static struct
 {
   char *dir;
-  char *paths[FUZZ_FILES];
+  char *paths[STORE_FILES];
   pid_t owner;
   VhdkitContext *context;
-  Content *files[FUZZ_FILES];
-  GHashTable *seen[FUZZ_FILES]; /* sectors that were read; NULL: nobody watches */
+  Content *files[STORE_FILES];
+  GHashTable *seen[STORE_FILES]; /* sectors that were read; NULL: nobody watches */
   bool writable;
   int64_t requests, bytes; /* left */
 } store;
@@ -40,6 +42,13 @@ content_of (BlockDriverState *bs)
   const FuzzMem *s = bs->opaque;
 
   return store.files[s->file];
+}
+
+/* The core asks the child how long the container is, which sees nothing of all this. */
+static void
+tell_child (BlockDriverState *bs)
+{
+  bs->file->bytes = content_length (content_of (bs));
 }
 
 static void
@@ -65,8 +74,9 @@ fuzzmem_co_open (BlockDriverState *bs, const BlockOptions *options, GError **err
   FuzzMem *s = bs->opaque;
   g_autofree char *name = g_path_get_basename (bs->file->drv->get_host_path (bs->file));
 
-  s->file = (unsigned)(name[0] - '0') % FUZZ_FILES;
+  s->file = (unsigned)(name[0] - '0') % STORE_FILES;
   bs->bytes = content_length (store.files[s->file]);
+  tell_child (bs);
   bs->limits.request_alignment = 1;
   bs->limits.zeroes_alignment = 1;
   bs->limits.discard_alignment = 1;
@@ -124,6 +134,7 @@ fuzzmem_co_pwritev (BlockDriverState *bs, int64_t offset, int64_t bytes, const I
 
   io_vector_to_buf (qiov, qiov_offset, buffer, bytes);
   content_write (content_of (bs), offset, bytes, buffer);
+  tell_child (bs);
   return 0;
 }
 
@@ -134,6 +145,7 @@ fuzzmem_co_pwrite_zeroes (BlockDriverState *bs, int64_t offset, int64_t bytes, i
   if (offset + bytes > FUZZ_MAX_WRITTEN && offset + bytes > bs->bytes)
     return -ENOSPC;
   content_zero (content_of (bs), offset, bytes);
+  tell_child (bs);
   return 0;
 }
 
@@ -161,8 +173,7 @@ fuzzmem_co_truncate (BlockDriverState *bs, int64_t bytes, GError **error)
       return false;
     }
   content_set_length (content_of (bs), bytes);
-  /* The core asks the child, which did not see it. */
-  bs->file->bytes = bytes;
+  tell_child (bs);
   bs->bytes = bytes;
   return true;
 }
@@ -216,7 +227,7 @@ store_clear (void)
 {
   if (getpid () != store.owner)
     return;
-  for (unsigned i = 0; i < FUZZ_FILES; i++)
+  for (unsigned i = 0; i < STORE_FILES; i++)
     {
       g_unlink (store.paths[i]);
       g_clear_pointer (&store.files[i], content_free);
@@ -241,7 +252,7 @@ store_init (void)
   store.dir = g_build_filename (parent, "vhdkit-fuzz-XXXXXX", NULL);
   if (!g_mkdtemp (store.dir))
     g_error ("%s: %s", store.dir, g_strerror (errno));
-  for (unsigned i = 0; i < FUZZ_FILES; i++)
+  for (unsigned i = 0; i < STORE_FILES; i++)
     {
       store.files[i] = content_new ();
       store.paths[i] = g_strdup_printf ("%s/%u.img", store.dir, i);
@@ -284,7 +295,7 @@ void
 fuzz_store_reset (const FuzzTarget *target)
 {
   store_init ();
-  for (unsigned i = 0; i < FUZZ_FILES; i++)
+  for (unsigned i = 0; i < STORE_FILES; i++)
     content_set_length (store.files[i], 0);
   store.writable = false;
   store.requests = target->max_requests;
@@ -301,7 +312,7 @@ void
 fuzz_store_watch (void)
 {
   store_init ();
-  for (unsigned i = 0; i < FUZZ_FILES; i++)
+  for (unsigned i = 0; i < STORE_FILES; i++)
     store.seen[i] = g_hash_table_new (NULL, NULL);
 }
 
