@@ -169,6 +169,45 @@ test_stale_entries (void)
     }
 }
 
+/* What is reserved in the header need not be zeros.  It stays: of a header of which a part is written, and of one that is
+ * written as a whole, elsewhere. */
+static void
+test_reserved_bytes (void)
+{
+  /* Of the header: behind the time stamp of the parent, in the first and the last locator, and at the end. */
+  static const size_t places[] = { 60, 576 + 12, 576 + 7 * 24 + 12, 768, 1020 };
+  /* Entries more in the table's slack; a table elsewhere. */
+  static const int64_t sizes[] = { 512 * KIB, 8 * MIB };
+
+  for (size_t i = 0; i < G_N_ELEMENTS (sizes); i++)
+    {
+      uint8_t found[4];
+
+      scratch_init ();
+      const char *path = scratch_path ("a.vhd");
+      Model model = model_new (sizes[i]);
+
+      create_image (path, "vhd", 400 * KIB, BLOCK, NULL);
+      for (size_t k = 0; k < G_N_ELEMENTS (places); k++)
+        patch (path, 512, 1024, 36, places[k], 0x05060708 + k, 4);
+
+      VhdkitImage *image = open_image (path, VHDKIT_OPEN_RDWR);
+      model_write (&model, image, 0, BLOCK, 1);
+      close_image (image);
+      grow (path, sizes[i]);
+      model.bytes = sizes[i];
+      model_check (&model, path, "after growth");
+      assert_checks_clean (path);
+      for (size_t k = 0; k < G_N_ELEMENTS (places); k++)
+        {
+          file_read (path, 512 + places[k], found, sizeof found);
+          g_assert_cmpint (found[0] << 24 | found[1] << 16 | found[2] << 8 | found[3], ==, 0x05060708 + k);
+        }
+      g_free (model.data);
+      scratch_clear ();
+    }
+}
+
 typedef struct
 {
   const char *name;
@@ -409,6 +448,7 @@ main (int argc, char **argv)
     g_setenv ("TMPDIR", "/dev/shm", true);
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/grow/stale-entries", test_stale_entries);
+  g_test_add_func ("/grow/reserved-bytes", test_reserved_bytes);
   for (size_t i = 0; i < G_N_ELEMENTS (failing); i++)
     {
       g_autofree char *path = g_strdup_printf ("/grow/fails/%s", failing[i].name);

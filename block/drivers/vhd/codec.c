@@ -126,6 +126,7 @@ vhd_header_decode (const VhdHeaderDisk *disk, VhdHeader *header, uint32_t *found
   header->block_size = be32_get (disk->block_size);
   memcpy (header->parent_unique_id, disk->parent_unique_id, sizeof header->parent_unique_id);
   header->parent_time_stamp = be32_get (disk->parent_time_stamp);
+  header->reserved1 = be32_get (disk->reserved1);
   for (int i = 0; i < VHD_PARENT_NAME_UNITS; i++)
     header->parent_name[i] = be16_get (disk->parent_name[i]);
   for (int i = 0; i < VHD_LOCATORS; i++)
@@ -133,8 +134,10 @@ vhd_header_decode (const VhdHeaderDisk *disk, VhdHeader *header, uint32_t *found
       header->locators[i].code = be32_get (disk->locators[i].platform_code);
       header->locators[i].space = be32_get (disk->locators[i].data_space);
       header->locators[i].length = be32_get (disk->locators[i].data_length);
+      header->locators[i].reserved = be32_get (disk->locators[i].reserved);
       header->locators[i].offset = be64_get (disk->locators[i].data_offset);
     }
+  memcpy (header->reserved2, disk->reserved2, sizeof header->reserved2);
   return VHD_DECODE_OK;
 }
 
@@ -150,6 +153,7 @@ vhd_header_encode (const VhdHeader *header, VhdHeaderDisk *disk)
   disk->block_size = be32 (header->block_size);
   memcpy (disk->parent_unique_id, header->parent_unique_id, sizeof disk->parent_unique_id);
   disk->parent_time_stamp = be32 (header->parent_time_stamp);
+  disk->reserved1 = be32 (header->reserved1);
   for (int i = 0; i < VHD_PARENT_NAME_UNITS; i++)
     disk->parent_name[i] = be16 (header->parent_name[i]);
   for (int i = 0; i < VHD_LOCATORS; i++)
@@ -157,8 +161,10 @@ vhd_header_encode (const VhdHeader *header, VhdHeaderDisk *disk)
       disk->locators[i].platform_code = be32 (header->locators[i].code);
       disk->locators[i].data_space = be32 (header->locators[i].space);
       disk->locators[i].data_length = be32 (header->locators[i].length);
+      disk->locators[i].reserved = be32 (header->locators[i].reserved);
       disk->locators[i].data_offset = be64 (header->locators[i].offset);
     }
+  memcpy (disk->reserved2, header->reserved2, sizeof disk->reserved2);
   disk->checksum = be32 (vhd_checksum (disk, sizeof *disk, offsetof (VhdHeaderDisk, checksum)));
 }
 

@@ -32,8 +32,10 @@ typedef struct
   uint32_t space;  /* as stored: sectors or bytes, see vhd_locator_space () */
   uint32_t length; /* bytes */
   uint64_t offset; /* bytes */
+  uint32_t reserved;
 } VhdLocator;
 
+/* With what is reserved: whoever made it, a part of the header that is written again must fit the rest of it. */
 typedef struct
 {
   uint64_t table_offset; /* bytes */
@@ -41,8 +43,10 @@ typedef struct
   uint32_t block_size; /* bytes */
   uint8_t parent_unique_id[16];
   uint32_t parent_time_stamp; /* VHD time */
+  uint32_t reserved1;
   uint16_t parent_name[VHD_PARENT_NAME_UNITS];
   VhdLocator locators[VHD_LOCATORS];
+  uint8_t reserved2[256];
   bool incomplete; /* VHD_INCOMPLETE_COOKIE */
 } VhdHeader;
 
