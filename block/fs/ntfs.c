@@ -192,6 +192,31 @@ add_free (Ntfs *fs, const uint8_t *bits, int64_t first, int64_t count, GError **
   return true;
 }
 
+static int
+compare_runs (const void *a, const void *b)
+{
+  const NtfsRun *x = a, *y = b;
+
+  return x->lcn < y->lcn ? -1 : x->lcn > y->lcn;
+}
+
+/* Else what a few clusters hold could be a bitmap of any length, and as much work. */
+static bool
+check_no_run_twice (const GArray *runs, GError **error)
+{
+  g_autoptr (GArray) sorted = g_array_copy ((GArray *)runs);
+
+  g_array_sort (sorted, compare_runs);
+  for (guint i = 1; i < sorted->len; i++)
+    {
+      const NtfsRun *run = &g_array_index (sorted, NtfsRun, i), *before = run - 1;
+
+      if (run->lcn < before->lcn + before->clusters)
+        return fs_corrupt (error, "$Bitmap: two pieces of it have cluster %" PRId64, run->lcn);
+    }
+  return true;
+}
+
 /* A hole in it would read as clusters that are free. */
 static bool
 check_bitmap (const Ntfs *fs, const NtfsStream *bitmap, GError **error)
@@ -205,7 +230,7 @@ check_bitmap (const Ntfs *fs, const NtfsStream *bitmap, GError **error)
     if (g_array_index (bitmap->runs, NtfsRun, i).lcn < 0)
       return fs_corrupt (error, "$Bitmap: it has a hole at its cluster %" PRId64,
                          g_array_index (bitmap->runs, NtfsRun, i).vcn);
-  return true;
+  return check_no_run_twice (bitmap->runs, error);
 }
 
 static bool coroutine_fn

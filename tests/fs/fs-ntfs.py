@@ -414,6 +414,28 @@ def bitmap_with_a_hole(t):
         in_use(t, path, reason)
 
 
+@case
+def bitmap_that_comes_back_to_itself(t):
+    """Few clusters could else be a bitmap of any length, and so much work as that."""
+    path = make(t, '-c 512')
+    ntfs = Ntfs(path)
+    data = ntfs.attribute(6, 0x80)
+    (lcn, clusters), = data.runs
+    zeros = [i for i in range(clusters) if ntfs.read((lcn + i) * 512, 512) == bytes(512)]
+    at = next(i for i in zeros if i + 1 in zeros)
+    attributes = [a for a, b in zip(ntfs.raw_attributes(6), ntfs.attributes(6)) if b.type != 0x80]
+    before, after = [(lcn, at)], [(lcn + at + 2, clusters - at - 2)]
+
+    def set_runs(runs):
+        ntfs.set_attributes(6, attributes + [non_resident(0x80, 0, runs, data.size, clusters * 512)])
+
+    for first, second in ((at, at), (at + 1, at + 1)):
+        set_runs(before + [(lcn + first, 1), (lcn + second, 1)] + after)
+        in_use(t, path, '$Bitmap: two pieces of it have cluster %d' % (lcn + first))
+    set_runs(before + [(lcn + at + 1, 1), (lcn + at, 1)] + after)
+    usable(t, path)
+
+
 # Volumes of Windows -------------------------------------------------------------------------------------
 
 
