@@ -254,8 +254,7 @@ look_at_result (Run *run)
     why = look_at_properties (run);
   if (!why)
     why = image_check (&run->dir, target, &leaks);
-  /* When the last partially present block of a chunk has become whole, its bitmap block waits for a compaction. */
-  if (!why && leaks > (is_vhdx (run->c.layers[run->c.target].kind)))
+  if (!why && leaks > 0)
     why = g_strdup_printf ("%" G_GINT64_FORMAT " leaks in the target", leaks);
   return why ? why : crash_trace_changed_file (run->trace, false);
 }

@@ -148,8 +148,7 @@ look_at_result (Run *run)
     why = image_check_parent (&run->dir, names[0], run->parent);
   if (!why)
     why = image_check (&run->dir, names[0], &leaks);
-  /* When the last partially present block of a chunk has become whole, its bitmap block waits for a compaction. */
-  if (!why && leaks > (strcmp (image_kind_format (run->c->layers[0].kind), "vhdx") == 0))
+  if (!why && leaks > 0)
     why = g_strdup_printf ("%" G_GINT64_FORMAT " leaks", leaks);
   return why ? why : crash_trace_changed_file (run->trace, false);
 }

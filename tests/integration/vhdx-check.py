@@ -348,10 +348,25 @@ error('partial-without-its-bitmap', 'BAT entry 2', 'chunk 0 has no sector bitmap
 error('bitmap-state', 'BAT entry 4096 at offset 3178496 (sector bitmap of chunk 0)', 'state 7', edit=parented,
       bat=bat(_2=4 * MiB | 7, _4096=5 * MiB | 7))
 error('bitmap-collision', 'BAT entry 4096', 'BAT entry 2', edit=parented, bat=bat(_2=4 * MiB | 7, _4096=BLOCK_0))
-leak('bitmap-not-needed', 'BAT entry 4096', 'not needed', edit=parented, bat=bat(_2=BLOCK_0, _4096=5 * MiB | 6))
+note('bitmap-not-needed', 'BAT entry 4096', 'not needed', edit=parented, bat=bat(_2=BLOCK_0, _4096=5 * MiB | 6))
 warning('past-the-last-block', 'BAT entry 9', 'past the last block', edit=parented, bat=bat(_9=BLOCK_0))
 warning('surplus', '2 entries past the 8', 'offset 3145792', bat=bat(_8=BLOCK_0, _500=1))
 warning('bitmaps-without-a-parent', 'BAT entry 4096', 'ignored', size=5000 * MiB, bat=bat(_4096=BLOCK_0, _0=BLOCK_0))
+
+
+@case
+def bitmap_that_guest_writes_leave(t):
+    """A block that was written in parts, and then the rest of it: its bitmap block stays, and that is no fault."""
+    parent, child = t.path('p.vhdx'), t.path('c.vhdx')
+    t.img('create', '-q', '-f', 'vhdx', parent, 16 * MiB)
+    t.img('create', '-q', '-f', 'vhdx', '-o', 'block_size=1M', '-b', parent, child)
+    t.io('-c', 'write -q -P 1 0 512k', child)
+    t.equal(t.img('check', child).out.count('note'), 0, 'notes')
+    t.io('-c', 'write -q -P 2 512k 512k', child)
+    look(t, child, 0, 'not needed', severity='note')
+    t.img('check', '-q', '-r', 'all', child)
+    t.check('not needed' not in t.img('check', child).out, 'it is there after a repair')
+    t.io('-c', 'read -P 1 0 512k', '-c', 'read -P 2 512k 512k', child)
 
 
 @case

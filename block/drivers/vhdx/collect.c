@@ -416,8 +416,11 @@ vhdx_co_judge_bat (VhdxState *s, VhdxSpace *space, VhdxBatFacts *facts, VhdxBatR
               "state 5, of a draft of the format; read as unmapped");
   tell_group (s, &judge, &judge.no_blocks, BLOCK_CHECK_WARNING,
               "not zero, but past the last block of the disk; ignored");
-  tell_group (s, &judge, &judge.needless_bitmaps, BLOCK_CHECK_LEAK,
-              "no block of the chunk is partially present: its sector bitmap block is not needed");
+  /* Legal ([MS-VHDX] 2.5.1.2), and what is left when the last such block was written whole. */
+  tell_group (
+      s, &judge, &judge.needless_bitmaps, BLOCK_CHECK_INFO,
+      "no block of the chunk is partially present: its sector bitmap block is not needed now; a compaction "
+      "gives it back");
   return 0;
 }
 
