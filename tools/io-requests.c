@@ -209,10 +209,16 @@ start (Request *request)
 bool
 io_may_change (void)
 {
-  static bool asked;
-  asked = asked || io_session.break_children
-          || children_check (io_session.image, io_session.path, io_session.ignore_unknown);
-  return asked;
+  static enum { NOT_ASKED, MAY, MAY_NOT } answer;
+
+  if (answer == MAY_NOT)
+    report (io_session.path, "not changed either");
+  else if (answer == NOT_ASKED)
+    answer = io_session.break_children
+                     || children_check (io_session.image, io_session.path, io_session.ignore_unknown)
+                 ? MAY
+                 : MAY_NOT;
+  return answer == MAY;
 }
 
 void

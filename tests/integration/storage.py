@@ -207,7 +207,7 @@ class Guest(Commit):
         for n in range(1, 20):
             commands += ['-c', 'write -q -P %d %d 1M' % (100 + n, n * MiB)]
             self.new[n * MiB:(n + 1) * MiB] = bytes([100 + n]) * MiB
-        self.argv = [tool('vhd-io'), *commands, '-c', 'flush', self.files[0]]
+        self.argv = [tool('vhd-io'), '--break-children', *commands, '-c', 'flush', self.files[0]]
 
     def after_failure(self, t):
         found = t.content(self.files[0])

@@ -616,7 +616,7 @@ def info_is_in_nobodys_way(t):
     """A parent that a writer has open is looked at without its locks."""
     t.img('create', '-q', '-f', 'vhd', t.path('p.vhd'), '8M')
     t.img('create', '-q', '-f', 'vhd', '-b', 'p.vhd', t.path('c.vhd'))
-    writer = t.start(tool('vhd-io'), '-c', 'write -q -P 1 0 512', '-c', 'sleep 20000', t.path('p.vhd'))
+    writer = t.start(tool('vhd-io'), '--break-children', '-c', 'write -q -P 1 0 512', '-c', 'sleep 20000', t.path('p.vhd'))
     inode = ':%d ' % os.stat(t.path('p.vhd')).st_ino
 
     def is_locked():
