@@ -41,4 +41,5 @@ const FsReader btrfs_reader = {
   .name = "btrfs",
   .co_probe = btrfs_co_probe,
   .co_read_free = btrfs_co_read_free,
+  .hides_mounted = true,
 };

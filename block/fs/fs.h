@@ -107,6 +107,9 @@ typedef struct
   bool coroutine_fn (*co_read_free) (FsVolume *volume, GError **error);
   /* In a partition, only where the partition's type names it: its marks stay where something else has the space. */
   bool needs_owner;
+  /* It looks the same while a system has it mounted, or swaps to it.  So where another volume of the disk was not
+   * unmounted, whose system may come back (saved, or hibernated to a file), this one counts as in use too. */
+  bool hides_mounted;
 } FsReader;
 
 /* Those of meson.build, NULL-terminated. */

@@ -170,4 +170,5 @@ const FsReader swap_reader = {
   .name = "swap",
   .co_probe = swap_co_probe,
   .co_read_free = swap_co_read_free,
+  .hides_mounted = true,
 };

@@ -21,6 +21,8 @@ typedef struct
   FsFreeReport *report;
   FsTable table;
   FsExtents free;
+  const FsVolumeInfo *mounted; /* the first that was not unmounted, or NULL */
+  GPtrArray *hiding;           /* of FsVolumeInfo *: sound, and of a reader that hides_mounted */
 } DiskWalk;
 
 static void
@@ -94,6 +96,13 @@ reason_against_marks (const FsVolume *volume, const FsReader *reader, bool is_wh
   return NULL;
 }
 
+static bool
+was_not_unmounted (const FsVolumeInfo *info)
+{
+  return g_error_matches (info->in_use, VHDKIT_ERROR, VHDKIT_ERROR_IN_USE)
+         || g_error_matches (info->in_use, VHDKIT_ERROR, VHDKIT_ERROR_NEEDS_REPLAY);
+}
+
 /* Looks at [@offset, +@bytes) and adds its free ranges to @free, unless @in_use (consumed, may be NULL) says beforehand
  * why there are none; or none but a reader named @owner (may be NULL) would know.  @inner: volumes that stand in it, if
  * any is allowed (consumed); else NULL. */
@@ -162,6 +171,10 @@ co_inspect (DiskWalk *disk, int number, int64_t offset, int64_t bytes, const cha
     info->in_use = error != NULL
                        ? g_steal_pointer (&error)
                        : g_error_new (VHDKIT_ERROR, VHDKIT_ERROR_FAILED, "its reader gave no reason");
+  else if (reader->hides_mounted)
+    g_ptr_array_add (disk->hiding, info);
+  if (disk->mounted == NULL && was_not_unmounted (info))
+    disk->mounted = info;
   return info;
 }
 
@@ -374,6 +387,23 @@ leave_to_hibernated (DiskWalk *disk)
     }
 }
 
+/* The same for the volumes that would not tell, where another one tells that its system may come back.  @used: gets where
+ * they are. */
+static void
+leave_to_mounted (const DiskWalk *disk, FsExtents *used)
+{
+  for (guint i = 0; i < disk->hiding->len; i++)
+    {
+      FsVolumeInfo *info = disk->hiding->pdata[i];
+
+      info->in_use = g_error_new (VHDKIT_ERROR, VHDKIT_ERROR_IN_USE,
+                                  "%s on the disk was not unmounted: its system may come back, and has "
+                                  "perhaps more here than can be seen",
+                                  disk->mounted->type);
+      fs_extents_add (used, info->offset, info->bytes);
+    }
+}
+
 /* Sorts the free ranges of all volumes, and counts what each has of them. */
 static void
 finish_report (DiskWalk *disk)
@@ -383,17 +413,19 @@ finish_report (DiskWalk *disk)
   if (disk->walk.hibernated)
     leave_to_hibernated (disk);
   /* Partitions that overlap a table have none, but this is cheap. */
-  FsExtents tables;
-  fs_extents_init (&tables, G_MAXUINT, 0);
+  FsExtents used;
+  fs_extents_init (&used, G_MAXUINT, 0);
+  if (disk->mounted != NULL && !disk->walk.hibernated)
+    leave_to_mounted (disk, &used);
   for (guint i = 0; i < disk->table.used->len; i++)
     {
       const FsExtent *extent = &g_array_index (disk->table.used, FsExtent, i);
-      fs_extents_add (&tables, extent->offset, extent->bytes);
+      fs_extents_add (&used, extent->offset, extent->bytes);
     }
-  fs_extents_finish (&tables);
+  fs_extents_finish (&used);
   fs_extents_finish (&disk->free);
-  fs_extents_subtract (&disk->free, &tables);
-  fs_extents_clear (&tables);
+  fs_extents_subtract (&disk->free, &used);
+  fs_extents_clear (&used);
 
   FsVolumeInfo *outer = NULL;
   report->free = g_steal_pointer (&disk->free.array);
@@ -435,11 +467,13 @@ fs_co_find_free (const FsFreeParams *params, FsFreeReport *report, GError **erro
   disk.table.used = g_array_new (FALSE, FALSE, sizeof (FsExtent));
   disk.table.notes = report->notes;
   fs_extents_init (&disk.free, MAX_FREE, params->granularity);
+  disk.hiding = g_ptr_array_new ();
 
   co_walk (&disk);
   finish_report (&disk);
   g_array_unref (disk.table.partitions);
   g_array_unref (disk.table.used);
+  g_ptr_array_unref (disk.hiding);
   fs_extents_clear (&disk.free);
   if (disk.walk.stopped == 0)
     return true;

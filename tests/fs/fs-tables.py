@@ -589,6 +589,44 @@ def hibernated_beside(t):
 
 
 @case
+def mounted_beside(t):
+    """A file system tells that its system may come back, as one that was saved: swap space and btrfs would not."""
+    t.need('mkfs.btrfs')
+    need_ext(t)
+    path, partitions = partitioned(t, 'label: dos\nsize=8M,type=82\nsize=20M,type=83\nsize=40M,type=83\nsize=20M,type=83\n',
+                                   100 * MiB)
+    for (_, offset, size), command in zip(partitions[1:], (('mke2fs', '-q', '-F', '-t', 'ext4'), ('mkfs.btrfs', '-q', '--mixed'),
+                                                           ('mke2fs', '-q', '-F', '-t', 'ext4'))):
+        part = make_file(t.path('part.img'), size)
+        t.run(*command, part)
+        patch(path, offset, read_file(part))
+        os.unlink(part)
+    found = report(t, path)
+    t.equal([v['in-use'] for v in found['volumes']], [None] * 4, 'in use')
+    offset, size = partitions[1][1:]
+    script = t.path('script')
+    for command, reason in (('feature needs_recovery', 'needs recovery'), ('ssv state 0', 'not unmounted'),
+                            ('ssv state 3', 'errors')):
+        part = t.path('part.img')
+        with open(script, 'w') as f:
+            f.write('feature -needs_recovery\n%s\n' % command)
+        with open(part, 'wb') as f:
+            f.write(read_file(path)[offset:offset + size])
+        t.run('debugfs', '-w', '-f', script, part)
+        patch(path, offset, read_file(part))
+        in_use(t, path, reason, partition=2)
+        usable(t, path, 4)
+        for number in (1, 3):
+            if reason == 'errors':
+                usable(t, path, number)
+            else:
+                in_use(t, path, 'ext4 on the disk was not unmounted', partition=number)
+        free = report(t, path)['free']
+        if reason != 'errors':
+            t.check(free and free[0][0] >= partitions[3][1], 'free ranges in front of the last partition', free[:1])
+
+
+@case
 def small_disks(t):
     for size in (512, 1024, 1536, 4096, 4608, 65536, 262144 + 512):
         path = make_file(t.path('disk.img'), size)

@@ -599,10 +599,10 @@ def a_volume_that_is_not_known(t):
 
 @case
 def one_volume_of_two(t):
-    """The swap space goes, a dirty ext4 beside it stays."""
+    """The swap space goes, an ext4 with errors beside it stays."""
     raw = litter(t, ext4(t, 32 * MiB))
     with open(t.path('script'), 'w') as f:
-        f.write('feature needs_recovery\n')
+        f.write('ssv state 3\n')
     t.run('debugfs', '-w', '-f', t.path('script'), raw)
     disk, _ = partitioned(t, raw)
     litter(t, disk)
@@ -612,7 +612,7 @@ def one_volume_of_two(t):
     result = t.img('compact', path)
     t.check('partition 2 (ext4) counts as in use' in result.out, 'what is told', result)
     t.check(not re.search(r'\(0 not in use', result.out), 'nothing was dropped', result)
-    same_used(t, path, disk, free, 'a dirty volume beside another')
+    same_used(t, path, disk, free, 'a damaged volume beside another')
 
 
 def differencing(t, below):
