@@ -4,7 +4,7 @@
 import random
 
 import chains
-from harness import KiB, MiB, Unchanged, add, case, main, vhdcheck, vhdfile
+from harness import KiB, MiB, Unchanged, add, case, main, tool, vhdcheck, vhdfile
 
 SIZE = 3 * MiB + 512 * 3
 
@@ -203,6 +203,15 @@ def leftovers_are_cut_at_a_writable_open(t):
     expected = chains.lay(b'', [(0, b'\1' * 4096), (MiB, b'\2' * 512)], 4 * MiB)
     t.same_content(vhdfile.Vhd(made.path).read_all(), expected, 'content')
     t.equal(vhdcheck.check(made.path, ours=False), [], 'independent check')
+
+
+@case
+def growth_that_fails_names_both_sizes(t):
+    """The last step, the footer at the end, is the one that fails."""
+    made = vhdfile.write_sparse(t.path('x.vhd'), 4 * MiB, [(0, b'\1' * 4096)], block_size=64 * KiB)
+    result = t.run('sh', '-c', 'ulimit -f %d; exec "$@"' % (made.footer_offset // 512), 'sh', tool('vhd-io'), '-f', 'vhd',
+                   '-c', 'truncate 5M', made.path, rc=1)
+    t.check('cannot grow from 4194304 to 5242880 bytes: File too large' in result.err, 'the error', result)
 
 
 @case

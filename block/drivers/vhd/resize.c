@@ -362,6 +362,7 @@ bool coroutine_fn
 vhd_co_truncate (BlockDriverState *bs, int64_t bytes, GError **error)
 {
   VhdState *s = bs->opaque;
+  int64_t old_bytes = bs->bytes;
   int ret;
 
   if (bytes == bs->bytes)
@@ -405,7 +406,7 @@ vhd_co_truncate (BlockDriverState *bs, int64_t bytes, GError **error)
       ret = grow_sparse (s, bytes);
     }
   if (ret < 0)
-    bdrv_set_error_errno (error, bs, ret, "cannot grow from %" PRId64 " to %" PRId64 " bytes", bs->bytes,
+    bdrv_set_error_errno (error, bs, ret, "cannot grow from %" PRId64 " to %" PRId64 " bytes", old_bytes,
                           bytes);
   return ret == 0;
 }
