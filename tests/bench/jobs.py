@@ -225,7 +225,10 @@ def reflink_of(fmt):
                     finally:
                         os.chdir('..')
                 return commit
-            compare(group, '%s: %d MiB, time / 64 MiB' % (name, large // MiB), run(1), run(0), 1.5, 's', min)
+            # Each block of a VHD has a bitmap of its own, in another place: to read those of 2 GiB takes longer than all of
+            # the small merge.
+            limit = 1.5 if fmt == 'vhdx' else None
+            compare(group, '%s: %d MiB, time / 64 MiB' % (name, large // MiB), run(1), run(0), limit, 's', min)
             compare(group, '%s: %d MiB, copied / shared' % (name, large // MiB), run(1, '--reflink=never'), run(1), 20, 's', max,
                     runs=min(RUNS, 3))
         finally:
