@@ -219,7 +219,7 @@ BAD_LOCATORS = {
 
 
 def bad_locator_is_skipped(t, fields):
-    link(t, 'x.vhd', [vf.Locator.w2ru('.\\parent.vhd'), vf.Locator.w2ru('.\\parent.vhd')])
+    link(t, 'x.vhd', [vf.Locator.w2ru('.\\parent.vhd')] * 2, block_size=65536)
     vhdfile.patch_locator(t.path('x.vhd'), 0, **fields)
     opens(t)
 
@@ -364,6 +364,22 @@ def smaller_and_larger_children(t):
                              parent_path=t.path('parent.vhd'))
         expected = (b'\1' * 512 + b'\7' * (MiB - 512)).ljust(size, b'\0')[:size]
         t.same_content(t.content(t.path('x.vhd')), expected, 'child of %d bytes' % size)
+
+
+@case
+def locator_behind_the_end(t):
+    """It does not count; but no block comes to stand where it would count in a longer file."""
+    path = t.path('x.vhd')
+    for where, length in ((0, 40), (512, 512), (100 * 1024, 20), (0, 300 * 1024)):
+        link(t, 'x.vhd', [vf.Locator.w2ru('.\\parent.vhd')] * 2, block_size=65536)
+        vf.patch_locator(path, 1, data_offset=os.path.getsize(path) + where, length=length)
+        blocks = 4
+        t.io('-f', 'vhd', *[word for i in range(blocks) for word in ('-c', 'write -q -P %d %d 64k' % (i + 2, i * 65536))], path)
+        t.io('-f', 'vhd', '-c', 'write -q -P 9 0 512', path)
+        data = t.content(path, fmt='vhd')
+        t.equal([data[i * 65536 + 512] for i in range(blocks)], [2, 3, 4, 5], 'what was written')
+        t.img('check', '-q', '-f', 'vhd', path)
+        os.unlink(path)
 
 
 main()

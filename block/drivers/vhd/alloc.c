@@ -79,10 +79,33 @@ grow_to (VhdState *s, int64_t end)
   return 0;
 }
 
+/* From @from on, where a block does not come to stand on what a parent locator names.  A text that is outside the file, or
+ * in another structure, does not count; in a longer file it would, and the block could not be opened. */
+static int64_t
+pass_locators (const VhdState *s, int64_t from)
+{
+  int64_t start = vhd_align_block (s, from);
+
+  if (!vhd_is_differencing (s))
+    return start;
+  for (int i = 0; i < VHD_LOCATORS; i++)
+    {
+      const VhdLocator *locator = &s->header.locators[i];
+
+      if (locator->code != VHD_LOCATOR_NONE && locator->offset <= INT64_MAX / 2
+          && ranges_overlap (start, s->block_span, locator->offset, locator->length))
+        {
+          start = vhd_align_block (s, locator->offset + locator->length);
+          i = -1;
+        }
+    }
+  return start;
+}
+
 static int coroutine_fn
 take_new_space (VhdState *s, int64_t *file_offset)
 {
-  int64_t start = vhd_align_block (s, s->data_end);
+  int64_t start = pass_locators (s, s->data_end);
   int64_t end = start + s->block_span;
 
   /* Blocks start below 2 TiB: entries have 32 bits, and the last value means "unused". */
