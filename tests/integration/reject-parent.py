@@ -219,7 +219,7 @@ BAD_LOCATORS = {
 
 
 def bad_locator_is_skipped(t, fields):
-    link(t, 'x.vhd', [vf.Locator.w2ru('.\\parent.vhd')] * 2, block_size=65536)
+    link(t, 'x.vhd', [vf.Locator.w2ru('.\\parent.vhd'), vf.Locator.w2ru('.\\parent.vhd')])
     vhdfile.patch_locator(t.path('x.vhd'), 0, **fields)
     opens(t)
 
