@@ -88,6 +88,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (BlockOptions, block_options_free)
 
 /* --- chains and status --------------------------------------------------------------------------------- */
 
+/* Whether each of the nodes from @top down to, not including, its ancestor @base has for its parent what is where that is
+ * looked for first, if anything is: PARENT_MISMATCH, where something else was there and passed over.  Before a parent is
+ * written to that the user has not named. */
+bool bdrv_check_nearest_parents (BlockDriverState *top, BlockDriverState *base, GError **error);
 /* bs and its parents: 1 for a node without a parent. */
 int bdrv_chain_depth (const BlockDriverState *bs);
 /* The @depth-th node from the leaf, 0: @bs itself; NULL past the base. */

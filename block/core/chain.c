@@ -36,6 +36,7 @@ typedef struct
   const BlockParentLink *link;
   GHashTable *tried; /* paths */
   GString *reasons;  /* why the candidates so far are not it */
+  GString *others;   /* what is there at some of their places, or NULL */
   unsigned candidates;
   bool mismatch; /* one could be opened and has another identity */
   bool refused;  /* one is against the policy */
@@ -209,6 +210,8 @@ add_reason (ParentSearch *search, const BlockParentPath *path, bool tried, const
   search->refused |= error->code == VHDKIT_ERROR_PERMISSION;
   search->in_use |= error->code == VHDKIT_ERROR_IN_USE;
   search->there |= tried && error->code != VHDKIT_ERROR_NOT_FOUND;
+  if (tried && error->code != VHDKIT_ERROR_NOT_FOUND && error->code != VHDKIT_ERROR_PERMISSION)
+    g_string_append_printf (search->others, "%s%s", search->others->len > 0 ? "; " : "", error->message);
   g_string_append_printf (search->reasons, "%s%s '%s': %s", search->reasons->len > 0 ? "; " : "",
                           path->origin ? path->origin : "name", shown, error->message);
 }
@@ -293,6 +296,38 @@ check_link_may_be_followed (const BdrvOpenParams *params, const BlockParentLink 
   return false;
 }
 
+/* As in a copy of a chain: the parent beside it was changed or damaged, and the absolute path names that of the original. */
+static void
+note_passed_over (BlockDriverState *child, BlockDriverState *parent, const char *others)
+{
+  BdrvNode *node = bdrv_node (child);
+  g_autofree char *name = bdrv_printable (parent->filename);
+
+  g_free (node->passed_over);
+  node->passed_over = g_strdup (others);
+  bdrv_warn (child, "what is where its parent is looked for first is not it (%s); %s is taken", others, name);
+}
+
+bool
+bdrv_check_nearest_parents (BlockDriverState *top, BlockDriverState *base, GError **error)
+{
+  for (BlockDriverState *bs = top; bs != base; bs = bs->backing)
+    {
+      const char *others = bdrv_node (bs)->passed_over;
+
+      if (others == NULL)
+        continue;
+      g_autofree char *name = bdrv_printable (bs->backing->filename);
+      bdrv_set_error (error, bs, VHDKIT_ERROR_PARENT_MISMATCH,
+                      "what is where its parent is looked for first is not it (%s), and %s, found elsewhere, "
+                      "may be the parent of another copy of this image; nothing was changed: if it is to be "
+                      "written to, rebase -u -b %s, or --parent for once, says so",
+                      others, name, name);
+      return false;
+    }
+  return true;
+}
+
 static BlockDriverState *coroutine_fn
 co_search_parent (ChainOpen *chain, BlockDriverState *child, const BlockParentLink *link, bool is_leaf,
                   GError **error)
@@ -304,12 +339,19 @@ co_search_parent (ChainOpen *chain, BlockDriverState *child, const BlockParentLi
 
   g_autoptr (GHashTable) tried = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
   g_autoptr (GString) reasons = g_string_new (NULL);
-  ParentSearch search = { .link = link, .tried = tried, .reasons = reasons, .is_leaf = is_leaf };
+  g_autoptr (GString) others = g_string_new (NULL);
+  ParentSearch search = {
+    .link = link, .tried = tried, .reasons = reasons, .others = others, .is_leaf = is_leaf
+  };
 
   chain->other_identity = false;
   for (guint i = 0; link->paths && i < link->paths->len; i++)
     if (co_try_name (chain, &search, child, g_ptr_array_index (link->paths, i), &parent, error))
-      return parent;
+      {
+        if (parent && others->len > 0)
+          note_passed_over (child, parent, others->str);
+        return parent;
+      }
   set_search_error (chain, &search, error);
   return NULL;
 }

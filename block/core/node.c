@@ -54,6 +54,7 @@ node_free (BdrvNode *node)
   g_clear_pointer (&node->parent_candidates, g_ptr_array_unref);
   g_free (node->bs.opaque);
   g_free (node->bs.filename);
+  g_free (node->passed_over);
   g_free (node);
 }
 

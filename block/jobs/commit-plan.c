@@ -85,6 +85,8 @@ commit_params_check (const CommitParams *params, GError **error)
                       target->filename);
       return false;
     }
+  if (!bdrv_check_nearest_parents (params->source, target, error))
+    return false;
   if (target->drv->co_pwritev == NULL)
     {
       bdrv_set_error (error, target, VHDKIT_ERROR_UNSUPPORTED, "images of format %s cannot be written",

@@ -239,6 +239,37 @@ def confined(t):
     allowed(t, leaf, '--confine', t.path('in'))
 
 
+# --- a copy of the chain ---------------------------------------------------------------------------------------
+
+@case
+def copy_with_another_parent_beside_it(t):
+    """The original's parent, which the copy names too, is not written to unless it is named."""
+    base = image(t, 'orig/p')
+    leaf = image(t, 'orig/c', base, 2, 1)
+    view = t.content(leaf)
+    shutil.copytree(t.path('orig'), t.path('copy'))
+    os.makedirs(t.path('away'))
+    os.rename(leaf, t.path('away/c.' + FORMAT))
+    beside, copy = (t.path('copy/%s.%s' % (name, FORMAT)) for name in 'pc')
+
+    def another():
+        os.unlink(beside)
+        image(t, 'copy/p', value=7)
+    for damage in (another, lambda: os.truncate(beside, 5000), lambda: os.truncate(beside, 0)):
+        damage()
+        unchanged = everything(t)
+        for options in ((), ('--dry-run',), ('--ignore-unknown',), ('-b', base)):
+            result = t.img('commit', *options, copy, rc=1)
+            t.refused(result, 'is not it', beside, base, 'rebase -u -b')
+        result = t.img('compare', '-q', t.path('away/c.' + FORMAT), copy)
+        t.check('is not it' in result.err and beside in result.err, 'no warning', result)
+        unchanged.verify(t, 'a refused commit')
+    t.img('commit', '--parent', base, '--ignore-unknown', copy)
+    t.same_content(t.content(base), view, 'the parent that was named')
+    t.img('rebase', '-q', '-u', '-b', base, copy)
+    t.equal(t.img('map', copy).err, '', 'messages')
+
+
 # --- an image that is written over --------------------------------------------------------------------------
 
 def kept(t, *argv, phrases=(), program='vhd-img'):
