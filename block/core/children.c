@@ -173,14 +173,21 @@ typedef enum
   FILE_DAMAGED,    /* it is an image, and may be a child or not */
 } FileKnowledge;
 
+/* What was opened as raw may be an image all the same to whoever finds its parent there, or may have been one. */
+static bool
+is_raw_alone (const BdrvChildQuery *query)
+{
+  return query->upper == query->lower && !query->upper->drv->get_identity;
+}
+
 /* A file of one of our formats. */
 static FileKnowledge coroutine_fn
 co_look_at_image (ChildSearch *search, BlockDriverState *bs, GError **error)
 {
   const BdrvChildQuery *query = search->query;
-  bool lost;
+  bool by_path = query->by_path || is_raw_alone (query), lost;
   BlockDriverState *parent =
-      bdrv_co_find_parent_layer (bs, query->upper, query->lower, &search->look, query->by_path, &lost);
+      bdrv_co_find_parent_layer (bs, query->upper, query->lower, &search->look, by_path, &lost);
 
   if (parent)
     {

@@ -381,6 +381,24 @@ def damaged_parent_is_written_over(t):
 
 
 @case
+def parent_is_written_over_as_raw(t):
+    """Whatever its file is taken for, it is the parent of those that find it there, sound or damaged."""
+    source, base = t.path('other/source.raw'), image(t, 'p')
+    child = image(t, 'c', base, 2, 1)
+    os.truncate(base, -(-os.path.getsize(base) // MiB) * MiB)
+    os.mkdir(t.path('other'))
+    t.img('create', '-q', '-f', 'raw', source, 65536)
+    for damage in (0, MiB):
+        with open(base, 'r+b') as f:
+            f.write(bytes(damage))
+        kept(t, 'convert', '-n', '-O', 'raw', source, base, phrases=('1 image above it', child, '--break-children'))
+        kept(t, 'bench', '-f', 'raw', '-w', '-c', '1', base, phrases=('1 image above it', child, '--break-children'))
+        kept(t, '-f', 'raw', '-c', 'write -q 0 4k', base, program='vhd-io',
+             phrases=('1 image above it', child, '--break-children'))
+    t.run(tool('vhd-io'), '-f', 'raw', '-c', 'write -q 0 4k', '--break-children', base)
+
+
+@case
 def parent_is_written_to(t):
     """By vhd-io, at its first change, and by bench; who only reads is not asked, nor who writes to a leaf."""
     base = image(t, 'p')
