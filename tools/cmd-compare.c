@@ -88,6 +88,8 @@ run (const Command *command, void *opaque, char **operands)
   if (sizes_differ && args->strict)
     {
       say (args, "Strict mode: Image size mismatch!\n");
+      if (args->progress == PROGRESS_JSON)
+        progress_print_end (NULL);
       return STATUS_DIFFERENT;
     }
   if (sizes_differ)

@@ -311,6 +311,69 @@ find_long_name (const OptionDef *table, int letter)
   return option != NULL && option->kind == OPTION_PROGRESS ? option->name : NULL;
 }
 
+/* What getopt_long () is given. */
+typedef struct
+{
+  int argc;
+  char **argv;
+  GString *letters;
+  GArray *longs; /* of struct option */
+} OptionScan;
+
+static int
+next_option (const OptionScan *scan)
+{
+  return getopt_long (scan->argc, scan->argv, scan->letters->str, (struct option *)scan->longs->data, NULL);
+}
+
+static bool
+parse_options (const OptionScan *scan, const OptionDef *table, void *target, bool *help, GError **error)
+{
+  int answer, before = 0;
+  while ((answer = next_option (scan)) != -1)
+    {
+      const char *given = scan->argv[optind - 1];
+      bool by_letter = optopt > 0 && optopt < FIRST_LONG && optopt != HELP_VALUE;
+      if (answer == 'h' || answer == HELP_VALUE)
+        {
+          *help = true;
+          return true;
+        }
+      if (answer == ':')
+        return by_letter ? fail (error, "option '-%c' needs a value", optopt)
+                         : fail (error, "option '%s' needs a value", given);
+      if (answer == '?' && by_letter && g_ascii_isdigit (optopt))
+        return fail (error, "'-%c…': sizes and numbers are not negative", optopt);
+      const char *name_of_letter = answer == '?' && optopt == '=' ? find_long_name (table, before) : NULL;
+      if (name_of_letter != NULL)
+        return fail (error, "'-%c=…': with a value it is called --%s", before, name_of_letter);
+      if (answer == '?')
+        {
+          g_autofree char *name = by_letter ? g_strdup_printf ("-%c", optopt) : g_strdup (given);
+          g_set_error (error, VHDKIT_ERROR, VHDKIT_ERROR_NOT_FOUND, "unknown option '%s'", name);
+          return false;
+        }
+      if (!store (find_row (table, answer), target, optarg, error))
+        return false;
+      before = answer;
+    }
+  return true;
+}
+
+/* Behind an option that is wrong: how that is to be told. */
+static void
+find_progress (const OptionScan *scan, const OptionDef *table, void *target)
+{
+  int answer;
+  while ((answer = next_option (scan)) != -1)
+    {
+      const OptionDef *option =
+          answer >= FIRST_LONG && answer != HELP_VALUE ? find_row (table, answer) : NULL;
+      if (option != NULL && option->kind == OPTION_PROGRESS && !store (option, target, optarg, NULL))
+        return;
+    }
+}
+
 bool
 options_parse (const OptionDef *table, void *target, int argc, char **argv, char ***operands, bool *help,
                GError **error)
@@ -336,34 +399,14 @@ options_parse (const OptionDef *table, void *target, int argc, char **argv, char
   *operands = NULL;
   opterr = 0;
   optind = 0; /* glibc: start afresh */
-  int answer, before = 0;
-  while ((answer = getopt_long (argc, argv, letters->str, (struct option *)longs->data, NULL)) != -1)
+  OptionScan scan = { argc, argv, letters, longs };
+  if (!parse_options (&scan, table, target, help, error))
     {
-      const char *given = argv[optind - 1];
-      bool by_letter = optopt > 0 && optopt < FIRST_LONG && optopt != HELP_VALUE;
-      if (answer == 'h' || answer == HELP_VALUE)
-        {
-          *help = true;
-          return true;
-        }
-      if (answer == ':')
-        return by_letter ? fail (error, "option '-%c' needs a value", optopt)
-                         : fail (error, "option '%s' needs a value", given);
-      if (answer == '?' && by_letter && g_ascii_isdigit (optopt))
-        return fail (error, "'-%c…': sizes and numbers are not negative", optopt);
-      const char *name_of_letter = answer == '?' && optopt == '=' ? find_long_name (table, before) : NULL;
-      if (name_of_letter != NULL)
-        return fail (error, "'-%c=…': with a value it is called --%s", before, name_of_letter);
-      if (answer == '?')
-        {
-          g_autofree char *name = by_letter ? g_strdup_printf ("-%c", optopt) : g_strdup (given);
-          g_set_error (error, VHDKIT_ERROR, VHDKIT_ERROR_NOT_FOUND, "unknown option '%s'", name);
-          return false;
-        }
-      if (!store (find_row (table, answer), target, optarg, error))
-        return false;
-      before = answer;
+      find_progress (&scan, table, target);
+      return false;
     }
+  if (*help)
+    return true;
   *operands = g_new0 (char *, argc - optind + 1);
   for (int i = optind; i < argc; i++)
     (*operands)[i - optind] = argv[i];

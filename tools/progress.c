@@ -155,7 +155,8 @@ progress_print_end (const ProgressEnd *end)
 {
   JsonWriter json = { .one_line = true };
   begin_last_line (&json, 0, 0, 0, "ok");
-  end->add (&json, end->opaque);
+  if (end != NULL)
+    end->add (&json, end->opaque);
   end_line (&json);
 }
 

@@ -43,7 +43,7 @@ typedef struct
 /* The same; @end may be NULL. */
 int run_job_with_end (VhdkitJob *job, const char *file, ProgressStyle show, const char *after_interrupt,
                       const ProgressEnd *end);
-/* The last line for programs where there was nothing left for a job to do. */
+/* The last line for programs where there was nothing left for a job to do.  @end: may be NULL. */
 void progress_print_end (const ProgressEnd *end);
 /* The same where it failed before a job could begin: @error.  Nothing where a last line was printed. */
 void progress_print_failure (const char *error);

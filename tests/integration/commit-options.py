@@ -420,13 +420,16 @@ def progress_of_what_never_began(t):
                        (['convert', '-n', '-O', 'vhd', path, t.path('small.vhd')], 'bytes'),
                        (['compact', nowhere], 'No such file'), (['compare', path, nowhere], 'No such file'),
                        (['rebase', '-b', nowhere, path], 'No such file')):
-        result = t.img(argv[0], '--progress=json', *argv[1:], rc=None)
-        lines = judge_lines(t, result.out, 'failed')
-        t.equal(len(lines), 1, 'lines')
-        t.check(result.rc not in (0, None) and text in lines[0]['error'] and lines[0]['error'] in result.err, 'error', result)
+        # Wherever the option stands.
+        for given in ([argv[0], '--progress=json', *argv[1:]], [*argv, '--progress=json']):
+            result = t.img(*given, rc=None)
+            lines = judge_lines(t, result.out, 'failed')
+            t.equal(len(lines), 1, 'lines')
+            t.check(result.rc not in (0, None) and text in lines[0]['error'] and lines[0]['error'] in result.err, 'error', result)
     # What is no failure is none here.
-    result = t.img('compare', '--progress=json', path, layers[0].path, rc=1)
-    judge_lines(t, result.out, 'ok')
+    for options, other in (([], layers[0].path), (['-s'], t.path('small.vhd'))):
+        result = t.img('compare', '--progress=json', *options, path, other, rc=1)
+        t.equal(len(judge_lines(t, result.out, 'ok')), 1, 'lines')
     t.equal(t.img('commit', '-p', nowhere, rc=1).out, '', 'output for people')
 
 
