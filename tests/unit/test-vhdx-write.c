@@ -668,6 +668,47 @@ slow_status (void *opaque)
   mem_file_clear (&base_mem);
 }
 
+/* A look-up that waits for a page of the table while the table moves.  When the answer comes, a guest has written where it
+ * was; what that looks like is an entry, of another block's place. */
+static void coroutine_fn
+slow_status_in_growth (void *opaque)
+{
+  g_autofree uint8_t *entries = g_malloc (MIB);
+  g_autoptr (GError) error = NULL;
+  SlowStatus ask = { .offset = 5 * MIB };
+  unsigned running = 0;
+  int64_t place, other;
+  MemFile mem;
+
+  mem_file_init (&mem, 0);
+  co_create (&mem, 32 * MIB, NULL, NULL);
+  ask.bs = co_open (&mem, BDRV_O_RDWR, NULL);
+  co_fill (ask.bs, 0, MIB, 0x5A);
+  co_fill (ask.bs, 5 * MIB, MIB, 0xA5);
+  other = co_place_of (ask.bs, 0);
+  place = co_place_of (ask.bs, 5 * MIB);
+  for (int64_t i = 0; i < MIB; i++)
+    entries[i] = (uint64_t)(other | FULLY_PRESENT) >> i % 8 * 8;
+  g_assert_cmpint (bdrv_co_unref (ask.bs), ==, 0);
+
+  ask.bs = co_open (&mem, BDRV_O_RDWR, NULL);
+  mem.max_delay = 100000;
+  test_start (status_entry, &ask, &running);
+  mem.max_delay = 0;
+  bdrv_co_truncate (ask.bs, 200 * 1024 * MIB, &error);
+  g_assert_no_error (error);
+  co_fill (ask.bs, 7 * MIB, 512, 0);
+  g_assert_cmpint (bdrv_co_pwrite (ask.bs, 7 * MIB, MIB, entries, 0), ==, 0);
+  g_assert_cmpint (co_place_of (ask.bs, 7 * MIB), ==, BAT);
+  g_assert_cmpint (running, ==, 1);
+  co_test_wait (&running);
+  g_assert_cmpint (ask.status & BDRV_BLOCK_ALLOCATED, ==, BDRV_BLOCK_ALLOCATED);
+  g_assert_cmpint (ask.map, ==, place);
+  co_assert_filled (ask.bs, 5 * MIB, MIB, 0xA5);
+  g_assert_cmpint (bdrv_co_unref (ask.bs), ==, 0);
+  mem_file_clear (&mem);
+}
+
 /* A writable open that reads, and flushes, changes nothing. */
 static void coroutine_fn
 nothing_is_written (void *opaque)
@@ -754,6 +795,7 @@ main (int argc, char **argv)
     { "/vhdx-write/headers-before-a-move", headers_before_a_move },
     { "/vhdx-write/slow-read-and-moves", slow_read_and_moves },
     { "/vhdx-write/slow-status", slow_status },
+    { "/vhdx-write/slow-status-in-growth", slow_status_in_growth },
     { "/vhdx-write/nothing-is-written", nothing_is_written },
     { "/vhdx-write/link-is-settled", link_is_settled },
   };

@@ -101,11 +101,27 @@ payload_problem (const VhdxState *s, uint64_t block, uint64_t value)
     }
 }
 
+/* The table may move while it is read (a block status does not wait for a growth): where it was is a guest's data then. */
+static int coroutine_fn
+read_entry (VhdxState *s, uint64_t index, uint64_t *value)
+{
+  int64_t at;
+  int ret;
+
+  do
+    {
+      at = vhdx_bat_file_offset (s, index);
+      ret = vhdx_co_read_u64 (s, at, value);
+    }
+  while (at != vhdx_bat_file_offset (s, index));
+  return ret;
+}
+
 static int coroutine_fn
 lookup_slow (VhdxState *s, uint64_t block, VhdxBlock *entry)
 {
   uint64_t value;
-  int ret = vhdx_co_read_u64 (s, vhdx_bat_file_offset (s, vhdx_bat_index (s, block)), &value);
+  int ret = read_entry (s, vhdx_bat_index (s, block), &value);
 
   if (ret < 0)
     return ret;

@@ -57,6 +57,8 @@ switch_table (VhdxState *s, const VhdxRegion *bat)
   vhdx_pages_forget (s, s->bat_region.file_offset, s->bat_region.bytes);
   vhdx_pages_forget (s, bat->file_offset, bat->bytes);
   s->bat_region = *bat;
+  /* A block status that waits may have read what is not the table any more. */
+  s->bs->layout_changes++;
 }
 
 static int coroutine_fn
