@@ -57,7 +57,7 @@ typedef struct
   unsigned refcount;
   GPtrArray *warnings;          /* of char *, or NULL */
   GPtrArray *parent_candidates; /* of BdrvParentCandidate *, or NULL */
-  char *passed_over;            /* what is there where its parent is looked for first, and is not it; or NULL */
+  char *passed_over; /* what is there where its parent is looked for first, and is not it; or NULL */
 } BdrvNode;
 
 static inline BdrvNode *
