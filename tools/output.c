@@ -9,6 +9,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -73,26 +74,54 @@ printable (const char *text)
 
 /* --- JSON ----------------------------------------------------------------------------------------------- */
 
+/* Where JSON goes instead of standard output, or NULL. */
+static GString *held_json;
+
+G_GNUC_PRINTF (1, 2)
+static void
+emit (const char *format, ...)
+{
+  va_list args;
+  va_start (args, format);
+  if (held_json != NULL)
+    g_string_append_vprintf (held_json, format, args);
+  else
+    vprintf (format, args);
+  va_end (args);
+}
+
+void
+json_hold (void)
+{
+  held_json = g_string_new (NULL);
+}
+
+char *
+json_release (void)
+{
+  return g_string_free (g_steal_pointer (&held_json), FALSE);
+}
+
 static void
 json_write_string (const char *text)
 {
   int length;
-  putchar ('"');
+  emit ("\"");
   for (; *text != '\0'; text += length)
     {
       gunichar c = next_character (text, &length);
       if (c == '"' || c == '\\')
-        printf ("\\%c", (char)c);
+        emit ("\\%c", (char)c);
       else if (c == '\n')
-        printf ("\\n");
+        emit ("\\n");
       else if (c == '\t')
-        printf ("\\t");
+        emit ("\\t");
       else if (is_unsafe (c) || (c == 0xfffd && length == 1))
-        printf ("\\u%04x", c);
+        emit ("\\u%04x", c);
       else
-        printf ("%.*s", length, text);
+        emit ("%.*s", length, text);
     }
-  putchar ('"');
+  emit ("\"");
 }
 
 static void
@@ -102,15 +131,15 @@ json_start_value (JsonWriter *json, const char *key)
     {
       bool more = json->has_members[json->depth];
       if (json->one_line)
-        printf ("%s", more ? ", " : "");
+        emit ("%s", more ? ", " : "");
       else
-        printf ("%s\n%*s", more ? "," : "", json->depth * 4, "");
+        emit ("%s\n%*s", more ? "," : "", json->depth * 4, "");
       json->has_members[json->depth] = true;
     }
   if (key != NULL)
     {
       json_write_string (key);
-      printf (": ");
+      emit (": ");
     }
 }
 
@@ -118,7 +147,7 @@ void
 json_begin (JsonWriter *json, const char *key, char bracket)
 {
   json_start_value (json, key);
-  putchar (bracket);
+  emit ("%c", bracket);
   g_assert (json->depth + 1 < JSON_MAX_DEPTH);
   json->has_members[++json->depth] = false;
 }
@@ -128,8 +157,8 @@ json_end (JsonWriter *json, char bracket)
 {
   bool any = json->has_members[json->depth--];
   if (any && !json->one_line)
-    printf ("\n%*s", json->depth * 4, "");
-  putchar (bracket);
+    emit ("\n%*s", json->depth * 4, "");
+  emit ("%c", bracket);
 }
 
 void
@@ -143,7 +172,7 @@ void
 json_int (JsonWriter *json, const char *key, int64_t value)
 {
   json_start_value (json, key);
-  printf ("%" PRId64, value);
+  emit ("%" PRId64, value);
 }
 
 void
@@ -156,28 +185,28 @@ json_seconds (JsonWriter *json, const char *key, double value)
       return;
     }
   json_start_value (json, key);
-  printf ("%s", g_ascii_formatd (text, sizeof text, "%.3f", value));
+  emit ("%s", g_ascii_formatd (text, sizeof text, "%.3f", value));
 }
 
 void
 json_null (JsonWriter *json, const char *key)
 {
   json_start_value (json, key);
-  printf ("null");
+  emit ("null");
 }
 
 void
 json_bool (JsonWriter *json, const char *key, bool value)
 {
   json_start_value (json, key);
-  printf ("%s", value ? "true" : "false");
+  emit ("%s", value ? "true" : "false");
 }
 
 void
 json_finish (JsonWriter *json)
 {
   g_assert (json->depth == 0);
-  putchar ('\n');
+  emit ("\n");
 }
 
 /* An integer of any type; false: not an integer. */
@@ -239,7 +268,7 @@ json_variant (JsonWriter *json, const char *key, GVariant *value)
   else if (variant_integer (value, &is_unsigned, &number))
     {
       json_start_value (json, key);
-      printf (is_unsigned ? "%" PRIu64 : "%" PRId64, number);
+      emit (is_unsigned ? "%" PRIu64 : "%" PRId64, number);
     }
   else if (g_variant_is_of_type (value, G_VARIANT_TYPE_VARDICT))
     {

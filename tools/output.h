@@ -37,6 +37,9 @@ void json_bool (JsonWriter *json, const char *key, bool value);
 void json_variant (JsonWriter *json, const char *key, GVariant *value);
 /* A line end after the document. */
 void json_finish (JsonWriter *json);
+/* From here on JSON is not printed but kept, until json_release () gives it to the caller. */
+void json_hold (void);
+char *json_release (void);
 
 /* An a{sv} as "    key words: value" lines. */
 void print_facts (GVariant *facts, int indent);

@@ -29,7 +29,13 @@ static VhdkitJob *volatile running_job;
 static volatile sig_atomic_t deferred;
 static volatile sig_atomic_t stop_signal;
 static volatile sig_atomic_t asked_for_progress;
-static bool end_printed; /* the last line for programs */
+/* The last line for programs.  What says that all is well is kept until the images are closed, which may fail as well. */
+static struct
+{
+  bool printed;
+  char *held; /* or NULL */
+  int64_t done, total;
+} last_line;
 
 typedef struct
 {
@@ -120,7 +126,21 @@ begin_last_line (JsonWriter *json, int64_t done, int64_t total, double rate, con
 {
   begin_line (json, VHDKIT_JOB_CONCLUDED, done, total, rate);
   json_string (json, "status", status);
-  end_printed = true;
+}
+
+static void
+hold_good_end (int64_t done, int64_t total, double rate, const ProgressEnd *end)
+{
+  JsonWriter json = { .one_line = true };
+  json_hold ();
+  begin_last_line (&json, done, total, rate, "ok");
+  if (end != NULL)
+    end->add (&json, end->opaque);
+  end_line (&json);
+  g_free (last_line.held);
+  last_line.held = json_release ();
+  last_line.done = done;
+  last_line.total = total;
 }
 
 /* @error: of a job that failed, or NULL; @end: of one that did not, or NULL. */
@@ -130,45 +150,49 @@ print_json_end (VhdkitJob *job, const Progress *progress, const GError *error, c
   bool cancelled = error != NULL && g_error_matches (error, VHDKIT_ERROR, VHDKIT_ERROR_CANCELLED);
   VhdkitJobProgress now;
   vhdkit_job_get_progress (job, &now);
-  JsonWriter json = { .one_line = true };
-  begin_last_line (&json, now.done, now.total, get_rate (progress, now.done),
-                   error == NULL ? "ok"
-                   : cancelled   ? "cancelled"
-                                 : "failed");
-  if (error != NULL)
+  if (error == NULL)
     {
-      const char *source, *target;
-      vhdkit_job_get_files (job, &source, &target);
-      json_string (&json, "error", error->message);
-      if (source != NULL)
-        json_string (&json, "source", source);
-      if (target != NULL)
-        json_string (&json, "target", target);
+      hold_good_end (now.done, now.total, get_rate (progress, now.done), end);
+      return;
     }
-  else if (end != NULL)
-    end->add (&json, end->opaque);
+  JsonWriter json = { .one_line = true };
+  const char *source, *target;
+  vhdkit_job_get_files (job, &source, &target);
+  begin_last_line (&json, now.done, now.total, get_rate (progress, now.done),
+                   cancelled ? "cancelled" : "failed");
+  json_string (&json, "error", error->message);
+  if (source != NULL)
+    json_string (&json, "source", source);
+  if (target != NULL)
+    json_string (&json, "target", target);
   end_line (&json);
+  last_line.printed = true;
 }
 
 void
 progress_print_end (const ProgressEnd *end)
 {
-  JsonWriter json = { .one_line = true };
-  begin_last_line (&json, 0, 0, 0, "ok");
-  if (end != NULL)
-    end->add (&json, end->opaque);
-  end_line (&json);
+  hold_good_end (0, 0, 0, end);
 }
 
 void
-progress_print_failure (const char *error)
+progress_print_last_line (bool failed, const char *error)
 {
-  if (end_printed)
-    return;
   JsonWriter json = { .one_line = true };
-  begin_last_line (&json, 0, 0, 0, "failed");
-  json_string (&json, "error", error);
-  end_line (&json);
+  if (last_line.held == NULL && error == NULL)
+    error = "failed";
+  if (last_line.printed || (last_line.held == NULL && !failed))
+    return;
+  if (!failed || error == NULL)
+    printf ("%s", last_line.held);
+  else
+    {
+      begin_last_line (&json, last_line.done, last_line.total, 0, "failed");
+      json_string (&json, "error", error);
+      end_line (&json);
+    }
+  last_line.printed = true;
+  g_clear_pointer (&last_line.held, g_free);
 }
 
 static void

@@ -45,7 +45,8 @@ int run_job_with_end (VhdkitJob *job, const char *file, ProgressStyle show, cons
                       const ProgressEnd *end);
 /* The last line for programs where there was nothing left for a job to do.  @end: may be NULL. */
 void progress_print_end (const ProgressEnd *end);
-/* The same where it failed before a job could begin: @error.  Nothing where a last line was printed. */
-void progress_print_failure (const char *error);
+/* The command is over: prints the last line, unless that of a job that failed was printed.  @error: why the command failed,
+ * or NULL: that is not known, or a job went well, and the status is no failure but an answer. */
+void progress_print_last_line (bool failed, const char *error);
 
 #endif

@@ -116,7 +116,7 @@ run_parsed (const Command *command, const char *prefix, void *args, int argc, ch
   if (help)
     {
       command_print_help (command, prefix);
-      return finish_output (EXIT_SUCCESS);
+      return EXIT_SUCCESS;
     }
   int n = (int)g_strv_length (operands);
   g_autofree char *text = NULL;
@@ -126,7 +126,7 @@ run_parsed (const Command *command, const char *prefix, void *args, int argc, ch
     text = g_strdup_printf ("unexpected argument '%s'", operands[command->max_operands]);
   if (text != NULL)
     return wrong_usage (command, prefix, true, text);
-  return finish_output (command->run (command, args, operands));
+  return command->run (command, args, operands);
 }
 
 int
@@ -136,13 +136,10 @@ command_execute (const Command *command, const char *prefix, int argc, char **ar
   if (command->defaults != NULL)
     memcpy (args, command->defaults, command->args_size);
   int status = run_parsed (command, prefix, args, argc, argv);
-  if (status != EXIT_SUCCESS && options_get_progress (command->options, args) == PROGRESS_JSON)
-    {
-      progress_print_failure (first_error != NULL ? first_error : "failed");
-      status = finish_output (status);
-    }
+  if (options_get_progress (command->options, args) == PROGRESS_JSON)
+    progress_print_last_line (status != EXIT_SUCCESS, first_error);
   options_clear (command->options, args);
-  return status;
+  return finish_output (status);
 }
 
 /* --- images --------------------------------------------------------------------------------------------- */

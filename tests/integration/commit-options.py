@@ -433,6 +433,21 @@ def progress_of_what_never_began(t):
     t.equal(t.img('commit', '-p', nowhere, rc=1).out, '', 'output for people')
 
 
+def progress_of_a_close_that_fails(t):
+    """The job is done, and the command fails all the same: so does the last line."""
+    t.img('create', '-q', '-f', 'raw', t.path('s.raw'), MiB)
+    failed = []
+    for n in range(1, 50):
+        result = t.img('convert', '--progress=json', '--filter', 'blkdebug,op=flush,n=%d,errno=5' % n, '-O', 'vhdx',
+                       t.path('s.raw'), t.path('%d.vhdx' % n), rc=None)
+        last = judge_lines(t, result.out, 'ok' if result.rc == 0 else 'failed')[-1]
+        if result.rc == 0:
+            break
+        t.check(last['error'] in result.err, 'error', result)
+        failed.append(last['error'])
+    t.check(any('at close' in error for error in failed), 'none failed at close', failed)
+
+
 def value_of_a_letter(t):
     layers = make_layers(t, 'vhd', 2)
     for option in ('-p=json', '-qp=json'):
@@ -450,8 +465,8 @@ def progress_of_cancel(t):
     t.check(last['done'] < last['total'] and last['source'].endswith('layer1.vhd'), 'last line', last)
 
 
-for function in (progress_of_commit, progress_of_others, progress_of_failure, progress_of_what_never_began, value_of_a_letter,
-                 progress_of_cancel):
+for function in (progress_of_commit, progress_of_others, progress_of_failure, progress_of_what_never_began,
+                 progress_of_a_close_that_fails, value_of_a_letter, progress_of_cancel):
     case(function)
 
 main()
