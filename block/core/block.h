@@ -145,9 +145,9 @@ typedef struct
   BlockDriverState *leaf;          /* of the chain */
   BlockDriverState *upper, *lower; /* the layers asked about, nodes of it */
   const BdrvOpenParams *places;    /* confine and drive_map count */
-  bool
-      by_path; /* nothing tells who the layers are, as of a file that is no image any more: whoever finds its parent there
-                 * by path alone is a child */
+  /* Nothing tells who the layers are, as of a file that is no image any more: whoever finds its parent there by path alone
+   * is a child. */
+  bool by_path;
   int coroutine_fn (*co_pause_point) (
       void *opaque); /* asked before each file, and now and then while a directory is listed; < 0 ends the
                       * search; or NULL */
@@ -161,8 +161,8 @@ typedef struct
 GPtrArray *coroutine_fn bdrv_co_find_children (const BdrvChildQuery *query);
 
 /* The layer from @upper down to @lower, nodes of one chain, that opening @child would take as its parent, or NULL.  A
- * parent without an identity counts as one that the user allows, and with @by_path any.  *@lost (may be NULL): @child recorded the identity of
- * one of them, and finds no parent at all.  No lock is taken. */
+ * parent without an identity counts as one that the user allows, and with @by_path any.  *@lost (may be NULL): @child
+ * recorded the identity of one of them, and finds no parent at all.  No lock is taken. */
 BlockDriverState *coroutine_fn bdrv_co_find_parent_layer (BlockDriverState *child, BlockDriverState *upper,
                                                           BlockDriverState *lower,
                                                           const BdrvOpenParams *params, bool by_path,

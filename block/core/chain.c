@@ -36,7 +36,7 @@ typedef struct
   const BlockParentLink *link;
   GHashTable *tried; /* paths */
   GString *reasons;  /* why the candidates so far are not it */
-  GString *others;   /* what is there at some of their places, or NULL */
+  GString *others;   /* what is there at some of their places */
   unsigned candidates;
   bool mismatch; /* one could be opened and has another identity */
   bool refused;  /* one is against the policy */

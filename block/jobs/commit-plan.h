@@ -53,10 +53,9 @@ typedef struct
   int64_t host_bytes_worst;        /* that the target's container may have to take up … */
   int64_t host_bytes_expected;     /* … and is expected to */
   int64_t host_bytes_free;         /* of the target's file system, -1: unknown or of no account */
-  int64_t
-      host_bytes_to_cut; /* that come to it when the target is cut before, where they are needed; else 0 */
-  char *target_problem;  /* why it cannot become writable, as far as its file tells, or NULL */
-  int64_t *layer_bytes;  /* decided by each layer, from the source on; n_sources of them */
+  int64_t host_bytes_to_cut;       /* that come to it by cutting the target first, where needed; else 0 */
+  char *target_problem;            /* why it cannot become writable, as far as its file tells, or NULL */
+  int64_t *layer_bytes;            /* decided by each layer, from the source on; n_sources of them */
   int n_sources;
   int64_t measured_bytes, measured_ns; /* reading a sample of what is to be copied; 0: not measured */
   /* Of what follows. */
